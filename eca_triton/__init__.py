@@ -1,0 +1,58 @@
+"""Fused Efficient Channel Attention (ECA) for PyTorch: Triton kernels and the torch.compile pass that uses them.
+
+    model = torch.compile(model, backend="eca_triton")
+
+Importing this package needs torch alone. It registers the ops of ``torch.ops.eca_triton`` and imports
+neither Triton nor torch.compile's own machinery, which load when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from eca_triton.compile.backend import disable, enable, enabled, inductor_options
+    from eca_triton.functional import adaptive_kernel_size, eca, eca_gate
+    from eca_triton.module import ECA, ECABlock
+
+_HOME_OF = {
+    "ECA": "eca_triton.module",
+    "ECABlock": "eca_triton.module",
+    "adaptive_kernel_size": "eca_triton.functional",
+    "disable": "eca_triton.compile.backend",
+    "eca": "eca_triton.functional",
+    "eca_gate": "eca_triton.functional",
+    "enable": "eca_triton.compile.backend",
+    "enabled": "eca_triton.compile.backend",
+    "inductor_options": "eca_triton.compile.backend",
+}
+
+__all__ = [
+    "ECA",
+    "ECABlock",
+    "__version__",
+    "adaptive_kernel_size",
+    "disable",
+    "eca",
+    "eca_gate",
+    "enable",
+    "enabled",
+    "inductor_options",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home on first use."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
