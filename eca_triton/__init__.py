@@ -1,4 +1,4 @@
-"""Fused Efficient Channel Attention (ECA) for PyTorch: Triton kernels and the torch.compile pass that uses them.
+"""Fused Efficient Channel Attention (ECA) for PyTorch: Triton kernels and the compiler pass that uses them.
 
     model = torch.compile(model, backend="eca_triton")
 
