@@ -1,0 +1,34 @@
+# Each target makes the virtual environment that it needs. PYTHON chooses the interpreter, WORKERS the processes.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+WORKERS ?= 2
+ENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+READY := $(ENV)/ready
+BIN := $(abspath $(ENV))/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: demo test test-oldest lint fmt bench
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(PYTEST) -n $(WORKERS) tests
+	TRITON_INTERPRET=1 $(PYTEST) -n $(WORKERS) tests/interpreter
+
+test-oldest:
+	$(MAKE) test ENV=$(ENV)-oldest CONSTRAINTS=constraints-oldest.txt
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+fmt: $(READY)
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(READY)
+	$(PYTEST) benchmarks --benchmark-only
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(ENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test,timm,cli,dev]'
+	@touch $@
