@@ -1,0 +1,132 @@
+"""Differentiation of the operators, as kernels on the Autograd key: no cost where no gradient is asked for.
+
+`gate_from_pool` is one node with its own backward operator. `gate` and `eca` are compositions of native operators
+around it. Where a functorch transform or forward-mode differentiation is at work, everything is the plain formula,
+which all of them can take apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .. import reference
+from . import checks
+from .schema import (
+    ECA,
+    GATE,
+    GATE_FROM_POOL,
+    GATE_FROM_POOL_BACKWARD,
+    LIBRARY,
+    PoolArguments,
+    PoolBackwardArguments,
+    SiteArguments,
+)
+
+
+class _GateFromPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: PoolArguments, pooled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(pooled, weight, bias)
+        ctx.options = {"circular": a.circular, "gate": a.gate}
+        with torch._C._AutoDispatchBelowAutograd():
+            return GATE_FROM_POOL(pooled, weight, bias, **ctx.options, out_dtype=a.out_dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        pooled, weight, bias = ctx.saved_tensors
+        d_pooled, d_weight, d_bias = GATE_FROM_POOL_BACKWARD(grad, pooled, weight, bias, **ctx.options)
+        _, needs_pooled, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            None,
+            d_pooled if needs_pooled else None,
+            d_weight if needs_weight else None,
+            d_bias.to(bias.dtype) if needs_bias else None,
+        )
+
+
+def _gate_from_pool(*args: object, **kwargs: object) -> Tensor:
+    if not _differentiates(args, kwargs):
+        with torch._C._AutoDispatchBelowAutograd():
+            return GATE_FROM_POOL(*args, **kwargs)
+    a = PoolArguments(*args, **kwargs)  # type: ignore[arg-type]
+    checks.check_pool("gate_from_pool", a)
+    if _transforms_are_active():
+        return reference.gate_from_pool(**a._asdict())
+    return _GateFromPool.apply(a, a.pooled, a.weight, a.bias)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _gate_from_pool_backward(*args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
+    if not _differentiates(args, kwargs):
+        with torch._C._AutoDispatchBelowAutograd():
+            return GATE_FROM_POOL_BACKWARD(*args, **kwargs)
+    a = PoolBackwardArguments(*args, **kwargs)  # type: ignore[arg-type]
+    checks.check_pool_backward("gate_from_pool_backward", a)
+    return reference.gate_from_pool_backward(**a._asdict())
+
+
+def _gate(*args: object, **kwargs: object) -> Tensor:
+    if not _differentiates(args, kwargs):
+        with torch._C._AutoDispatchBelowAutograd():
+            return GATE(*args, **kwargs)
+    a = SiteArguments(*args, **kwargs)  # type: ignore[arg-type]
+    checks.check_site("gate", a)
+    return reference.gate(
+        a.x,
+        a.weight,
+        a.bias,
+        bn=a.bn,
+        bn_eps=a.bn_eps,
+        pre_activation=a.pre_activation,
+        circular=a.circular,
+        gate=a.gate,
+        out_dtype=a.out_dtype,
+        gate_from_pool=_gate_from_pool,
+    )
+
+
+def _eca(*args: object, **kwargs: object) -> Tensor:
+    if not _differentiates(args, kwargs):
+        with torch._C._AutoDispatchBelowAutograd():
+            return ECA(*args, **kwargs)
+    a = SiteArguments(*args, **kwargs)  # type: ignore[arg-type]
+    checks.check_site("eca", a)
+    return reference.eca(
+        a.x,
+        a.weight,
+        a.bias,
+        bn=a.bn,
+        bn_eps=a.bn_eps,
+        pre_activation=a.pre_activation,
+        circular=a.circular,
+        gate=a.gate,
+        gain=a.gain,
+        residual=a.residual,
+        activation=a.activation,
+        out_dtype=a.out_dtype,
+        gate_from_pool=_gate_from_pool,
+    )
+
+
+def _differentiates(args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
+    """Whether a derivative of any kind is asked for."""
+    if _transforms_are_active():
+        return True
+    return torch.is_grad_enabled() and any(
+        isinstance(v, Tensor) and v.requires_grad for v in (*args, *kwargs.values())
+    )
+
+
+def _transforms_are_active() -> bool:
+    # An autograd.Function with saved tensors and without a jvp would raise under functorch, and a call below
+    # autograd would silently drop the tangents of dual tensors.
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+LIBRARY.impl("gate", _gate, "Autograd")
+LIBRARY.impl("eca", _eca, "Autograd")
+LIBRARY.impl("gate_from_pool", _gate_from_pool, "Autograd")
+LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "Autograd")

@@ -1,0 +1,104 @@
+"""What the operators compute: Triton kernels where they can run, else the reference."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from types import ModuleType
+
+from torch import Tensor
+
+from .. import reference
+from .schema import (
+    LIBRARY,
+    SiteArguments,
+    check_and_allocate_eca,
+    check_and_allocate_gate,
+    check_and_allocate_gate_from_pool,
+    check_and_allocate_gate_from_pool_backward,
+)
+
+
+def _gate(*args: object, **kwargs: object) -> Tensor:
+    a, out = check_and_allocate_gate(*args, **kwargs)
+    launch = _launcher(a.x)
+    if launch is None:
+        return out.copy_(reference.gate(a.x, a.weight, a.bias, **_site_options(a), out_dtype=out.dtype))
+    launch.gate(a.x, a.weight, a.bias, **_site_options(a), out=out)
+    return out
+
+
+def _eca(*args: object, **kwargs: object) -> Tensor:
+    a, out = check_and_allocate_eca(*args, **kwargs)
+    tail = {"gain": a.gain, "residual": a.residual, "activation": a.activation}
+    launch = _launcher(a.x)
+    if launch is None:
+        # In the dtype of the arithmetic: the copy into `out` is the one rounding.
+        dtype = reference.compute_dtype(a.x)
+        return out.copy_(
+            reference.eca(a.x, a.weight, a.bias, **_site_options(a), **tail, out_dtype=dtype)
+        )
+    launch.eca(a.x, a.weight, a.bias, **_site_options(a), **tail, out=out)
+    return out
+
+
+def _gate_from_pool(*args: object, **kwargs: object) -> Tensor:
+    a, out = check_and_allocate_gate_from_pool(*args, **kwargs)
+    options = {"circular": a.circular, "gate": a.gate}
+    launch = _launcher(a.pooled)
+    if launch is None:
+        return out.copy_(
+            reference.gate_from_pool(a.pooled, a.weight, a.bias, **options, out_dtype=out.dtype)
+        )
+    launch.gate_from_pool(a.pooled, a.weight, a.bias, **options, out=out)
+    return out
+
+
+def _gate_from_pool_backward(*args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
+    a, outs = check_and_allocate_gate_from_pool_backward(*args, **kwargs)
+    options = {"circular": a.circular, "gate": a.gate}
+    launch = _launcher(a.pooled)
+    if launch is None:
+        grads = reference.gate_from_pool_backward(a.grad, a.pooled, a.weight, a.bias, **options)
+        for out, grad in zip(outs, grads, strict=True):
+            out.copy_(grad)
+    else:
+        d_pooled, d_weight, d_bias = outs
+        launch.gate_from_pool_backward(
+            a.grad, a.pooled, a.weight, a.bias, **options, d_pooled=d_pooled, d_weight=d_weight, d_bias=d_bias
+        )
+    return outs
+
+
+def _site_options(a: SiteArguments) -> dict[str, object]:
+    return {
+        "bn": a.bn,
+        "bn_eps": a.bn_eps,
+        "pre_activation": a.pre_activation,
+        "circular": a.circular,
+        "gate": a.gate,
+    }
+
+
+def _launcher(x: Tensor) -> ModuleType | None:
+    """The module that launches our kernels on x, or None where the reference computes."""
+    if x.device.type != "cuda" and not (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return None
+    launch = _import_launch()
+    return launch if launch is not None and launch.supports(x) else None
+
+
+@functools.cache
+def _import_launch() -> ModuleType | None:
+    """The first import of Triton, when the first operator runs on a device that has kernels."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("eca_triton.launch")
+
+
+# One function for every device: it is below autograd, and asks x where to go.
+LIBRARY.impl("gate", _gate, "CompositeExplicitAutograd")
+LIBRARY.impl("eca", _eca, "CompositeExplicitAutograd")
+LIBRARY.impl("gate_from_pool", _gate_from_pool, "CompositeExplicitAutograd")
+LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "CompositeExplicitAutograd")

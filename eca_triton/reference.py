@@ -1,0 +1,190 @@
+"""Efficient Channel Attention in plain torch: the truth for tests and the CPU implementation of the ops.
+
+    xhat = pre_activation(batch_norm(x))        y[n,c] = mean over space of xhat[n,c,:]
+    z[n,c] = bias + sum_j weight[j] * y[n, c+j-r], r = (k-1)//2        g = gate(z)
+    out[n,c,:] = activation(gain * xhat[n,c,:] * g[n,c] + residual[n,c,:])
+
+Everything between the load of x and the store of the result is float32 (float64 for float64 input), whatever the
+dtypes of the parameters. Every function here is differentiable, twice, and works under every functorch transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Running mean, running variance, weight and bias of a batch norm in eval mode, each [C]."""
+
+Pointwise = Callable[[Tensor], Tensor]
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+GATES: dict[str, Pointwise] = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
+PRE_ACTIVATIONS: dict[str, Pointwise] = {"identity": _identity, "relu": torch.relu, "silu": F.silu}
+ACTIVATIONS: dict[str, Pointwise] = {
+    "identity": _identity,
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "hardswish": F.hardswish,
+}
+
+
+def gate_from_pool(
+    pooled: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    circular: bool = False,
+    gate: str = "sigmoid",
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Turns pooled channels [N, C] into gates [N, C] of `out_dtype` (None: the dtype of `pooled`)."""
+    z = _convolve(pooled.to(compute_dtype(pooled)), weight, bias, circular)
+    return GATES[gate](z).to(out_dtype or pooled.dtype)
+
+
+def gate_from_pool_backward(
+    grad: Tensor,
+    pooled: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    circular: bool = False,
+    gate: str = "sigmoid",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `gate_from_pool` for `grad` [N, C].
+
+    Returns:
+        d_pooled [N, C] in the dtype of `pooled`; d_weight in the shape and dtype of `weight`; d_bias [1] in the
+        dtype of `weight`.
+    """
+    y = pooled.to(compute_dtype(pooled))
+    z = _convolve(y, weight, bias, circular)
+    grad = grad.to(y.dtype)
+    if gate == "sigmoid":
+        g = torch.sigmoid(z)
+        dz = grad * (g * (1 - g))
+    else:
+        dz = torch.where((z > -3) & (z < 3), grad / 6, 0.0)
+    k = weight.shape[-1]
+    taps = weight.reshape(-1).to(y.dtype)
+    d_pooled = (_windows(dz, k, circular) * taps.flip(0)).sum(-1)
+    d_weight = (_windows(y, k, circular) * rearrange(dz, "n c -> n c 1")).sum((0, 1))
+    return (
+        d_pooled.to(pooled.dtype),
+        d_weight.reshape(weight.shape).to(weight.dtype),
+        dz.sum().reshape(1).to(weight.dtype),
+    )
+
+
+GateFromPool = Callable[..., Tensor]
+
+
+def gate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    bn: BatchNorm | None = None,
+    bn_eps: float = 1e-5,
+    pre_activation: str = "identity",
+    circular: bool = False,
+    gate: str = "sigmoid",
+    out_dtype: torch.dtype | None = None,
+    gate_from_pool: GateFromPool = gate_from_pool,
+) -> Tensor:
+    """Gates [N, C] of a map x [N, C, *spatial].
+
+    `gate_from_pool` may be replaced by an operator with the same arguments, so that autograd sees its backward.
+    """
+    pooled = _pool(_normalize(x, bn, bn_eps, pre_activation))
+    return gate_from_pool(
+        pooled, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype or x.dtype
+    )
+
+
+def eca(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    bn: BatchNorm | None = None,
+    bn_eps: float = 1e-5,
+    pre_activation: str = "identity",
+    circular: bool = False,
+    gate: str = "sigmoid",
+    gain: float = 1.0,
+    residual: Tensor | None = None,
+    activation: str = "identity",
+    out_dtype: torch.dtype | None = None,
+    gate_from_pool: GateFromPool = gate_from_pool,
+) -> Tensor:
+    """The attended map [N, C, *spatial] of x [N, C, *spatial], rounded once to `out_dtype` (None: x's dtype)."""
+    xhat = _normalize(x, bn, bn_eps, pre_activation)
+    pooled = _pool(xhat)
+    g = gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=pooled.dtype)
+    # g has dimensions and the wider dtype, so that the product promotes: no float32 copy of x is kept for backward.
+    out = xhat * g.reshape(*g.shape, *[1] * (x.ndim - 2))
+    if gain != 1.0:
+        out = out * gain
+    if residual is not None:
+        out = out + residual.to(out.dtype)
+    return ACTIVATIONS[activation](out).to(out_dtype or x.dtype)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of all arithmetic on x: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _normalize(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
+    """pre_activation(batch_norm(x)); x itself, uncast, where there is nothing to do."""
+    if bn is None and pre_activation == "identity":
+        return x
+    dtype = compute_dtype(x)
+    xhat = x.to(dtype)
+    if bn is not None:
+        mean, var, weight, bias = (None if v is None else v.to(dtype) for v in bn)
+        assert mean is not None and var is not None
+        scale = torch.rsqrt(var + bn_eps)
+        if weight is not None:
+            scale = scale * weight
+        vector = (-1, *[1] * (x.ndim - 2))
+        xhat = (xhat - mean.reshape(vector)) * scale.reshape(vector)
+        if bias is not None:
+            xhat = xhat + bias.reshape(vector)
+    return PRE_ACTIVATIONS[pre_activation](xhat)
+
+
+def _pool(xhat: Tensor) -> Tensor:
+    dtype = compute_dtype(xhat)
+    return reduce(xhat, "n c ... -> n c", lambda t, axes: t.mean(axes, dtype=dtype))
+
+
+def _convolve(y: Tensor, weight: Tensor, bias: Tensor | None, circular: bool) -> Tensor:
+    """The band convolution over channels, y [N, C] -> z [N, C].
+
+    Windows and a sum rather than F.conv1d: cuDNN would use TF32, autocast would use half precision.
+    """
+    z = (_windows(y, weight.shape[-1], circular) * weight.reshape(-1).to(y.dtype)).sum(-1)
+    return z if bias is None else z + bias.to(y.dtype)
+
+
+def _windows(y: Tensor, k: int, circular: bool) -> Tensor:
+    """[N, C] -> [N, C, k]: the k neighbours of each channel. A NaN reaches the channels that see it and no other."""
+    r = k // 2
+    if circular:
+        y = torch.cat((y[:, y.shape[1] - r :], y, y[:, :r]), dim=1)
+    else:
+        y = F.pad(y, (r, r))
+    return y.unfold(1, k, 1)
