@@ -1,0 +1,220 @@
+"""Host side of the kernels: pick a config and a grid, launch into buffers that the caller made.
+
+The first file that imports Triton; the ops import it when they run. Callers ask `supports` first, so nothing
+here sees an empty map. Inputs are never changed. With TRITON_INTERPRET=1 the same code runs on CPU tensors.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .kernels.gate import gate_kernel
+from .kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
+from .kernels.pool import pool_kernel
+from .kernels.rescale import rescale_kernel
+from .tuning.heuristic import backward_block, gate_block, pool_config, rescale_config
+from .tuning.layout import common_layout
+
+BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Running mean, running variance, weight, bias: [C] each."""
+
+_MAX_INDEX = 2**31 - 2**16  # programs and indices along one axis are int32; a block past the end must fit too
+_INTERPRETER_SMS = 4  # "SMs" of a CPU in the interpreter: few, so that tests stay quick and still see splits
+
+
+def supports(x: Tensor) -> bool:
+    """Whether the kernels take x: a map [N, C, *spatial] or pooled values [N, C].
+
+    They take fp32, fp16 and bf16, 0 to 3 spatial dims, at least one element, and fewer than 2**31 channels of
+    images and spatial elements; the number of elements has no limit.
+    """
+    return (
+        x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and 2 <= x.dim() <= 5
+        and x.numel() > 0
+        and x.shape[0] * x.shape[1] < _MAX_INDEX
+        and x.numel() // (x.shape[0] * x.shape[1]) < _MAX_INDEX
+    )
+
+
+def gate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bn: BatchNorm | None,
+    bn_eps: float,
+    pre_activation: str,
+    circular: bool,
+    gate: str,
+    out: Tensor,
+) -> None:
+    """Fills out [N, C] (contiguous, any float dtype) with the gates of x [N, C, *spatial].
+
+    Two launches: pool, then gate. Batch norm without an activation after it commutes with the mean, so it is
+    applied to the pooled values.
+    """
+    with _on_device_of(x):
+        partial = _pool(x, bn, bn_eps, pre_activation)
+        pooled_bn = bn if pre_activation == "identity" else None
+        hw = x.numel() // (x.shape[0] * x.shape[1])
+        _gate(partial, hw, weight, bias, pooled_bn, bn_eps, circular, gate, out)
+
+
+def gate_from_pool(
+    pooled: Tensor, weight: Tensor, bias: Tensor | None, circular: bool, gate: str, out: Tensor
+) -> None:
+    """Fills out [N, C] (contiguous, any float dtype) with the gates of pooled [N, C] (any strides)."""
+    with _on_device_of(pooled):
+        _gate(pooled[:, None, :], 1, weight, bias, None, 0.0, circular, gate, out)
+
+
+def gate_from_pool_backward(
+    grad: Tensor,
+    pooled: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    circular: bool,
+    gate: str,
+    d_pooled: Tensor,
+    d_weight: Tensor,
+    d_bias: Tensor,
+) -> None:
+    """Fills d_pooled [N, C] (any strides), d_weight (k values) and d_bias (one) for grad and pooled [N, C]."""
+    n, c = pooled.shape
+    total = n * c
+    block = backward_block(total)
+    rows = -(-total // block)
+    taps = weight.numel()
+    with _on_device_of(pooled):
+        dz = torch.empty((n, c), dtype=torch.float32, device=pooled.device)
+        partial = torch.empty((rows, taps + 1), dtype=torch.float32, device=pooled.device)
+        gate_backward_kernel[(rows,)](
+            grad, pooled, weight, bias, dz, partial,
+            total, c, *grad.stride(), *pooled.stride(), weight.stride(-1),
+            K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block,
+        )  # fmt: skip
+        gate_backward_finish_kernel[(rows + taps + 1,)](
+            dz, partial, weight, d_pooled, d_weight, d_bias,
+            total, c, *d_pooled.stride(), weight.stride(-1), d_weight.stride(-1),
+            K=taps, CIRCULAR=circular, BLOCK=block,
+        )  # fmt: skip
+
+
+def eca(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bn: BatchNorm | None,
+    bn_eps: float,
+    pre_activation: str,
+    circular: bool,
+    gate: str,
+    gain: float,
+    residual: Tensor | None,
+    activation: str,
+    out: Tensor,
+) -> None:
+    """Fills out (x's shape, any strides, any float dtype) with activation(gain * xhat * gates + residual).
+
+    xhat = pre_activation(batch_norm(x)); residual has x's shape, any strides.
+    """
+    with _on_device_of(x):
+        # The kernels that read the map once are chosen here, by shape and layout; two passes take any map.
+        partial = _pool(x, bn, bn_eps, pre_activation)
+        _rescale(
+            x, partial, weight, bias, bn, bn_eps, pre_activation, circular, gate, gain, residual, activation, out
+        )
+
+
+def _pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
+    """Partial sums over the spatial dims, fp32 [N, splits, C]."""
+    layout = common_layout(x.shape, x.stride())
+    config = pool_config(layout, x.element_size(), _num_sms(x.device))
+    partial = torch.empty((layout.n, config.splits, layout.c), dtype=torch.float32, device=x.device)
+    grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
+    pool_kernel[grid](
+        x, partial, *_vectors(None if pre_activation == "identity" else bn), bn_eps,
+        layout.c, layout.hw, *layout.spatial[1:], *layout.strides[0],
+        PRE_ACTIVATION=pre_activation, SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
+        VEC_C=config.vec_c, VEC_HW=config.vec_hw, WINDOW=config.window, FLAT=layout.flat,
+        num_warps=config.num_warps,
+    )  # fmt: skip
+    return partial
+
+
+def _gate(
+    pooled: Tensor,
+    hw: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    bn: BatchNorm | None,
+    bn_eps: float,
+    circular: bool,
+    gate: str,
+    out: Tensor,
+) -> None:
+    """Gates of partial sums over hw elements, pooled [N, splits, C] with any strides."""
+    n, splits, c = pooled.shape
+    block = gate_block(splits)
+    gate_kernel[(-(-n * c // block),)](
+        pooled, weight, bias, *_vectors(bn), bn_eps, out,
+        n * c, c, hw, *pooled.stride(), weight.stride(-1),
+        SPLITS=splits, K=weight.numel(), CIRCULAR=circular, GATE=gate, BLOCK=block,
+    )  # fmt: skip
+
+
+def _rescale(
+    x: Tensor,
+    partial: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bn: BatchNorm | None,
+    bn_eps: float,
+    pre_activation: str,
+    circular: bool,
+    gate: str,
+    gain: float,
+    residual: Tensor | None,
+    activation: str,
+    out: Tensor,
+) -> None:
+    maps = [x, out] if residual is None else [x, out, residual]
+    layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
+    itemsize = max(tensor.element_size() for tensor in maps)
+    config = rescale_config(layout, itemsize, _num_sms(x.device))
+    x_strides, out_strides = layout.strides[:2]
+    residual_strides = layout.strides[-1]
+    grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
+    rescale_kernel[grid](
+        x, partial, weight, bias, residual, out, *_vectors(bn), bn_eps, gain,
+        layout.n, layout.c, layout.hw, *layout.spatial[1:], weight.stride(-1),
+        *x_strides, *residual_strides, *out_strides,
+        K=weight.numel(), CIRCULAR=circular, GATE=gate, PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
+        POOL_SPLITS=partial.shape[1], SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
+        VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
+    )  # fmt: skip
+
+
+def _vectors(bn: BatchNorm | None) -> tuple[Tensor | None, ...]:
+    """The four batch norm arguments of a kernel; None leaves the code for it out."""
+    if bn is None:
+        return None, None, None, None
+    return tuple(None if vector is None else vector.contiguous() for vector in bn)
+
+
+def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device; entering x's costs time, so only where it differs."""
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
+        return torch.cuda.device(x.device)
+    return nullcontext()
+
+
+@cache
+def _num_sms(device: torch.device) -> int:
+    if device.type == "cpu":
+        return _INTERPRETER_SMS
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,28 @@
+"""What a kernel launch is free to choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel over the map cuts its work. Blocks and splits are powers of two.
+
+    Attributes:
+        block_c: channels of one program.
+        block_hw: spatial elements of one step of its loop.
+        splits: ranges into which the spatial elements of an image are cut, one program each.
+        num_warps: warps of one program.
+        vec_c: channels that one vector access may cover; 1 unless channels are contiguous.
+        vec_hw: spatial elements that one vector access may cover; 1 unless these are contiguous.
+        window: elements of an aligned vector if rows are read by aligned windows, else 1.
+    """
+
+    block_c: int
+    block_hw: int
+    splits: int
+    num_warps: int
+    vec_c: int = 1
+    vec_hw: int = 1
+    window: int = 1

@@ -1,0 +1,70 @@
+"""Functions of one element, in fp32. NaN goes through all of them, as in torch."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def clamp_0_6(v):
+    v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(v, 6.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def activate(v, ACTIVATION: tl.constexpr):
+    """identity, relu, relu6, silu, gelu (erf form) or hardswish of v."""
+    tl.static_assert(
+        ACTIVATION == "identity"
+        or ACTIVATION == "relu"
+        or ACTIVATION == "relu6"
+        or ACTIVATION == "silu"
+        or ACTIVATION == "gelu"
+        or ACTIVATION == "hardswish",
+        "unknown activation",
+    )
+    if ACTIVATION == "relu":
+        v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    elif ACTIVATION == "relu6":
+        v = clamp_0_6(v)
+    elif ACTIVATION == "silu":
+        v = v / (1.0 + tl.exp(-v))
+    elif ACTIVATION == "gelu":
+        v = 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
+    elif ACTIVATION == "hardswish":
+        v = v * clamp_0_6(v + 3.0) * (1.0 / 6.0)
+    return v
+
+
+@triton.jit
+def gate_of(z, GATE: tl.constexpr):
+    """sigmoid or hard_sigmoid of z."""
+    tl.static_assert(GATE == "sigmoid" or GATE == "hard_sigmoid", "unknown gate")
+    if GATE == "sigmoid":
+        return 1.0 / (1.0 + tl.exp(-z))
+    return clamp_0_6(z + 3.0) * (1.0 / 6.0)
+
+
+@triton.jit
+def gate_slope(z, GATE: tl.constexpr):
+    """Derivative of `gate_of` at z."""
+    if GATE == "sigmoid":
+        g = gate_of(z, GATE)
+        return g * (1.0 - g)
+    return tl.where((z > -3.0) & (z < 3.0), 1.0 / 6.0, 0.0)
+
+
+@triton.jit
+def batch_norm_terms(mean_ptr, var_ptr, weight_ptr, bias_ptr, eps, offs_c, mask_c):
+    """Per channel (center, scale, shift) such that batch_norm(v) = (v - center) * scale + shift.
+
+    Centred first: v * scale + (shift - center * scale) cancels where the mean is large.
+    """
+    center = tl.load(mean_ptr + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+    var = tl.load(var_ptr + offs_c, mask=mask_c, other=1.0).to(tl.float32)
+    scale = tl.div_rn(1.0, tl.sqrt_rn(var + eps))
+    shift = tl.zeros_like(center)
+    if weight_ptr is not None:
+        scale *= tl.load(weight_ptr + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+    if bias_ptr is not None:
+        shift = tl.load(bias_ptr + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+    return center, scale, shift

@@ -1,0 +1,76 @@
+"""Backward of pooled values -> gates, in two launches without atomics: the same bits every run."""
+
+import triton
+import triton.language as tl
+
+from .band import band_convolution, neighbour
+from .elementwise import gate_slope
+
+
+@triton.jit
+def gate_backward_kernel(
+    grad_ptr, pooled_ptr, weight_ptr, bias_ptr, dz_ptr, partial_ptr,
+    total, C, stride_gn, stride_gc, stride_pn, stride_pc, stride_w,
+    K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dz[n, c] = grad[n, c] * gate'(z[n, c]), z recomputed from pooled.
+    partial[p, j] = sum of dz * pooled[c + j - K // 2] over program p's entries; partial[p, K] = sum of dz.
+    One program owns BLOCK of the `total` = N * C entries, in order.
+    Reads grad and pooled (2K times, from cache), writes dz: [N, C] fp32. grad, pooled: [N, C] any strides."""
+    pid = tl.program_id(0)
+    offs = pid * BLOCK + tl.arange(0, BLOCK)
+    mask = offs < total
+    n = (offs // C).to(tl.int64)
+    offs_c = offs % C
+    row_ptr = pooled_ptr + n * stride_pn
+    z = band_convolution(
+        row_ptr, weight_ptr, bias_ptr, offs_c, mask, C, 1, 0, stride_pc, stride_w,
+        None, None, None, None, 0.0, 1, K, CIRCULAR,
+    )  # fmt: skip
+    grad = tl.load(grad_ptr + n * stride_gn + offs_c.to(tl.int64) * stride_gc, mask=mask, other=0.0)
+    dz = tl.where(mask, grad.to(tl.float32) * gate_slope(z, GATE), 0.0)
+    tl.store(dz_ptr + offs, dz, mask=mask)
+
+    partial_row = partial_ptr + pid.to(tl.int64) * (K + 1)
+    for j in tl.static_range(K):
+        src, valid = neighbour(offs_c, j - K // 2, mask, C, CIRCULAR)
+        y = tl.load(row_ptr + src.to(tl.int64) * stride_pc, mask=valid, other=0.0).to(tl.float32)
+        tl.store(partial_row + j, tl.sum(tl.where(valid, dz * y, 0.0), 0))
+    tl.store(partial_row + K, tl.sum(dz, 0))
+
+
+@triton.jit
+def gate_backward_finish_kernel(
+    dz_ptr, partial_ptr, weight_ptr, d_pooled_ptr, d_weight_ptr, d_bias_ptr,
+    total, C, stride_dn, stride_dc, stride_w, stride_dw,
+    K: tl.constexpr, CIRCULAR: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """d_pooled[n, c] = sum_j w[j] * dz[n, c - j + K // 2]; d_weight[j] = sum_p partial[p, j], d_bias likewise.
+    The first cdiv(total, BLOCK) programs own BLOCK entries of d_pooled each; the last K + 1 own one column of
+    partial each and add it in a fixed order. dz, partial: fp32; d_pooled: [N, C] any strides."""
+    pid = tl.program_id(0)
+    rows = tl.cdiv(total, BLOCK)
+    if pid < rows:
+        offs = pid * BLOCK + tl.arange(0, BLOCK)
+        mask = offs < total
+        n = (offs // C).to(tl.int64)
+        offs_c = offs % C
+        d_pooled = tl.zeros((BLOCK,), tl.float32)
+        for j in tl.static_range(K):
+            src, valid = neighbour(offs_c, K // 2 - j, mask, C, CIRCULAR)
+            dz = tl.load(dz_ptr + n * C + src, mask=valid, other=0.0)
+            d_pooled += tl.where(valid, tl.load(weight_ptr + j * stride_w).to(tl.float32) * dz, 0.0)
+        ptrs = d_pooled_ptr + n * stride_dn + offs_c.to(tl.int64) * stride_dc
+        tl.store(ptrs, d_pooled.to(d_pooled_ptr.dtype.element_ty), mask=mask)
+    else:
+        column = pid - rows
+        total_j = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, rows, BLOCK):
+            offs_p = start + tl.arange(0, BLOCK)
+            ptrs = partial_ptr + offs_p.to(tl.int64) * (K + 1) + column
+            total_j += tl.load(ptrs, mask=offs_p < rows, other=0.0)
+        d_weight = tl.sum(total_j, 0)
+        if column < K:
+            tl.store(d_weight_ptr + column * stride_dw, d_weight.to(d_weight_ptr.dtype.element_ty))
+        else:
+            tl.store(d_bias_ptr, d_weight.to(d_bias_ptr.dtype.element_ty))
