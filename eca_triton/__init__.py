@@ -3,12 +3,16 @@
     model = torch.compile(model, backend="eca_triton")
 
 Importing this package needs torch alone. It registers the ops of ``torch.ops.eca_triton`` and imports
-neither Triton nor torch.compile's own machinery, which load when they are first used.
+neither Triton nor the machinery of torch.compile, which load when they are first used.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
+
+from . import ops as ops  # registers torch.ops.eca_triton.*
+from .discovery import make_backend_visible
 
 __version__ = "0.1.0"
 
@@ -47,8 +51,6 @@ def __getattr__(name: str) -> object:
     """Import a public name from its home on first use."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     value: object = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
@@ -56,3 +58,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+make_backend_visible(__version__)

@@ -1,0 +1,207 @@
+"""`import eca_triton` is light, silent and needs torch alone; imports inside the package flow one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "eca_triton"
+PUBLIC = (
+    "eca",
+    "eca_gate",
+    "ECA",
+    "ECABlock",
+    "adaptive_kernel_size",
+    "enable",
+    "disable",
+    "enabled",
+    "inductor_options",
+)
+
+
+def run(code: str, *options: str) -> str:
+    """Standard output of the code in a fresh interpreter at the root; anything on standard error fails."""
+    command = [sys.executable, *options, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def test_import_is_silent_and_loads_neither_triton_nor_the_compiler() -> None:
+    loaded = run(
+        """
+        import sys, torch
+        before = set(sys.modules)
+        import eca_triton
+        new = set(sys.modules) - before
+        print(*sorted(name for name in new if name.split(".")[0] in ("torch", "triton")))
+        """,
+        "-W",
+        "error::DeprecationWarning:eca_triton",
+    )
+    assert not {"triton", "torch._dynamo", "torch._inductor"} & set(loaded.split())
+
+
+def test_import_takes_less_than_50_ms_beyond_torch() -> None:
+    times = [
+        float(
+            run(
+                """
+                import time, torch
+                start = time.process_time()
+                import eca_triton
+                print(time.process_time() - start)
+                """
+            )
+        )
+        for _ in range(3)
+    ]
+    assert min(times) < 0.050  # the least of three: a busy machine slows single runs, never speeds one up
+
+
+def test_ops_and_modules_work_without_triton() -> None:
+    assert (
+        run(
+            """
+        import sys
+        sys.modules["triton"] = None  # every import of it fails
+        import torch, eca_triton
+        x = torch.randn(2, 8, 5, 5, requires_grad=True)
+        module = eca_triton.ECA(channels=8)
+        module(x).sum().backward()
+        with torch.no_grad():
+            same = torch.equal(module(x), torch.ops.eca_triton.eca(x, module.conv.weight))
+        print(same and x.grad is not None)
+        """
+        )
+        == "True"
+    )
+
+
+def test_public_names_are_all_there_and_no_others() -> None:
+    import eca_triton
+
+    assert set(eca_triton.__all__) == {*PUBLIC, "__version__"}
+    assert all(callable(getattr(eca_triton, name)) for name in PUBLIC)
+    assert set(PUBLIC) <= set(dir(eca_triton))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        eca_triton.nonsense  # noqa: B018 (the access itself is what is tested)
+
+
+@pytest.mark.parametrize("first", ["eca_triton", "torch._dynamo"])
+def test_torch_compile_finds_the_backend_by_name(first: str) -> None:
+    second = {"eca_triton": "torch._dynamo", "torch._dynamo": "eca_triton"}[first]
+    code = f"""
+        import {first}
+        import torch._dynamo
+        torch._dynamo.list_backends()  # asks for entry points, once and for all
+        import {second}
+        print("eca_triton" in torch._dynamo.list_backends(exclude_tags=()))
+        """
+    assert run(code) == "True"
+
+
+# Which parts of the package a part may import, besides itself.
+ALLOWED = {
+    "reference": set(),
+    "tuning": set(),
+    "kernels": set(),
+    "launch": {"kernels", "tuning"},
+    "ops": {"reference", "launch"},
+    "functional": {"ops", "reference"},
+    "module": {"functional"},
+    "compile": {"ops", "__init__"},
+    "deviceless": {"compile", "__init__"},
+    "tables": set(),
+    "models": set(),
+    "doctor": {"tables", "__init__"},
+    "report": {"compile", "deviceless", "tables"},
+    "discovery": {"compile"},
+    "__main__": {"doctor", "models", "report", "deviceless"},
+    "__init__": {"compile", "discovery", "functional", "module", "ops"},
+}
+
+
+def part_of(file: Path) -> str:
+    """First name below the package: "ops" for ops/schema.py."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(file: Path) -> set[str]:
+    """Parts of the package that a file imports anywhere in its text, by statement or by a module's name."""
+    names = set()
+    package = ["eca_triton", *file.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= (
+                {f"{module}.{alias.name}" for alias in node.names} if module == "eca_triton" else {module}
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+            names |= {node.value.split(":")[0]} if node.value.startswith("eca_triton.") else set()
+    parts = {name.split(".")[1] for name in names if name.startswith("eca_triton.")}
+    here = {path.stem for path in PACKAGE.iterdir()}
+    return {part if part in here else "__init__" for part in parts} | (
+        {"__init__"} if "eca_triton" in names else set()
+    )
+
+
+FILES = sorted(file for file in PACKAGE.rglob("*.py")) + sorted((PACKAGE / "kernels").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", sorted(set(FILES)), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_flow_one_way(file: Path) -> None:
+    part = part_of(file)
+    assert part in ALLOWED, f"{part} is new: say in ALLOWED what it may import"
+    assert imported_parts(file) - {part} <= ALLOWED[part]
+
+
+def test_the_flow_has_no_cycle_below_the_package() -> None:
+    """`__init__` and `discovery` name their parts lazily; every other arrow points down."""
+    graph = {
+        part: parts - {"__init__"} for part, parts in ALLOWED.items() if part not in {"__init__", "discovery"}
+    }
+    while graph:
+        leaves = {part for part, parts in graph.items() if not parts & graph.keys()}
+        assert leaves, f"a cycle among {sorted(graph)}"
+        graph = {part: parts for part, parts in graph.items() if part not in leaves}
+
+
+def test_only_device_code_and_its_launchers_import_triton_at_module_level() -> None:
+    importing = {
+        part_of(file)
+        for file in FILES
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and "triton" in {name.split(".")[0] for name in _names(node)}
+    }
+    assert importing <= {"kernels", "launch"}
+
+
+def _names(node: ast.Import | ast.ImportFrom) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    return set() if node.level else {node.module or ""}
+
+
+def test_the_bare_name_kernels_cannot_be_imported() -> None:
+    assert (
+        run(
+            """
+        try:
+            import kernels
+        except ImportError as error:
+            print("eca_triton.kernels" in str(error))
+        """
+        )
+        == "True"
+    )
