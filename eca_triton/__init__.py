@@ -17,7 +17,7 @@ from .discovery import make_backend_visible
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from eca_triton.compile.backend import disable, enable, enabled, inductor_options
+    from eca_triton.compile.passes import disable, enable, enabled, inductor_options
     from eca_triton.functional import adaptive_kernel_size, eca, eca_gate
     from eca_triton.module import ECA, ECABlock
 
@@ -25,12 +25,12 @@ _HOME_OF = {
     "ECA": "eca_triton.module",
     "ECABlock": "eca_triton.module",
     "adaptive_kernel_size": "eca_triton.functional",
-    "disable": "eca_triton.compile.backend",
+    "disable": "eca_triton.compile.passes",
     "eca": "eca_triton.functional",
     "eca_gate": "eca_triton.functional",
-    "enable": "eca_triton.compile.backend",
-    "enabled": "eca_triton.compile.backend",
-    "inductor_options": "eca_triton.compile.backend",
+    "enable": "eca_triton.compile.passes",
+    "enabled": "eca_triton.compile.passes",
+    "inductor_options": "eca_triton.compile.passes",
 }
 
 __all__ = [

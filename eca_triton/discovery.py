@@ -57,5 +57,11 @@ def make_backend_visible(version: str) -> None:
         metadata.distribution("eca_triton")
     except metadata.PackageNotFoundError:
         if "torch._dynamo" in sys.modules:  # it asks once, and may have done so before this
-            import_module("eca_triton.compile.backend")
+            register()
         sys.meta_path.append(CheckoutFinder(Checkout(version)))
+
+
+def register() -> None:
+    """Register the backend with a `torch._dynamo` that is imported already."""
+    module, _, name = BACKEND.partition(":")
+    sys.modules["torch._dynamo"].register_backend(getattr(import_module(module), name), name=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
@@ -127,8 +128,8 @@ def _site(record: SiteRecord) -> dict[str, Any]:
         "lowered": record.lowered,
         "fused": list(decision.fused),
         "reason": decision.reason,
-        "traffic_before": decision.traffic_before,
-        "traffic_after": decision.traffic_after,
+        "traffic_before": None if isnan(decision.traffic_before) else decision.traffic_before,
+        "traffic_after": None if isnan(decision.traffic_after) else decision.traffic_after,
     }
 
 
@@ -145,8 +146,8 @@ def _row(record: SiteRecord) -> tuple[str, ...]:
     )
 
 
-def _in_maps(traffic: float | None) -> str:
-    return "-" if traffic is None else f"{traffic:.2f}"
+def _in_maps(traffic: float) -> str:
+    return "-" if isnan(traffic) else f"{traffic:.2f}"
 
 
 def _names(names: list[str]) -> str:
