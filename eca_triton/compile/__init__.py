@@ -1,0 +1,1 @@
+"""Compiler integration: recognize (sites) -> plan (decision) -> rewrite (FX), run by passes, backend."""

@@ -1,0 +1,67 @@
+"""Every private or version-dependent name of torch that the compiler integration uses, and nothing else."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.utils._python_dispatch import _disable_current_modes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+__all__ = [
+    "CustomGraphPass",
+    "as_passes",
+    "inductor_compile",
+    "inductor_config",
+    "reset_cudagraphs",
+    "without_modes",
+]
+
+
+def inductor_compile(
+    gm: torch.fx.GraphModule,
+    example_inputs: list[Any],
+    mode: str | None,
+    options: dict[str, Any] | None,
+    config_patches: dict[str, Any] | None,
+) -> Callable[..., Any]:
+    """What `torch.compile(backend="inductor", mode=..., options=...)` would do with this graph."""
+    wrapper = torch._TorchCompileInductorWrapper(mode, options, None)
+    if config_patches:
+        wrapper.apply_options(config_patches)
+    return wrapper(gm, example_inputs)  # type: ignore[no-any-return]
+
+
+def reset_cudagraphs() -> None:
+    """Drop the CUDA graphs that Inductor holds, as `torch.compiler.reset()` does for its own backend."""
+    torch._TorchCompileInductorWrapper(None, None, None).reset()
+
+
+def inductor_config() -> Any:
+    """Inductor's configuration module."""
+    import torch._inductor.config as config
+
+    return config
+
+
+def as_passes(hook: Any) -> Iterable[Callable[..., Any]]:
+    """The passes in one of Inductor's hooks: None, one pass, or from torch 2.13 a list."""
+    if hook is None:
+        return ()
+    return tuple(hook) if isinstance(hook, (list, tuple)) else (hook,)
+
+
+def without_modes(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function on plain tensors, though Inductor calls it under its fake tensor mode."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _disable_current_modes(), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return wrapper

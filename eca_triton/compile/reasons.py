@@ -1,0 +1,50 @@
+"""Why a candidate was left to Inductor: stable codes, one line each; docs/reasons.md has the long form."""
+
+from __future__ import annotations
+
+EVEN_TAPS = "ECA101"
+CONVOLUTION = "ECA102"
+PADDING = "ECA103"
+GATE_PATH = "ECA104"
+SHARED = "ECA105"
+GATE_FUNCTION = "ECA106"
+OTHER_OPERAND = "ECA107"
+POOL_PATH = "ECA108"
+NOT_MEAN = "ECA109"
+CHANNEL_ORDER = "ECA110"
+MUTATED = "ECA111"
+DTYPE = "ECA112"
+DEVICE = "ECA201"
+KERNEL_DTYPE = "ECA202"
+TINY = "ECA203"
+DISABLED = "ECA204"
+NO_TRITON = "ECA205"
+
+REASONS: dict[str, str] = {
+    EVEN_TAPS: "the channel convolution has an even number of taps",
+    CONVOLUTION: "the channel convolution is strided, dilated or grouped",
+    PADDING: "the padding of the channel convolution is not k // 2 zeros or k // 2 wrapped channels",
+    GATE_PATH: "an operation between convolution and multiplication is not a view or the gate function",
+    SHARED: "the pooled vector or the gate is also used elsewhere",
+    GATE_FUNCTION: "the gate function is neither sigmoid nor hard-sigmoid",
+    OTHER_OPERAND: "the gate does not multiply the map that was pooled",
+    POOL_PATH: "an operation between the map and the convolution is not a view or a mean",
+    NOT_MEAN: "the pooling is not the mean over all spatial positions",
+    CHANNEL_ORDER: "the views reorder channels or mix images",
+    MUTATED: "the map is changed in place between pooling and multiplication",
+    DTYPE: "the map is not a real floating-point tensor",
+    DEVICE: "the map is not on a CUDA device",
+    KERNEL_DTYPE: "the kernels take float32, float16 and bfloat16 only",
+    TINY: "the map is so small that an opaque call costs more than it saves",
+    DISABLED: "lowering is switched off by ECA_TRITON_DISABLE or by options",
+    NO_TRITON: "Triton is not installed",
+}
+
+
+class NoMatchError(Exception):
+    """Raised inside the recognizer: a candidate is not an ECA site, for the reason `code`."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code} {REASONS[code]}" + (f": {detail}" if detail else ""))
+        self.code = code
+        self.detail = detail

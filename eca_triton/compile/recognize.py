@@ -1,0 +1,293 @@
+"""Find Efficient Channel Attention in a Dynamo graph, by what it computes.
+
+The anchor is a convolution with weight [1, 1, k]. Forward from it, views and one sigmoid must lead to a
+multiplication; the other operand is the map x. Back from it, views and a mean over all spatial positions
+must lead to the same x. `probe` decides both by running the chain on indices.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from .compat import without_modes
+from .graph import bind, changed_between, is_tensor, op_name, tensor_inputs, tensor_users, value
+from .neighbours import IN_PLACE_MULTIPLICATIONS, MULTIPLICATIONS, BatchNorm, producer, tail_of
+from .probe import SAME_ELEMENTS, SCALAR_FUNCTIONS, VIEWS, Probe, Sizes, in_order
+from .reasons import (
+    CHANNEL_ORDER,
+    CONVOLUTION,
+    DTYPE,
+    EVEN_TAPS,
+    GATE_PATH,
+    MUTATED,
+    NOT_MEAN,
+    OTHER_OPERAND,
+    PADDING,
+    POOL_PATH,
+    SHARED,
+    NoMatchError,
+)
+
+CONVOLUTIONS = {f"conv{transposed}{dims}d" for transposed in ("", "_transpose") for dims in (1, 2, 3)}
+EXTERNAL = CONVOLUTIONS | {"linear", "matmul"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One ECA site.
+
+    `x` is the map of shape `shape` (ints or SymInts), channels along `channel_dim`; `mul` rescales it and
+    `scaled_by` is the operand that holds the gate. `batch_norm` and `activation` ("identity", "relu",
+    "silu") make `x` and are read by this site alone. `tail` names what follows, as Inductor fuses it: gain,
+    residual, an activation. `chain` lists the calls that a lowering makes superfluous.
+    """
+
+    name: str
+    shape: tuple[Any, ...]
+    k: int
+    gate: str
+    circular: bool
+    channel_dim: int
+    x: fx.Node
+    conv: fx.Node
+    mul: fx.Node
+    scaled_by: fx.Node
+    weight: fx.Node
+    bias: fx.Node | None
+    chain: tuple[fx.Node, ...]
+    batch_norm: BatchNorm | None
+    activation: str
+    tail: tuple[str, ...]
+
+    @property
+    def folds(self) -> bool:
+        """Whether `batch_norm`, if any, is a fixed affine map that the gate can be computed through."""
+        return self.batch_norm is None or (not self.batch_norm.training and self.batch_norm.eps is not None)
+
+    @property
+    def source(self) -> fx.Node:
+        """What the gate can be computed from: the input of `batch_norm` and `activation`, or `x`."""
+        if not self.folds:
+            return self.x
+        if self.batch_norm is not None:
+            return self.batch_norm.input
+        return self.x if self.activation == "identity" else tensor_inputs(self.x)[0]
+
+    @property
+    def source_is_stored(self) -> bool:
+        """Whether `source` is in memory anyway: a graph input, or the result of an external kernel.
+
+        What Inductor makes in a kernel of its own it can also pool in that kernel, without a read.
+        """
+        return self.source.op == "placeholder" or op_name(self.source) in EXTERNAL
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A convolution that looks like ECA's and is not, or not provably: a reason code and what stopped it."""
+
+    name: str
+    shape: tuple[Any, ...]
+    k: int
+    reason: str
+    detail: str
+
+
+@dataclass
+class Recognition:
+    """What `recognize` found in one graph, in graph order."""
+
+    sites: list[Site] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+@without_modes
+def recognize(gm: fx.GraphModule) -> Recognition:
+    """Find all ECA sites of one graph, sub-graphs not included; the graph is not changed."""
+    found, sizes = Recognition(), Sizes()
+    for conv in gm.graph.nodes:
+        if not _is_anchor(conv):
+            continue
+        try:
+            found.sites.append(_match(conv, sizes))
+        except NoMatchError as no:
+            k = int(value(bind(conv)["weight"]).numel())
+            found.rejected.append(Rejection(_name(conv), tuple(value(conv).shape), k, no.code, no.detail))
+    return found
+
+
+def _is_anchor(node: fx.Node) -> bool:
+    """A convolution of one channel along one axis: weight [1, 1, k], [1, 1, 1, k] or [1, 1, k, 1]."""
+    if op_name(node) not in ("conv1d", "conv2d") or not is_tensor(node):
+        return False
+    weight = value(bind(node).get("weight"))
+    if not isinstance(weight, torch.Tensor) or not all(isinstance(size, int) for size in weight.shape):
+        return False
+    return tuple(weight.shape[:2]) == (1, 1) and weight.numel() == max(weight.shape)
+
+
+def _match(conv: fx.Node, sizes: Sizes) -> Site:
+    arguments = bind(conv)
+    vector, circular = _convolved(arguments)
+    forward, mul = _forward(conv)
+    x = _other_operand(mul, forward[-1])
+    backward = _backward(vector, x)
+    shape = tuple(value(x).shape)
+    if not value(x).dtype.is_floating_point:
+        raise NoMatchError(DTYPE, str(value(x).dtype))
+    if sizes(shape) != sizes(tuple(value(mul).shape)) or len(shape) < 3:
+        raise NoMatchError(OTHER_OPERAND, "the gate is broadcast against a map of another shape")
+    if changed_between(x, backward[0], mul):
+        raise NoMatchError(MUTATED)
+    channel_dim = _channel_dim(x, vector, backward, sizes)
+    gate = _gate_function(shape, channel_dim, forward, sizes)
+    padding = [arguments["input"]] if vector is not arguments["input"] else []
+    batch_norm, activation = producer(x, {backward[0], mul}, conv, channel_dim)
+    return Site(
+        name=_name(conv),
+        shape=shape,
+        k=int(value(arguments["weight"]).numel()),
+        gate=gate,
+        circular=circular,
+        channel_dim=channel_dim,
+        x=x,
+        conv=conv,
+        mul=mul,
+        scaled_by=forward[-1],
+        weight=arguments["weight"],
+        bias=arguments.get("bias"),
+        chain=(*backward, *padding, *forward),
+        batch_norm=batch_norm,
+        activation=activation,
+        tail=tail_of(mul, sizes),
+    )
+
+
+def _convolved(arguments: dict[str, Any]) -> tuple[fx.Node, bool]:
+    """The vector that the convolution slides over, before padding, and whether the padding wraps around."""
+    shape = value(arguments["weight"]).shape
+    k = shape.numel()
+    if k % 2 == 0:
+        raise NoMatchError(EVEN_TAPS, f"k = {k}")
+    if any(set(_tuple(arguments.get(key, 1))) != {1} for key in ("stride", "dilation", "groups")):
+        raise NoMatchError(CONVOLUTION)
+    padding, same = arguments.get("padding", 0), tuple(size // 2 for size in shape[2:])
+    if isinstance(padding, str):
+        padding = same if padding == "same" else (0,) * len(same)
+    padding = _tuple(padding) * (len(same) if len(_tuple(padding)) == 1 else 1)
+    vector = arguments["input"]
+    if op_name(vector) != "pad":
+        if padding != same:
+            raise NoMatchError(PADDING, f"padding {padding} for {k} taps")
+        return vector, False
+    pad = bind(vector)
+    mode, fill = pad.get("mode", "constant"), pad.get("value")
+    around = tuple(size for axis in reversed(same) for size in (axis, axis))
+    widths = tuple(pad["pad"])
+    widths += (0,) * (len(around) - len(widths))
+    if any(padding) or widths != around or mode not in ("constant", "circular") or fill not in (None, 0):
+        raise NoMatchError(PADDING, f"{mode} padding of {tuple(pad['pad'])} for {k} taps")
+    if len(tensor_users(vector)) != 1:
+        raise NoMatchError(SHARED, "the padded vector")
+    return pad["input"], mode == "circular"
+
+
+def _forward(conv: fx.Node) -> tuple[list[fx.Node], fx.Node]:
+    """The calls from the convolution to the gate, and the multiplication by it."""
+    chain = [conv]
+    while True:
+        users = tensor_users(chain[-1])
+        if len(users) != 1:
+            raise NoMatchError(SHARED, f"{len(users)} users of {chain[-1].name}")
+        user = users[0]
+        name = op_name(user)
+        if name in MULTIPLICATIONS and len(tensor_inputs(user)) == 2:
+            return chain, user
+        if name not in VIEWS | SAME_ELEMENTS | SCALAR_FUNCTIONS or tensor_inputs(user)[0] is not chain[-1]:
+            raise NoMatchError(GATE_PATH, name or user.name)
+        chain.append(user)
+
+
+def _other_operand(mul: fx.Node, gate: fx.Node) -> fx.Node:
+    x = next(arg for arg in tensor_inputs(mul) if arg is not gate)
+    if op_name(mul) in IN_PLACE_MULTIPLICATIONS and mul.args[0] is not x:
+        raise NoMatchError(OTHER_OPERAND, "the gate is multiplied in place")
+    return x
+
+
+def _backward(vector: fx.Node, x: fx.Node) -> list[fx.Node]:
+    """The calls from the map, which is not included, to the vector that is convolved."""
+    chain: list[fx.Node] = []
+    node = vector
+    while node is not x:
+        inputs = tensor_inputs(node)
+        if not inputs or node.op not in ("call_function", "call_method"):
+            raise NoMatchError(OTHER_OPERAND, f"the gate comes from {node.name}")
+        if len(tensor_users(node)) != 1:
+            raise NoMatchError(SHARED, f"{node.name} has {len(tensor_users(node))} users")
+        chain.insert(0, node)
+        node = inputs[0]
+        if len(chain) > 16:
+            raise NoMatchError(POOL_PATH, "no map within 16 calls")
+    if not chain:
+        raise NoMatchError(NOT_MEAN, "the map is not pooled")
+    return chain
+
+
+def _channel_dim(x: fx.Node, vector: fx.Node, backward: list[fx.Node], sizes: Sizes) -> int:
+    """Channels lie along dim 1, or along the last one ([N, L, C]); else raise the reason for dim 1."""
+    last = int(value(x).dim()) - 1
+    try:
+        _check_pool(x, 1, vector, backward, sizes)
+        return 1
+    except NoMatchError as no:
+        try:
+            _check_pool(x, last, vector, backward, sizes)
+        except NoMatchError:
+            raise no from None
+        return last
+
+
+def _check_pool(x: fx.Node, channel_dim: int, vector: fx.Node, backward: list[fx.Node], sizes: Sizes) -> None:
+    probe = Probe.of_map(tuple(value(x).shape), channel_dim, sizes)
+    plain = list(probe.index.shape)
+    images, channels = plain[0], plain[channel_dim]
+    for source, node in itertools.pairwise([x, *backward]):
+        probe.pool(node, source)
+    expected = sizes(tuple(value(vector).shape))
+    if tuple(expected[:2]) != (images, 1) or channels not in expected[2:]:
+        raise NoMatchError(CHANNEL_ORDER, f"the convolution runs over {tuple(value(vector).shape)}")
+    probe.pooled_like(expected)
+
+
+def _gate_function(shape: Sequence[Any], channel_dim: int, forward: list[fx.Node], sizes: Sizes) -> str:
+    plain = sizes(tuple(shape))
+    convolved = sizes(tuple(value(forward[0]).shape))
+    probe = Probe(in_order(plain[0] * plain[channel_dim]).view(convolved), sizes)
+    for source, node in itertools.pairwise(forward):
+        probe.gate(node, source)
+    probe.covers(plain, channel_dim)
+    return probe.gate_function()
+
+
+def _name(conv: fx.Node) -> str:
+    """Path of the module around the convolution, as in `named_modules()`; outside modules the node's name."""
+    stack = list((conv.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return conv.name
+    path, kind = stack[-1]
+    path = re.sub(r"^L\['\w+'\]|\._modules|\._orig_mod", "", path)
+    path = re.sub(r"\[['\"]?([^\]'\"]+)['\"]?\]", r".\1", path).strip(".")
+    is_convolution = isinstance(kind, type) and issubclass(kind, torch.nn.modules.conv._ConvNd)
+    return path.rpartition(".")[0] if is_convolution and "." in path else path
+
+
+def _tuple(item: Any) -> tuple[Any, ...]:
+    return tuple(item) if isinstance(item, (tuple, list)) else (item,)

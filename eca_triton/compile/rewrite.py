@@ -1,0 +1,84 @@
+"""Emit a plan into the graph: our op for the gate, native calls for everything that Inductor can fuse."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+
+from .. import ops as _ops  # noqa: F401  registers torch.ops.eca_triton
+from .graph import op_name, value
+from .neighbours import IN_PLACE_MULTIPLICATIONS
+from .plan import Plan
+from .recognize import Site
+
+TRACE_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
+
+
+def rewrite(site: Site, plan: Plan) -> None:
+    """Replace the gate of `site` by the plan's, in place; the map, the product and their neighbours stay.
+
+    The gate is computed where the convolution stood, so all its inputs exist there. It stays in float32 and
+    the product is rounded once, to the dtype that the graph had.
+    """
+    graph = site.conv.graph
+    with graph.inserting_before(site.conv):
+        weight = site.weight
+        if value(weight).dim() != 3:
+            weight = _call(site, torch.reshape, weight, (1, 1, site.k))
+        keywords: dict[str, Any] = {"circular": site.circular, "gate": site.gate}
+        if value(site.x).dtype != torch.float64:
+            keywords["out_dtype"] = torch.float32
+        gate = (_gate if plan == "gate" else _gate_from_pool)(site, weight, keywords)
+        kept = (0, site.channel_dim)
+        spread = tuple(slice(None) if dim in kept else None for dim in range(len(site.shape)))
+        gate = _call(site, operator.getitem, gate, spread)
+    _replace_operand(site, gate)
+    for node in reversed(site.chain):
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _gate(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
+    source = _channels_first(site, site.source)
+    if site.source is not site.x:
+        if site.batch_norm is not None:
+            norm = site.batch_norm
+            keywords |= {"bn_mean": norm.mean, "bn_var": norm.var, "bn_eps": norm.eps}
+            keywords |= {"bn_weight": norm.weight, "bn_bias": norm.bias}
+        keywords["pre_activation"] = site.activation
+    return _call(site, torch.ops.eca_triton.gate.default, source, weight, site.bias, **keywords)
+
+
+def _gate_from_pool(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
+    spatial = tuple(dim for dim in range(1, len(site.shape)) if dim != site.channel_dim)
+    pooled = _call(site, torch.mean, site.x, spatial, dtype=keywords.get("out_dtype"))
+    return _call(site, torch.ops.eca_triton.gate_from_pool.default, pooled, weight, site.bias, **keywords)
+
+
+def _channels_first(site: Site, node: fx.Node) -> fx.Node:
+    return node if site.channel_dim == 1 else _call(site, torch.movedim, node, site.channel_dim, 1)
+
+
+def _replace_operand(site: Site, gate: fx.Node) -> None:
+    """Let the multiplication take the new gate; its node keeps its dtype, and so its place in other sites."""
+    mul, dtype = site.mul, value(site.mul).dtype
+    if op_name(mul) in IN_PLACE_MULTIPLICATIONS or torch.promote_types(value(gate).dtype, dtype) == dtype:
+        mul.replace_input_with(site.scaled_by, gate)
+        return
+    with mul.graph.inserting_before(mul):
+        product = _call(site, operator.mul, site.x, gate)
+    mul.op, mul.target = "call_method", "to"
+    mul.args, mul.kwargs = (product, dtype), {}
+
+
+def _call(site: Site, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+    """A call with the trace of the multiplication and the value that it has on Dynamo's fake tensors."""
+    node = site.conv.graph.call_function(target, args, kwargs)
+    node.meta |= {key: site.mul.meta[key] for key in TRACE_META if key in site.mul.meta}
+    node.meta["example_value"] = target(*map_arg(args, value), **map_arg(kwargs, value))
+    return node
