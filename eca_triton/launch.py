@@ -16,7 +16,7 @@ from .kernels.gate import gate_kernel
 from .kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from .kernels.pool import pool_kernel
 from .kernels.rescale import rescale_kernel
-from .tuning.heuristic import backward_block, gate_block, pool_config, rescale_config
+from .tuning.heuristic import backward_block, gate_block, pool_config, power_of_2, rescale_config
 from .tuning.layout import common_layout
 
 BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -86,21 +86,22 @@ def gate_from_pool_backward(
     """Fills d_pooled [N, C] (any strides), d_weight (k values) and d_bias (one) for grad and pooled [N, C]."""
     n, c = pooled.shape
     total = n * c
-    block = backward_block(total)
-    rows = -(-total // block)
     taps = weight.numel()
+    block_k = power_of_2(taps)
+    block = backward_block(total, block_k)
+    rows = -(-total // block)
     with _on_device_of(pooled):
         dz = torch.empty((n, c), dtype=torch.float32, device=pooled.device)
         partial = torch.empty((rows, taps + 1), dtype=torch.float32, device=pooled.device)
         gate_backward_kernel[(rows,)](
             grad, pooled, weight, bias, dz, partial,
             total, c, *grad.stride(), *pooled.stride(), weight.stride(-1),
-            K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block,
+            K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,
         )  # fmt: skip
         gate_backward_finish_kernel[(rows + taps + 1,)](
             dz, partial, weight, d_pooled, d_weight, d_bias,
             total, c, *d_pooled.stride(), weight.stride(-1), d_weight.stride(-1),
-            K=taps, CIRCULAR=circular, BLOCK=block,
+            K=taps, CIRCULAR=circular, BLOCK=block, BLOCK_K=block_k,
         )  # fmt: skip
 
 
@@ -159,11 +160,13 @@ def _gate(
 ) -> None:
     """Gates of partial sums over hw elements, pooled [N, splits, C] with any strides."""
     n, splits, c = pooled.shape
-    block = gate_block(splits)
+    taps = weight.numel()
+    block_k = power_of_2(taps)
+    block = gate_block(splits, block_k)
     gate_kernel[(-(-n * c // block),)](
         pooled, weight, bias, *_vectors(bn), bn_eps, out,
         n * c, c, hw, *pooled.stride(), weight.stride(-1),
-        SPLITS=splits, K=weight.numel(), CIRCULAR=circular, GATE=gate, BLOCK=block,
+        SPLITS=splits, K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,
     )  # fmt: skip
 
 
@@ -194,7 +197,8 @@ def _rescale(
         layout.n, layout.c, layout.hw, *layout.spatial[1:], weight.stride(-1),
         *x_strides, *residual_strides, *out_strides,
         K=weight.numel(), CIRCULAR=circular, GATE=gate, PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
-        POOL_SPLITS=partial.shape[1], SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
+        POOL_SPLITS=partial.shape[1], SPLITS=config.splits,
+        BLOCK_K=power_of_2(weight.numel()), BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
     )  # fmt: skip
 

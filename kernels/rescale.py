@@ -18,7 +18,7 @@ def rescale_kernel(
     stride_on, stride_oc, stride_od, stride_oh, stride_ow,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
     PRE_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, POOL_SPLITS: tl.constexpr, SPLITS: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
     """out = activation(gain * xhat * g[n, c] + residual), xhat = pre_activation(batch_norm(x)).
@@ -35,7 +35,7 @@ def rescale_kernel(
     z = band_convolution(
         partial_ptr + n * POOL_SPLITS * C, weight_ptr, bias_ptr, offs_c, mask_c, C, HW, C, 1, stride_w,
         bn_mean_ptr if PRE_ACTIVATION == "identity" else None,
-        bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, POOL_SPLITS, K, CIRCULAR,
+        bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, POOL_SPLITS, K, CIRCULAR, BLOCK_K,
     )  # fmt: skip
     factor = (gain * gate_of(z, GATE))[:, None]
     if bn_mean_ptr is not None:

@@ -6,10 +6,12 @@ from .config import Config
 from .layout import Layout
 
 VECTOR_BYTES = 16  # the widest load or store of a thread
-TILE = 4096  # elements in flight per program: 4 vectors of bf16 or 8 of fp32 in each of 128 threads
-MIN_TILE = 1024  # below this the loop and the final reduction cost more than the loads
+THREADS = 128  # 4 warps: more programs hide the latency of memory better than wider ones
+TILE_BYTES = 4 * VECTOR_BYTES * THREADS  # 4 vectors in flight per thread
+SCALARS = 8  # elements per thread where vectors are impossible: each needs an address of its own
+MIN_TILE = 1024  # elements; below this the loop and the final reduction cost more than the loads
 MAX_SPLITS = 32  # every gate adds this many partial sums
-PROGRAMS_PER_SM = 8  # resident programs that hide the latency of memory: 64 KB of bf16 in flight per SM
+PROGRAMS_PER_SM = 8  # 64 KB in flight per SM
 
 
 def pool_config(layout: Layout, itemsize: int, num_sms: int) -> Config:
@@ -22,42 +24,49 @@ def pool_config(layout: Layout, itemsize: int, num_sms: int) -> Config:
     windowed = (
         vec_hw < vector <= layout.hw and layout.contiguous and layout.n * layout.c * layout.hw % vector == 0
     )
-    return _tile(layout, vector, num_sms, window=vector if windowed else 1)
+    return _tile(layout, itemsize, num_sms, window=vector if windowed else 1)
 
 
 def rescale_config(layout: Layout, itemsize: int, num_sms: int) -> Config:
     """Config of the rescale kernel; `layout` covers x, out and the residual, `itemsize` is the largest of theirs."""
-    return _tile(layout, VECTOR_BYTES // itemsize, num_sms, window=1)
+    return _tile(layout, itemsize, num_sms, window=1)
 
 
-def gate_block(splits: int) -> int:
+def gate_block(splits: int, block_k: int) -> int:
     """Entries of [N, C] per program of the gate kernel.
 
-    One per thread of 4 warps; fewer when each adds many partial sums, which only happens when N * C is small.
+    8 neighbours per thread; fewer when each is many partial sums, which only happens when N * C is small.
     """
-    return max(32, min(128, 1024 // splits))
+    return max(16, 8 * THREADS // block_k // max(1, splits // 4))
 
 
-def backward_block(total: int) -> int:
+def backward_block(total: int, block_k: int) -> int:
     """Entries of [N, C] per program of the backward kernels.
 
-    Small, to spread over the SMs; larger for large inputs, since one program per tap adds all partial sums.
+    16 neighbours per thread; 64 for large inputs, since one program per tap adds all partial sums.
     """
-    return 256 if total <= 1 << 20 else 1024
+    return max(16, (16 if total <= 1 << 20 else 64) * THREADS // block_k)
 
 
-def _tile(layout: Layout, vector: int, num_sms: int, window: int) -> Config:
+def power_of_2(size: int) -> int:
+    """Smallest power of two that is at least `size`."""
+    return 1 << (size - 1).bit_length()
+
+
+def _tile(layout: Layout, itemsize: int, num_sms: int, window: int) -> Config:
+    vector = VECTOR_BYTES // itemsize
     vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
     span = layout.hw + window - 1
+    tile = SCALARS * THREADS if vec_c == vec_hw == window == 1 else TILE_BYTES // itemsize
     if _channels_innermost(layout):
         # 64 channels are whole 128-byte lines of bf16. Short maps take more channels, to fill the tile.
-        block_hw = min(TILE // 64, _power_of_2(span))
-        block_c = min(TILE // block_hw, _power_of_2(layout.c))
-        block_hw = min(TILE // block_c, _power_of_2(span))
+        block_hw = min(tile // 64, power_of_2(span))
+        block_c = min(tile // block_hw, power_of_2(layout.c))
+        block_hw = min(tile // block_c, power_of_2(span))
     else:
         # Long runs along hw; of 256, 512 and 1024 the one that pads least, the longest of equals.
-        block_hw = min(_power_of_2(span), min((1024, 512, 256), key=lambda block: -span % block))
-        block_c = min(TILE // block_hw, _power_of_2(layout.c))
+        block_hw = min(power_of_2(span), min((1024, 512, 256), key=lambda block: -span % block))
+        block_c = min(tile // block_hw, power_of_2(layout.c))
 
     # At small batch smaller tiles make more programs; the contiguous axis keeps its length.
     while True:
@@ -86,7 +95,3 @@ def _channels_innermost(layout: Layout) -> bool:
     strides = layout.strides[0]
     return layout.hw == 1 or (layout.c > 1 and strides[1] < strides[4])
 
-
-def _power_of_2(size: int) -> int:
-    """Smallest power of two that is at least `size`."""
-    return 1 << (size - 1).bit_length()
