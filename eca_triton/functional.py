@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import ops
 from .ops import checks
+from .ops.schema import SiteArguments
 from .reference import ACTIVATIONS, GATES, PRE_ACTIVATIONS
 
 
@@ -39,12 +40,13 @@ def eca(
 ) -> Tensor:
     """Scales every channel of x by a gate computed from the means of its neighbouring channels.
 
-    Equivalent to: `x * torch.sigmoid(F.conv1d(x.mean((2, 3))[:, None], weight, padding=k // 2))[0][..., None, None]`
-    for a map of two spatial dims and batch size 1. In general, with xhat = pre_activation(batch_norm(x)):
-    `activation(gain * xhat * gate(conv(mean(xhat))) + residual)`.
+    Equivalent to: `x * sigmoid(conv1d(x.mean((2, 3))[:, None], weight, padding=k // 2))[:, 0, :, None, None]`
+    for two spatial dims. In general, with xhat = pre_activation(batch_norm(x)):
+    `activation(gain * xhat * gate(conv1d(mean(xhat))) + residual)`.
 
     The arithmetic is float32 (float64 for float64 x) with one rounding at the end, under autocast too. Inside
-    torch.compile this is native torch code, which the compiler backend recognises together with its neighbours.
+    torch.compile and torch.export this is native torch code in the dtypes of the eager block, which the
+    compiler backend recognises together with its neighbours.
 
     Args:
         x: [N, C, *spatial] with at least one spatial dim; float64, float32, float16 or bfloat16; any strides.
@@ -71,26 +73,18 @@ def eca(
     if not torch.is_autocast_enabled(x.device.type):
         checks.check_same_dtype("eca", x, weight)
     mean, var, bn_weight, bn_bias, eps = batch_norm or _NO_BATCH_NORM
+    tensors = (x, weight, bias, mean, var, bn_weight, bn_bias, residual)
+    options: dict[str, Any] = {
+        "bn_eps": eps,
+        "pre_activation": pre_activation,
+        "circular": circular,
+        "gate": gate,
+        "gain": gain,
+        "activation": activation,
+    }
     if torch.compiler.is_compiling():
-        return _native_eca(
-            x, weight, bias, gate, circular, batch_norm, pre_activation, gain, residual, activation
-        )
-    return ops.ECA(  # type: ignore[no-any-return]
-        x,
-        weight,
-        bias,
-        mean,
-        var,
-        bn_weight,
-        bn_bias,
-        residual,
-        bn_eps=eps,
-        pre_activation=pre_activation,
-        circular=circular,
-        gate=gate,
-        gain=gain,
-        activation=activation,
-    )
+        return _native_eca(SiteArguments(*tensors, **options))
+    return ops.ECA(*tensors, **options)
 
 
 def eca_gate(
@@ -113,21 +107,16 @@ def eca_gate(
     if not torch.is_autocast_enabled(x.device.type):
         checks.check_same_dtype("gate", x, weight)
     mean, var, bn_weight, bn_bias, eps = batch_norm or _NO_BATCH_NORM
+    tensors = (x, weight, bias, mean, var, bn_weight, bn_bias)
+    options: dict[str, Any] = {
+        "bn_eps": eps,
+        "pre_activation": pre_activation,
+        "circular": circular,
+        "gate": gate,
+    }
     if torch.compiler.is_compiling():
-        return _native_gate(_native_prologue(x, batch_norm, pre_activation), weight, bias, gate, circular)
-    return ops.GATE(  # type: ignore[no-any-return]
-        x,
-        weight,
-        bias,
-        mean,
-        var,
-        bn_weight,
-        bn_bias,
-        bn_eps=eps,
-        pre_activation=pre_activation,
-        circular=circular,
-        gate=gate,
-    )
+        return _native_gate(SiteArguments(*tensors, **options))
+    return ops.GATE(*tensors, **options)
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
@@ -153,39 +142,42 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
 _NO_BATCH_NORM = (None, None, None, None, 1e-5)
 
 
-def _native_eca(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    gate: str,
-    circular: bool,
-    batch_norm: BatchNormParameters | None,
-    pre_activation: str,
-    gain: float,
-    residual: Tensor | None,
-    activation: str,
-) -> Tensor:
-    """What a compiler sees: an opaque operator here would cut the fusion with the neighbours of the call."""
-    xhat = _native_prologue(x, batch_norm, pre_activation)
-    g = _native_gate(xhat, weight, bias, gate, circular)
-    out = xhat * g.view(*g.shape, *[1] * (x.ndim - 2))
-    if gain != 1.0:
-        out = out * gain
-    if residual is not None:
-        out = out + residual
-    return ACTIVATIONS[activation](out)
+# What a compiler sees: native operators, since an opaque one would cut the fusion with the call's neighbours.
 
 
-def _native_prologue(x: Tensor, bn: BatchNormParameters | None, pre_activation: str) -> Tensor:
-    if bn is not None:
-        x = F.batch_norm(x, bn.mean, bn.var, bn.weight, bn.bias, False, 0.0, bn.eps)
-    return PRE_ACTIVATIONS[pre_activation](x)
+def _native_eca(a: SiteArguments) -> Tensor:
+    checks.check_site("eca", a)
+    xhat = _native_prologue(a)
+    g = _native_convolution(xhat, a)
+    out = xhat * g.view(*g.shape, *[1] * (a.x.ndim - 2))
+    if a.gain != 1.0:
+        out = out * a.gain
+    if a.residual is not None:
+        out = out + a.residual
+    return _as_dtype(ACTIVATIONS[a.activation](out), a.x.dtype)
 
 
-def _native_gate(x: Tensor, weight: Tensor, bias: Tensor | None, gate: str, circular: bool) -> Tensor:
-    k = weight.shape[-1]
-    y = x.mean(tuple(range(2, x.ndim))).unsqueeze(1)
-    if circular:
+def _native_gate(a: SiteArguments) -> Tensor:
+    checks.check_site("gate", a)
+    return _as_dtype(_native_convolution(_native_prologue(a), a), a.x.dtype)
+
+
+def _native_prologue(a: SiteArguments) -> Tensor:
+    x = a.x
+    if a.bn_mean is not None:
+        x = F.batch_norm(x, a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias, False, 0.0, a.bn_eps)
+    return PRE_ACTIVATIONS[a.pre_activation](x)
+
+
+def _native_convolution(xhat: Tensor, a: SiteArguments) -> Tensor:
+    k = a.weight.shape[-1]
+    y = xhat.mean(tuple(range(2, xhat.ndim))).unsqueeze(1)
+    if a.circular:
         y = F.pad(y, (k // 2, k // 2), mode="circular")
-    z = F.conv1d(y, weight.view(1, 1, k), bias, padding=0 if circular else k // 2)
-    return GATES[gate](z).squeeze(1)
+    z = F.conv1d(y, a.weight.view(1, 1, k), a.bias, padding=0 if a.circular else k // 2)
+    return GATES[a.gate](z).squeeze(1)
+
+
+def _as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    # No node in the graph where there is nothing to do: it would stand between the block and its neighbours.
+    return x if x.dtype == dtype else x.to(dtype)

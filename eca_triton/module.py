@@ -10,8 +10,8 @@ from .functional import adaptive_kernel_size, eca
 class ECA(nn.Module):
     """Efficient Channel Attention of a map [N, C, *spatial].
 
-    The one parameter is `conv.weight` [1, 1, k], as in the official code and in timm's EcaModule, whose checkpoints
-    load as they are. The number of channels only chooses k: any number may be passed through.
+    The one parameter is `conv.weight` [1, 1, k], as in the official code and in timm's EcaModule, whose
+    checkpoints load as they are. The number of channels only chooses k: any number may be passed through.
 
     Equivalent to: `x * sigmoid(conv1d over channels of the spatial mean of x)`.
 
@@ -38,7 +38,7 @@ class ECA(nn.Module):
         if k_size < 1 or k_size % 2 == 0:
             raise ValueError(f"k_size must be odd and positive, got {k_size}")
         self.channels = channels
-        # Holds the weight, under the name and with the initialisation of everyone's checkpoints; never called.
+        # Holds the weight, under the name and with the initial values of everyone's code; never called.
         self.conv = nn.Conv1d(1, 1, k_size, padding=k_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

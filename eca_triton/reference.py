@@ -4,8 +4,9 @@
     z[n,c] = bias + sum_j weight[j] * y[n, c+j-r], r = (k-1)//2        g = gate(z)
     out[n,c,:] = activation(gain * xhat[n,c,:] * g[n,c] + residual[n,c,:])
 
-Everything between the load of x and the store of the result is float32 (float64 for float64 input), whatever the
-dtypes of the parameters. Every function here is differentiable, twice, and works under every functorch transform.
+Everything between the load of x and the store of the result is float32 (float64 for float64 x), whatever the
+dtypes of the parameters. Every function here is twice differentiable and works under the functorch
+transforms.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def gate_from_pool_backward(
     """Gradients of `gate_from_pool` for `grad` [N, C].
 
     Returns:
-        d_pooled [N, C] in the dtype of `pooled`; d_weight in the shape and dtype of `weight`; d_bias [1] in the
-        dtype of `weight`.
+        d_pooled [N, C] in the dtype of `pooled`; d_weight in the shape and dtype of `weight`; d_bias [1] in
+        the dtype of `weight`.
     """
     y = pooled.to(compute_dtype(pooled))
     z = _convolve(y, weight, bias, circular)
@@ -105,12 +106,10 @@ def gate(
 ) -> Tensor:
     """Gates [N, C] of a map x [N, C, *spatial].
 
-    `gate_from_pool` may be replaced by an operator with the same arguments, so that autograd sees its backward.
+    `gate_from_pool` may be replaced by an operator with the same arguments, which brings its own backward.
     """
     pooled = _pool(_normalize(x, bn, bn_eps, pre_activation))
-    return gate_from_pool(
-        pooled, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype or x.dtype
-    )
+    return gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype or x.dtype)
 
 
 def eca(
@@ -129,11 +128,11 @@ def eca(
     out_dtype: torch.dtype | None = None,
     gate_from_pool: GateFromPool = gate_from_pool,
 ) -> Tensor:
-    """The attended map [N, C, *spatial] of x [N, C, *spatial], rounded once to `out_dtype` (None: x's dtype)."""
+    """The attended map of x [N, C, *spatial], rounded once to `out_dtype` (None: x's dtype)."""
     xhat = _normalize(x, bn, bn_eps, pre_activation)
     pooled = _pool(xhat)
     g = gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=pooled.dtype)
-    # g has dimensions and the wider dtype, so that the product promotes: no float32 copy of x is kept for backward.
+    # The product promotes to g's wider dtype by itself: no float32 copy of x is made, or kept for backward.
     out = xhat * g.reshape(*g.shape, *[1] * (x.ndim - 2))
     if gain != 1.0:
         out = out * gain
@@ -155,7 +154,8 @@ def _normalize(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: s
     xhat = x.to(dtype)
     if bn is not None:
         mean, var, weight, bias = (None if v is None else v.to(dtype) for v in bn)
-        assert mean is not None and var is not None
+        assert mean is not None
+        assert var is not None
         scale = torch.rsqrt(var + bn_eps)
         if weight is not None:
             scale = scale * weight
@@ -181,10 +181,7 @@ def _convolve(y: Tensor, weight: Tensor, bias: Tensor | None, circular: bool) ->
 
 
 def _windows(y: Tensor, k: int, circular: bool) -> Tensor:
-    """[N, C] -> [N, C, k]: the k neighbours of each channel. A NaN reaches the channels that see it and no other."""
+    """The k neighbours of each channel, [N, C] -> [N, C, k]: a NaN reaches the channels that see it only."""
     r = k // 2
-    if circular:
-        y = torch.cat((y[:, y.shape[1] - r :], y, y[:, :r]), dim=1)
-    else:
-        y = F.pad(y, (r, r))
-    return y.unfold(1, k, 1)
+    padded = torch.cat((y[:, y.shape[1] - r :], y, y[:, :r]), dim=1) if circular else F.pad(y, (r, r))
+    return padded.unfold(1, k, 1)

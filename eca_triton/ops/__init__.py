@@ -1,7 +1,15 @@
 """The operators `torch.ops.eca_triton.*`: importing this package registers them. Needs torch only."""
 
-from . import implementation as implementation
-from . import autograd as autograd
+from . import autograd, flops, implementation, vmap
 from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
 
-__all__ = ["ECA", "GATE", "GATE_FROM_POOL", "GATE_FROM_POOL_BACKWARD"]
+__all__ = [
+    "ECA",
+    "GATE",
+    "GATE_FROM_POOL",
+    "GATE_FROM_POOL_BACKWARD",
+    "autograd",
+    "flops",
+    "implementation",
+    "vmap",
+]

@@ -1,8 +1,8 @@
 """Differentiation of the operators, as kernels on the Autograd key: no cost where no gradient is asked for.
 
-`gate_from_pool` is one node with its own backward operator. `gate` and `eca` are compositions of native operators
-around it. Where a functorch transform or forward-mode differentiation is at work, everything is the plain formula,
-which all of them can take apart.
+`gate_from_pool` is one node with its own backward operator. `gate` and `eca` are compositions of native
+operators around it. Where a functorch transform or forward-mode differentiation is at work, everything is the
+plain formula, which all of them can take apart.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _GateFromPool(torch.autograd.Function):
             return GATE_FROM_POOL(pooled, weight, bias, **ctx.options, out_dtype=a.out_dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pooled, weight, bias = ctx.saved_tensors
         d_pooled, d_weight, d_bias = GATE_FROM_POOL_BACKWARD(grad, pooled, weight, bias, **ctx.options)
         _, needs_pooled, needs_weight, needs_bias = ctx.needs_input_grad
@@ -48,66 +48,45 @@ class _GateFromPool(torch.autograd.Function):
         )
 
 
-def _gate_from_pool(*args: object, **kwargs: object) -> Tensor:
+def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
     if not _differentiates(args, kwargs):
         with torch._C._AutoDispatchBelowAutograd():
             return GATE_FROM_POOL(*args, **kwargs)
-    a = PoolArguments(*args, **kwargs)  # type: ignore[arg-type]
+    a = PoolArguments(*args, **kwargs)
     checks.check_pool("gate_from_pool", a)
     if _transforms_are_active():
         return reference.gate_from_pool(**a._asdict())
-    return _GateFromPool.apply(a, a.pooled, a.weight, a.bias)  # type: ignore[no-any-return,no-untyped-call]
+    return _GateFromPool.apply(a, a.pooled, a.weight, a.bias)  # type: ignore[no-any-return]
 
 
-def _gate_from_pool_backward(*args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
+def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     if not _differentiates(args, kwargs):
         with torch._C._AutoDispatchBelowAutograd():
             return GATE_FROM_POOL_BACKWARD(*args, **kwargs)
-    a = PoolBackwardArguments(*args, **kwargs)  # type: ignore[arg-type]
+    a = PoolBackwardArguments(*args, **kwargs)
     checks.check_pool_backward("gate_from_pool_backward", a)
     return reference.gate_from_pool_backward(**a._asdict())
 
 
-def _gate(*args: object, **kwargs: object) -> Tensor:
+def _gate(*args: Any, **kwargs: Any) -> Tensor:
     if not _differentiates(args, kwargs):
         with torch._C._AutoDispatchBelowAutograd():
             return GATE(*args, **kwargs)
-    a = SiteArguments(*args, **kwargs)  # type: ignore[arg-type]
+    a = SiteArguments(*args, **kwargs)
     checks.check_site("gate", a)
     return reference.gate(
-        a.x,
-        a.weight,
-        a.bias,
-        bn=a.bn,
-        bn_eps=a.bn_eps,
-        pre_activation=a.pre_activation,
-        circular=a.circular,
-        gate=a.gate,
-        out_dtype=a.out_dtype,
-        gate_from_pool=_gate_from_pool,
+        a.x, a.weight, a.bias, **a.gate_options, out_dtype=a.out_dtype, gate_from_pool=_gate_from_pool
     )
 
 
-def _eca(*args: object, **kwargs: object) -> Tensor:
+def _eca(*args: Any, **kwargs: Any) -> Tensor:
     if not _differentiates(args, kwargs):
         with torch._C._AutoDispatchBelowAutograd():
             return ECA(*args, **kwargs)
-    a = SiteArguments(*args, **kwargs)  # type: ignore[arg-type]
+    a = SiteArguments(*args, **kwargs)
     checks.check_site("eca", a)
     return reference.eca(
-        a.x,
-        a.weight,
-        a.bias,
-        bn=a.bn,
-        bn_eps=a.bn_eps,
-        pre_activation=a.pre_activation,
-        circular=a.circular,
-        gate=a.gate,
-        gain=a.gain,
-        residual=a.residual,
-        activation=a.activation,
-        out_dtype=a.out_dtype,
-        gate_from_pool=_gate_from_pool,
+        a.x, a.weight, a.bias, **a.eca_options, out_dtype=a.out_dtype, gate_from_pool=_gate_from_pool
     )
 
 

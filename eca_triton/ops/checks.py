@@ -1,7 +1,7 @@
 """What the operators accept, said by name, rule and value.
 
-Run by the operators and by their fakes, through `torch._check*`: a wrong call also fails under fake tensors, export
-and torch.compile. Everything but a size is known to be a plain bool, which costs no call into torch when it holds.
+Run by the operators and by their fakes, through `torch._check*`: a wrong call also fails under fake tensors,
+torch.export and torch.compile.
 """
 
 from __future__ import annotations
@@ -41,15 +41,19 @@ def check_site(op: str, a: SiteArguments) -> None:
     if a.bn_mean is not None or a.bn_var is not None or a.bn_weight is not None or a.bn_bias is not None:
         _check(
             a.bn_mean is not None and a.bn_var is not None,
-            lambda: f"{op}: a batch norm needs both bn_mean and bn_var, got "
-            f"bn_mean={_presence(a.bn_mean)}, bn_var={_presence(a.bn_var)}",
+            lambda: (
+                f"{op}: a batch norm needs both bn_mean and bn_var, got "
+                f"bn_mean={_presence(a.bn_mean)}, bn_var={_presence(a.bn_var)}"
+            ),
         )
         for name in ("bn_mean", "bn_var", "bn_weight", "bn_bias"):
             vector = getattr(a, name)
             if vector is not None:
                 _check_vector(op, name, vector, channels, x)
     if a.residual is not None:
-        _check_residual(op, a.residual, x)
+        _check_floating(op, "residual", a.residual.dtype)
+        _check_device(op, "residual", a.residual, "x", x)
+        _check_same_shape(op, "residual", a.residual, "x", x)
 
 
 def check_pool(op: str, a: PoolArguments) -> None:
@@ -65,19 +69,18 @@ def check_pool_backward(op: str, a: PoolBackwardArguments) -> None:
     grad, pooled = a.grad, a.pooled
     _check_floating(op, "grad", grad.dtype)
     _check_device(op, "grad", grad, "pooled", pooled)
-    _check(
-        grad.ndim == 2 and _same_sizes(grad, pooled),
-        lambda: f"{op}: grad must have the shape of pooled {_shape(pooled)}, got {_shape(grad)}",
-    )
+    _check_same_shape(op, "grad", grad, "pooled", pooled)
 
 
 def check_same_dtype(op: str, x: Tensor, weight: Tensor) -> None:
     """The rule of the public functions outside autocast, as eager convolutions have it: one dtype."""
-    if x.dtype != weight.dtype:
-        dtypes = f"{x.dtype} and {weight.dtype}"
-        torch._check_type(
-            False, lambda: f"{op}: x and weight must share their dtype outside autocast, got {dtypes}"
-        )
+    _check(
+        x.dtype == weight.dtype,
+        lambda: (
+            f"{op}: x and weight must share their dtype outside autocast, got {x.dtype} and {weight.dtype}"
+        ),
+        TypeError,
+    )
 
 
 def _check_pooled(op: str, a: PoolArguments | PoolBackwardArguments) -> None:
@@ -99,14 +102,18 @@ def _check_kernel(op: str, name: str, x: Tensor, weight: Tensor, bias: Tensor | 
     shape = weight.shape
     _check(
         (len(shape) == 1 or (len(shape) == 3 and shape[0] == 1 and shape[1] == 1)) and shape[-1] % 2 == 1,
-        lambda: f"{op}: weight must have an odd number k of taps, shaped (1, 1, k) or (k,), got {_shape(weight)}",
+        lambda: (
+            f"{op}: weight must have an odd number k of taps, shaped (1, 1, k) or (k,), got {_shape(weight)}"
+        ),
     )
     if circular:
         r, channels = shape[-1] // 2, x.shape[1]
         _check(
             r <= channels,
-            lambda: f"{op}: circular padding must not wrap around twice: weight with k={shape[-1]} taps needs "
-            f"at least {r} channels, got {channels}",
+            lambda: (
+                f"{op}: circular padding must not wrap around twice: weight with k={shape[-1]} taps needs "
+                f"at least {r} channels, got {channels}"
+            ),
         )
     if bias is not None:
         _check_floating(op, "bias", bias.dtype)
@@ -123,42 +130,47 @@ def _check_vector(op: str, name: str, vector: Tensor, channels: int, x: Tensor) 
     )
 
 
-def _check_residual(op: str, residual: Tensor, x: Tensor) -> None:
-    _check_floating(op, "residual", residual.dtype)
-    _check_device(op, "residual", residual, "x", x)
-    _check(
-        residual.ndim == x.ndim and _same_sizes(residual, x),
-        lambda: f"{op}: residual must have the shape of x {_shape(x)}, got {_shape(residual)}",
-    )
+def _check_same_shape(op: str, name: str, tensor: Tensor, owner: str, x: Tensor) -> None:
+    def message() -> str:
+        return f"{op}: {name} must have the shape of {owner} {_shape(x)}, got {_shape(tensor)}"
 
-
-def _same_sizes(a: Tensor, b: Tensor) -> bool:
-    return all(left == right for left, right in zip(a.shape, b.shape, strict=True))
+    _check(tensor.ndim == x.ndim, message)
+    for size, wanted in zip(tensor.shape, x.shape, strict=True):
+        _check(size == wanted, message)
 
 
 def _check_floating(op: str, name: str, dtype: torch.dtype) -> None:
-    if dtype not in FLOATING:
-        torch._check_type(
-            False,
-            lambda: f"eca_triton::{op}: {name} must be float64, float32, float16 or bfloat16, got {dtype}",
-        )
+    _check(
+        dtype in FLOATING,
+        lambda: f"{op}: {name} must be float64, float32, float16 or bfloat16, got {dtype}",
+        TypeError,
+    )
 
 
 def _check_device(op: str, name: str, tensor: Tensor, owner: str, x: Tensor) -> None:
-    if tensor.device != x.device:
-        devices = f"{owner} on {x.device} and {name} on {tensor.device}"
-        _check(False, lambda: f"{op}: {name} must be on the device of {owner}, got {devices}")
+    _check(
+        tensor.device == x.device,
+        lambda: f"{op}: {name} must be on the device of {owner}, got {tensor.device} and {x.device}",
+    )
 
 
 def _check_name(op: str, argument: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        _check(False, lambda: f"{op}: unknown {argument} {value!r}, choose one of {', '.join(known)}")
+    _check(value in known, lambda: f"{op}: unknown {argument} {value!r}, choose one of {', '.join(known)}")
 
 
-def _check(condition: bool, message: Callable[[], str]) -> None:
-    if condition is True:
-        return
-    torch._check_value(condition, lambda: f"eca_triton::{message()}")
+def _check(
+    condition: bool | torch.SymBool, message: Callable[[], str], error: type[Exception] = ValueError
+) -> None:
+    if isinstance(condition, bool) and condition:
+        return  # the common case of eager calls costs no call into torch
+    if torch.compiler.is_dynamo_compiling():
+        # Dynamo traces no torch._check whose message it would have to compute; it does trace this.
+        if not condition:
+            raise error(f"eca_triton::{message()}")
+    elif error is TypeError:
+        torch._check_type(condition, lambda: f"eca_triton::{message()}")
+    else:
+        torch._check_value(condition, lambda: f"eca_triton::{message()}")
 
 
 def _shape(x: Tensor) -> str:

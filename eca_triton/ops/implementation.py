@@ -6,13 +6,13 @@ import functools
 import importlib.util
 import os
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
 from .. import reference
 from .schema import (
     LIBRARY,
-    SiteArguments,
     check_and_allocate_eca,
     check_and_allocate_gate,
     check_and_allocate_gate_from_pool,
@@ -20,44 +20,39 @@ from .schema import (
 )
 
 
-def _gate(*args: object, **kwargs: object) -> Tensor:
+def _gate(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_gate(*args, **kwargs)
     launch = _launcher(a.x)
     if launch is None:
-        return out.copy_(reference.gate(a.x, a.weight, a.bias, **_site_options(a), out_dtype=out.dtype))
-    launch.gate(a.x, a.weight, a.bias, **_site_options(a), out=out)
+        return out.copy_(reference.gate(a.x, a.weight, a.bias, **a.gate_options, out_dtype=out.dtype))
+    launch.gate(a.x, a.weight, a.bias, **a.gate_options, out=out)
     return out
 
 
-def _eca(*args: object, **kwargs: object) -> Tensor:
+def _eca(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_eca(*args, **kwargs)
-    tail = {"gain": a.gain, "residual": a.residual, "activation": a.activation}
     launch = _launcher(a.x)
     if launch is None:
         # In the dtype of the arithmetic: the copy into `out` is the one rounding.
         dtype = reference.compute_dtype(a.x)
-        return out.copy_(
-            reference.eca(a.x, a.weight, a.bias, **_site_options(a), **tail, out_dtype=dtype)
-        )
-    launch.eca(a.x, a.weight, a.bias, **_site_options(a), **tail, out=out)
+        return out.copy_(reference.eca(a.x, a.weight, a.bias, **a.eca_options, out_dtype=dtype))
+    launch.eca(a.x, a.weight, a.bias, **a.eca_options, out=out)
     return out
 
 
-def _gate_from_pool(*args: object, **kwargs: object) -> Tensor:
+def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_gate_from_pool(*args, **kwargs)
-    options = {"circular": a.circular, "gate": a.gate}
+    options: dict[str, Any] = {"circular": a.circular, "gate": a.gate}
     launch = _launcher(a.pooled)
     if launch is None:
-        return out.copy_(
-            reference.gate_from_pool(a.pooled, a.weight, a.bias, **options, out_dtype=out.dtype)
-        )
+        return out.copy_(reference.gate_from_pool(a.pooled, a.weight, a.bias, **options, out_dtype=out.dtype))
     launch.gate_from_pool(a.pooled, a.weight, a.bias, **options, out=out)
     return out
 
 
-def _gate_from_pool_backward(*args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
+def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     a, outs = check_and_allocate_gate_from_pool_backward(*args, **kwargs)
-    options = {"circular": a.circular, "gate": a.gate}
+    options: dict[str, Any] = {"circular": a.circular, "gate": a.gate}
     launch = _launcher(a.pooled)
     if launch is None:
         grads = reference.gate_from_pool_backward(a.grad, a.pooled, a.weight, a.bias, **options)
@@ -69,16 +64,6 @@ def _gate_from_pool_backward(*args: object, **kwargs: object) -> tuple[Tensor, T
             a.grad, a.pooled, a.weight, a.bias, **options, d_pooled=d_pooled, d_weight=d_weight, d_bias=d_bias
         )
     return outs
-
-
-def _site_options(a: SiteArguments) -> dict[str, object]:
-    return {
-        "bn": a.bn,
-        "bn_eps": a.bn_eps,
-        "pre_activation": a.pre_activation,
-        "circular": a.circular,
-        "gate": a.gate,
-    }
 
 
 def _launcher(x: Tensor) -> ModuleType | None:

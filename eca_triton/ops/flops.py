@@ -1,0 +1,66 @@
+"""FLOP formulas for `torch.utils.flop_counter`: 2 N C k for the convolution, twice that for its backward.
+
+A multiply and an add per tap, as torch counts a convolution. Pooling, gate and rescale count nothing there:
+an operator counts what the eager spelling of the block counts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import torch
+
+_FLOP_COUNTER = "torch.utils.flop_counter"
+
+
+def _convolution(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+    return 2 * x[0] * x[1] * weight[-1]
+
+
+def _convolution_backward(
+    grad: Sequence[int], pooled: Sequence[int], weight: Sequence[int], *_: object, **__: object
+) -> int:
+    return 2 * _convolution(pooled, weight)
+
+
+def _register() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    namespace = torch.ops.eca_triton
+    register_flop_formula([namespace.gate, namespace.eca, namespace.gate_from_pool])(_convolution)
+    register_flop_formula(namespace.gate_from_pool_backward)(_convolution_backward)
+
+
+class _OnImport(MetaPathFinder):
+    """Registers the formulas when somebody imports the flop counter.
+
+    Importing it ourselves would import Triton, and the first call of an operator is too late: a
+    `FlopCounterMode` copies the registry when it is made.
+    """
+
+    def find_spec(self, name: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != _FLOP_COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            _register()
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]  # this spec's own loader
+        return spec
+
+
+if _FLOP_COUNTER in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _OnImport())
