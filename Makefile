@@ -26,7 +26,7 @@ fmt: $(READY)
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 bench: $(READY)
-	$(PYTEST) benchmarks --benchmark-only
+	$(PYTEST) benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-sort=fullname
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
