@@ -1,7 +1,7 @@
 """What one call costs the host, on maps so small that nothing else counts; `make bench` runs it.
 
-`cuda` rows show what matters: dispatch, checks, allocation and launch. On a CPU the reference, which is written
-for clarity and not for speed, does the arithmetic; there the rows only guard against a slower path to it.
+`cuda` rows show what matters: dispatch, checks, allocation and launch. On a CPU the reference, written
+for clarity and not for speed, does the arithmetic: there the rows only guard against a slower path to it.
 """
 
 from __future__ import annotations
