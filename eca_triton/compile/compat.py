@@ -61,7 +61,7 @@ def without_modes(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _disable_current_modes(), torch.no_grad():
+        with _disable_current_modes():
             return function(*args, **kwargs)
 
     return wrapper

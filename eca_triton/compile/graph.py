@@ -50,6 +50,8 @@ def op_name(node: fx.Node) -> str:
     if node.op != "call_function":
         return ""
     target = node.target
+    if target is getattr:
+        return str(node.args[1])
     if isinstance(target, torch._ops.OpOverload):
         namespace, _, name = target._schema.name.partition("::")
         return name if namespace == "aten" else ""
@@ -99,7 +101,9 @@ def tensor_users(node: fx.Node) -> list[fx.Node]:
 def _reads_shape_only(user: fx.Node, node: fx.Node) -> bool:
     if op_name(user) in ("expand_as", "view_as", "reshape_as", "type_as"):
         return user.args[0] is not node
-    return op_name(user) in ("size", "dim", "numel", "getattr") and not isinstance(value(user), torch.Tensor)
+    return op_name(user) in ("size", "dim", "numel", "shape", "ndim", "dtype", "device") and not is_tensor(
+        user
+    )
 
 
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
@@ -153,6 +157,16 @@ def changed_between(node: fx.Node, first: fx.Node, last: fx.Node) -> bool:
     memory, current = storage(node), first
     while current is not last and current.op != "output":
         if any(storage(arg) == memory for arg in written(current)):
+            return True
+        current = current.next
+    return False
+
+
+def grad_mode_changes_between(first: fx.Node, last: fx.Node) -> bool:
+    """Whether `no_grad`, `enable_grad` or `inference_mode` begins or ends from `first` up to `last`."""
+    current = first
+    while current is not last and current.op != "output":
+        if any(mode in op_name(current) for mode in ("set_grad_enabled", "inference_mode")):
             return True
         current = current.next
     return False

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx
 
 from .compat import CustomGraphPass, as_passes, inductor_config
@@ -97,7 +96,7 @@ def _facts(site: Site) -> Facts:
         positions=math.prod(shape) // max(1, shape[0] * shape[site.channel_dim]),
         dtype=x.dtype,
         device=x.device.type,
-        grad=torch.is_grad_enabled() and (x.requires_grad or value(site.weight).requires_grad),
+        grad=value(site.mul).requires_grad,
         batch_norm=None if norm is None else "train" if norm.training else "eval",
         folds=site.folds,
         source_is_stored=site.source_is_stored,

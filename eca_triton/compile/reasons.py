@@ -14,6 +14,7 @@ NOT_MEAN = "ECA109"
 CHANNEL_ORDER = "ECA110"
 MUTATED = "ECA111"
 DTYPE = "ECA112"
+GRAD_MODE = "ECA113"
 DEVICE = "ECA201"
 KERNEL_DTYPE = "ECA202"
 TINY = "ECA203"
@@ -33,6 +34,7 @@ REASONS: dict[str, str] = {
     CHANNEL_ORDER: "the views reorder channels or mix images",
     MUTATED: "the map is changed in place between pooling and multiplication",
     DTYPE: "the map is not a real floating-point tensor",
+    GRAD_MODE: "gradients are switched on or off between pooling and multiplication",
     DEVICE: "the map is not on a CUDA device",
     KERNEL_DTYPE: "the kernels take float32, float16 and bfloat16 only",
     TINY: "the map is so small that an opaque call costs more than it saves",

@@ -8,6 +8,7 @@ must lead to the same x. `probe` decides both by running the chain on indices.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,16 @@ import torch
 from torch import fx
 
 from .compat import without_modes
-from .graph import bind, changed_between, is_tensor, op_name, tensor_inputs, tensor_users, value
+from .graph import (
+    bind,
+    changed_between,
+    grad_mode_changes_between,
+    is_tensor,
+    op_name,
+    tensor_inputs,
+    tensor_users,
+    value,
+)
 from .neighbours import IN_PLACE_MULTIPLICATIONS, MULTIPLICATIONS, BatchNorm, producer, tail_of
 from .probe import SAME_ELEMENTS, SCALAR_FUNCTIONS, VIEWS, Probe, Sizes, in_order
 from .reasons import (
@@ -26,6 +36,7 @@ from .reasons import (
     DTYPE,
     EVEN_TAPS,
     GATE_PATH,
+    GRAD_MODE,
     MUTATED,
     NOT_MEAN,
     OTHER_OPERAND,
@@ -146,7 +157,9 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
         raise NoMatchError(OTHER_OPERAND, "the gate is broadcast against a map of another shape")
     if changed_between(x, backward[0], mul):
         raise NoMatchError(MUTATED)
-    channel_dim = _channel_dim(x, vector, backward, sizes)
+    if grad_mode_changes_between(backward[0], mul):
+        raise NoMatchError(GRAD_MODE)
+    channel_dim = _channel_dim(x, conv, backward, sizes)
     gate = _gate_function(shape, channel_dim, forward, sizes)
     padding = [arguments["input"]] if vector is not arguments["input"] else []
     batch_norm, activation = producer(x, {backward[0], mul}, conv, channel_dim)
@@ -241,29 +254,33 @@ def _backward(vector: fx.Node, x: fx.Node) -> list[fx.Node]:
     return chain
 
 
-def _channel_dim(x: fx.Node, vector: fx.Node, backward: list[fx.Node], sizes: Sizes) -> int:
+def _channel_dim(x: fx.Node, conv: fx.Node, backward: list[fx.Node], sizes: Sizes) -> int:
     """Channels lie along dim 1, or along the last one ([N, L, C]); else raise the reason for dim 1."""
     last = int(value(x).dim()) - 1
     try:
-        _check_pool(x, 1, vector, backward, sizes)
+        _check_pool(x, conv, 1, backward, sizes)
         return 1
     except NoMatchError as no:
         try:
-            _check_pool(x, last, vector, backward, sizes)
+            _check_pool(x, conv, last, backward, sizes)
         except NoMatchError:
             raise no from None
         return last
 
 
-def _check_pool(x: fx.Node, channel_dim: int, vector: fx.Node, backward: list[fx.Node], sizes: Sizes) -> None:
+def _check_pool(x: fx.Node, conv: fx.Node, channel_dim: int, backward: list[fx.Node], sizes: Sizes) -> None:
     probe = Probe.of_map(tuple(value(x).shape), channel_dim, sizes)
     plain = list(probe.index.shape)
     images, channels = plain[0], plain[channel_dim]
     for source, node in itertools.pairwise([x, *backward]):
         probe.pool(node, source)
-    expected = sizes(tuple(value(vector).shape))
-    if tuple(expected[:2]) != (images, 1) or channels not in expected[2:]:
-        raise NoMatchError(CHANNEL_ORDER, f"the convolution runs over {tuple(value(vector).shape)}")
+    expected = sizes(tuple(value(backward[-1]).shape))
+    taps = value(bind(conv)["weight"]).shape[2:]
+    along = [size for size, reach in zip(expected[2:], taps, strict=True) if reach > 1] or [
+        math.prod(expected[2:])
+    ]
+    if tuple(expected[:2]) != (images, 1) or along != [channels]:
+        raise NoMatchError(CHANNEL_ORDER, f"the convolution runs over {expected}")
     probe.pooled_like(expected)
 
 
