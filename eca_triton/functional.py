@@ -70,8 +70,7 @@ def eca(
     Example:
         >>> out = eca(torch.randn(2, 64, 56, 56), torch.randn(1, 1, 3))
     """
-    if not torch.is_autocast_enabled(x.device.type):
-        checks.check_same_dtype("eca", x, weight)
+    checks.check_same_dtype("eca", x, weight)
     mean, var, bn_weight, bn_bias, eps = batch_norm or _NO_BATCH_NORM
     tensors = (x, weight, bias, mean, var, bn_weight, bn_bias, residual)
     options: dict[str, Any] = {
@@ -104,8 +103,7 @@ def eca_gate(
     Example:
         >>> g = eca_gate(torch.randn(2, 64, 56, 56), torch.randn(1, 1, 3))
     """
-    if not torch.is_autocast_enabled(x.device.type):
-        checks.check_same_dtype("gate", x, weight)
+    checks.check_same_dtype("gate", x, weight)
     mean, var, bn_weight, bn_bias, eps = batch_norm or _NO_BATCH_NORM
     tensors = (x, weight, bias, mean, var, bn_weight, bn_bias)
     options: dict[str, Any] = {
