@@ -16,6 +16,7 @@ from .kernels.gate import gate_kernel
 from .kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from .kernels.pool import pool_kernel
 from .kernels.rescale import rescale_kernel
+from .tuning.config import Device
 from .tuning.heuristic import backward_block, gate_block, pool_config, power_of_2, rescale_config
 from .tuning.layout import common_layout
 
@@ -23,7 +24,7 @@ BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 """Running mean, running variance, weight, bias: [C] each."""
 
 _MAX_INDEX = 2**31 - 2**16  # programs and indices along one axis are int32; a block past the end must fit too
-_INTERPRETER_SMS = 4  # "SMs" of a CPU in the interpreter: few, so that tests stay quick and still see splits
+_INTERPRETER = Device(num_sms=4, warp_size=32)  # few, so that it stays quick and still cuts small maps
 
 
 def supports(x: Tensor) -> bool:
@@ -83,7 +84,7 @@ def gate_from_pool_backward(
     d_weight: Tensor,
     d_bias: Tensor,
 ) -> None:
-    """Fills d_pooled [N, C] (any strides), d_weight (k values) and d_bias (one) for grad and pooled [N, C]."""
+    """Fills d_pooled [N, C] (any strides), d_weight (k values), d_bias (one value); grad, pooled: [N, C]."""
     n, c = pooled.shape
     total = n * c
     taps = weight.numel()
@@ -126,15 +127,27 @@ def eca(
     with _on_device_of(x):
         # The kernels that read the map once are chosen here, by shape and layout; two passes take any map.
         partial = _pool(x, bn, bn_eps, pre_activation)
-        _rescale(
-            x, partial, weight, bias, bn, bn_eps, pre_activation, circular, gate, gain, residual, activation, out
-        )
+        maps = [x, out] if residual is None else [x, out, residual]
+        layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
+        config = rescale_config(layout, max(tensor.element_size() for tensor in maps), _device(x.device))
+        x_strides, out_strides, residual_strides = layout.strides[0], layout.strides[1], layout.strides[-1]
+        grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
+        taps = weight.numel()
+        rescale_kernel[grid](
+            x, partial, weight, bias, residual, out, *_vectors(bn), bn_eps, gain,
+            layout.n, layout.c, layout.hw, *layout.spatial[1:], weight.stride(-1),
+            *x_strides, *residual_strides, *out_strides,
+            K=taps, CIRCULAR=circular, GATE=gate, PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
+            POOL_SPLITS=partial.shape[1], SPLITS=config.splits,
+            BLOCK_K=power_of_2(taps), BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
+            VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
+        )  # fmt: skip
 
 
 def _pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
     """Partial sums over the spatial dims, fp32 [N, splits, C]."""
     layout = common_layout(x.shape, x.stride())
-    config = pool_config(layout, x.element_size(), _num_sms(x.device))
+    config = pool_config(layout, x.element_size(), _device(x.device))
     partial = torch.empty((layout.n, config.splits, layout.c), dtype=torch.float32, device=x.device)
     grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
     pool_kernel[grid](
@@ -170,39 +183,6 @@ def _gate(
     )  # fmt: skip
 
 
-def _rescale(
-    x: Tensor,
-    partial: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    pre_activation: str,
-    circular: bool,
-    gate: str,
-    gain: float,
-    residual: Tensor | None,
-    activation: str,
-    out: Tensor,
-) -> None:
-    maps = [x, out] if residual is None else [x, out, residual]
-    layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
-    itemsize = max(tensor.element_size() for tensor in maps)
-    config = rescale_config(layout, itemsize, _num_sms(x.device))
-    x_strides, out_strides = layout.strides[:2]
-    residual_strides = layout.strides[-1]
-    grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
-    rescale_kernel[grid](
-        x, partial, weight, bias, residual, out, *_vectors(bn), bn_eps, gain,
-        layout.n, layout.c, layout.hw, *layout.spatial[1:], weight.stride(-1),
-        *x_strides, *residual_strides, *out_strides,
-        K=weight.numel(), CIRCULAR=circular, GATE=gate, PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
-        POOL_SPLITS=partial.shape[1], SPLITS=config.splits,
-        BLOCK_K=power_of_2(weight.numel()), BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
-        VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
-    )  # fmt: skip
-
-
 def _vectors(bn: BatchNorm | None) -> tuple[Tensor | None, ...]:
     """The four batch norm arguments of a kernel; None leaves the code for it out."""
     if bn is None:
@@ -218,7 +198,8 @@ def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
 
 
 @cache
-def _num_sms(device: torch.device) -> int:
+def _device(device: torch.device) -> Device:
     if device.type == "cpu":
-        return _INTERPRETER_SMS
-    return torch.cuda.get_device_properties(device).multi_processor_count
+        return _INTERPRETER
+    properties = torch.cuda.get_device_properties(device)
+    return Device(num_sms=properties.multi_processor_count, warp_size=properties.warp_size)

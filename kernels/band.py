@@ -12,7 +12,7 @@ from .elementwise import batch_norm_terms
 
 @triton.jit
 def neighbours(offs_c, mask, C, K: tl.constexpr, CIRCULAR: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Channels offs_c[:, None] + j - K // 2 for taps j, and whether they exist; K // 2 <= C where circular."""
+    """Channels offs_c[:, None] + j - K // 2 of taps j, and whether they exist. Circular: K // 2 <= C."""
     offs_k = tl.arange(0, BLOCK_K)[None, :]
     src = offs_c[:, None] + (offs_k - K // 2)
     if CIRCULAR:
@@ -63,7 +63,7 @@ def band_convolution(
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
     SPLITS: tl.constexpr, K: tl.constexpr, CIRCULAR: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """z[c] = bias + sum_j w[j] * y[c + j - K // 2] for channels offs_c of the row (or rows [:, None]) at row_ptr."""
+    """z[c] = bias + sum_j w[j] * y[c + j - K // 2] for channels offs_c of row_ptr: one row, or [:, None]."""
     src, valid = neighbours(offs_c, mask, C, K, CIRCULAR, BLOCK_K)
     y = pooled_mean(
         row_ptr, src, valid, HW, stride_ps, stride_pc,

@@ -12,7 +12,7 @@ def clamp_0_6(v):
 
 @triton.jit
 def activate(v, ACTIVATION: tl.constexpr):
-    """identity, relu, relu6, silu, gelu (erf form) or hardswish of v."""
+    """The activation of v: identity, relu, relu6, silu, gelu (erf form) or hardswish."""
     tl.static_assert(
         ACTIVATION == "identity"
         or ACTIVATION == "relu"
@@ -37,7 +37,7 @@ def activate(v, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def gate_of(z, GATE: tl.constexpr):
-    """sigmoid or hard_sigmoid of z."""
+    """The gate of z: sigmoid or hard_sigmoid."""
     tl.static_assert(GATE == "sigmoid" or GATE == "hard_sigmoid", "unknown gate")
     if GATE == "sigmoid":
         return 1.0 / (1.0 + tl.exp(-z))

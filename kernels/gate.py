@@ -17,7 +17,8 @@ def gate_kernel(
     """out[n, c] = gate(bias + sum_j w[j] * y[n, c + j - K // 2]), y = batch_norm(sum_s pooled[n, s] / HW).
     One program owns BLOCK of the `total` = N * C entries, in order.
     Reads N * SPLITS * C pooled values (K times, from cache), writes N * C.
-    pooled: [N, SPLITS, C] any strides, w: [K]; out: [N, C] contiguous; fp16/bf16/fp32, fp32 inside."""
+    pooled: [N, SPLITS, C] any strides, w: [K]; out: [N, C] contiguous; fp16/bf16/fp32, fp32 inside.
+    """
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < total
     z = band_convolution(

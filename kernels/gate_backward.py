@@ -16,7 +16,8 @@ def gate_backward_kernel(
     """dz[n, c] = grad[n, c] * gate'(z[n, c]), z recomputed from pooled.
     partial[p, j] = sum of dz * pooled[c + j - K // 2] over program p's entries; partial[p, K] = sum of dz.
     One program owns BLOCK of the `total` = N * C entries, in order.
-    Reads grad and pooled (2K times, from cache), writes dz: [N, C] fp32. grad, pooled: [N, C] any strides."""
+    Reads grad and pooled (2K times, from cache), writes dz: [N, C] fp32. grad, pooled: [N, C] any strides.
+    """
     pid = tl.program_id(0)
     offs = pid * BLOCK + tl.arange(0, BLOCK)
     mask = offs < total
@@ -46,9 +47,10 @@ def gate_backward_finish_kernel(
     total, C, stride_dn, stride_dc, stride_w, stride_dw,
     K: tl.constexpr, CIRCULAR: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """d_pooled[n, c] = sum_j w[j] * dz[n, c - j + K // 2]; d_weight[j] = sum_p partial[p, j], d_bias likewise.
+    """d_pooled[n, c] = sum_j w[j] * dz[n, c - j + K // 2]; d_weight, d_bias: column sums of partial.
     The first cdiv(total, BLOCK) programs own BLOCK entries of d_pooled each; the last K + 1 own one column of
-    partial each and add it in a fixed order. dz, partial: fp32; d_pooled: [N, C] any strides."""
+    partial each and add it in a fixed order. dz, partial: fp32; d_pooled: [N, C] any strides.
+    """
     pid = tl.program_id(0)
     rows = tl.cdiv(total, BLOCK)
     if pid < rows:
@@ -56,7 +58,7 @@ def gate_backward_finish_kernel(
         mask = offs < total
         n = (offs // C).to(tl.int64)
         offs_c = offs % C
-        # Taps in reverse: neighbour j of the reversed band is channel c + j - K // 2 = c - (K - 1 - j) + K // 2.
+        # The band reversed: its tap j is w[K - 1 - j], and sits at channel c + j - K // 2.
         src, valid = neighbours(offs_c, mask, C, K, CIRCULAR, BLOCK_K)
         w = taps(weight_ptr + (K - 1) * stride_w, -stride_w, K, BLOCK_K)
         d_pooled = band_sum(w, tl.load(dz_ptr + (n * C)[:, None] + src, mask=valid, other=0.0), valid)

@@ -19,7 +19,8 @@ def pool_kernel(
     Reads x once (S bytes), writes N * SPLITS * C fp32. x: [N, C, HW] fp16/bf16/fp32, any strides.
     VEC_C (VEC_HW): along the axis of stride 1, its extent and the other strides are multiples of this.
     WINDOW > 1: rows of a contiguous x start anywhere. Each is read in vectors of WINDOW from the aligned one
-    that holds its first element, and the lanes of other rows are dropped from the sum."""
+    that holds its first element, and the lanes of other rows are dropped from the sum.
+    """
     pid = tl.program_id(0)
     blocks_c = tl.cdiv(C, BLOCK_C)
     n = (pid // (blocks_c * SPLITS)).to(tl.int64)

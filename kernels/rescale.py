@@ -21,10 +21,11 @@ def rescale_kernel(
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
-    """out = activation(gain * xhat * g[n, c] + residual), xhat = pre_activation(batch_norm(x)).
+    """out[n, c, :] = activation(gain * xhat * g[n, c] + residual), xhat = pre_activation(batch_norm(x)).
     One program owns BLOCK_C channels of one image and one of SPLITS ranges of hw; it forms its own gates
-    from partial: [N, POOL_SPLITS, C] fp32. Images go last to first: the end of x is still in L2 after pooling.
-    Reads x and residual once (2 S), writes out (S). x, residual, out: [N, C, HW] fp16/bf16/fp32, any strides."""
+    from partial: [N, POOL_SPLITS, C] fp32. Images go last to first: pooling left the last in L2.
+    Reads x and residual once (2 S), writes out (S); each: [N, C, HW] fp16/bf16/fp32, any strides.
+    """
     pid = tl.program_id(0)
     blocks_c = tl.cdiv(C, BLOCK_C)
     n = (N - 1 - pid // (blocks_c * SPLITS)).to(tl.int64)

@@ -1,8 +1,21 @@
-"""What a kernel launch is free to choose."""
+"""What a kernel launch is free to choose, and what the choice depends on besides the map."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Device:
+    """The properties of a GPU that configs depend on.
+
+    Attributes:
+        num_sms: streaming multiprocessors (compute units).
+        warp_size: threads per warp.
+    """
+
+    num_sms: int
+    warp_size: int
 
 
 @dataclass(frozen=True)

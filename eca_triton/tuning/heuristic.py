@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import Config
+from .config import Config, Device
 from .layout import Layout
 
 VECTOR_BYTES = 16  # the widest load or store of a thread
@@ -14,22 +14,22 @@ MAX_SPLITS = 32  # every gate adds this many partial sums
 PROGRAMS_PER_SM = 8  # 64 KB in flight per SM
 
 
-def pool_config(layout: Layout, itemsize: int, num_sms: int) -> Config:
+def pool_config(layout: Layout, itemsize: int, device: Device) -> Config:
     """Config of the pool kernel for one tensor."""
     vector = VECTOR_BYTES // itemsize
     vec_hw = layout.vector(2, vector)
-    # Rows that start off a vector boundary would be read element by element. Aligned windows read whole vectors
-    # instead; the last one ends inside the tensor only if the tensor is a whole number of vectors. Rows shorter
-    # than a vector gain nothing.
+    # Rows that start off a vector boundary would be read element by element; aligned windows read whole
+    # vectors instead. The last one ends inside the tensor only if the tensor is a whole number of vectors,
+    # and rows shorter than a vector gain nothing.
     windowed = (
         vec_hw < vector <= layout.hw and layout.contiguous and layout.n * layout.c * layout.hw % vector == 0
     )
-    return _tile(layout, itemsize, num_sms, window=vector if windowed else 1)
+    return _tile(layout, itemsize, device, window=vector if windowed else 1)
 
 
-def rescale_config(layout: Layout, itemsize: int, num_sms: int) -> Config:
-    """Config of the rescale kernel; `layout` covers x, out and the residual, `itemsize` is the largest of theirs."""
-    return _tile(layout, itemsize, num_sms, window=1)
+def rescale_config(layout: Layout, itemsize: int, device: Device) -> Config:
+    """Config of the rescale kernel; `layout` covers x, out and the residual, `itemsize` is their largest."""
+    return _tile(layout, itemsize, device, window=1)
 
 
 def gate_block(splits: int, block_k: int) -> int:
@@ -53,7 +53,7 @@ def power_of_2(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _tile(layout: Layout, itemsize: int, num_sms: int, window: int) -> Config:
+def _tile(layout: Layout, itemsize: int, device: Device, window: int) -> Config:
     vector = VECTOR_BYTES // itemsize
     vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
     span = layout.hw + window - 1
@@ -72,7 +72,7 @@ def _tile(layout: Layout, itemsize: int, num_sms: int, window: int) -> Config:
     while True:
         programs = layout.n * -(-layout.c // block_c)
         steps = -(-span // block_hw)
-        if programs * min(steps, MAX_SPLITS) >= num_sms or block_c * block_hw <= MIN_TILE:
+        if programs * min(steps, MAX_SPLITS) >= device.num_sms or block_c * block_hw <= MIN_TILE:
             break
         if _channels_innermost(layout) and block_hw > 1:
             block_hw //= 2
@@ -83,15 +83,14 @@ def _tile(layout: Layout, itemsize: int, num_sms: int, window: int) -> Config:
 
     # Cut the spatial dims only when images and channels alone leave the SMs idle.
     splits = 1
-    while programs * splits < PROGRAMS_PER_SM * num_sms and splits * 2 <= min(steps, MAX_SPLITS):
+    while programs * splits < PROGRAMS_PER_SM * device.num_sms and splits * 2 <= min(steps, MAX_SPLITS):
         splits *= 2
-    # 8 elements (a vector of bf16) per thread at least, and 4 warps at most: more programs beat wider ones.
-    num_warps = max(1, min(4, block_c * block_hw // 256))
+    # At least 8 elements, a vector of bf16, per thread.
+    num_warps = max(1, min(THREADS, block_c * block_hw // 8) // device.warp_size)
     return Config(block_c, block_hw, splits, num_warps, vec_c, vec_hw, window)
 
 
 def _channels_innermost(layout: Layout) -> bool:
-    """Whether threads should run along channels: the first tensor is densest there, or has one element per channel."""
+    """Whether threads should run along channels: the first tensor is densest there, or has no other axis."""
     strides = layout.strides[0]
     return layout.hw == 1 or (layout.c > 1 and strides[1] < strides[4])
-

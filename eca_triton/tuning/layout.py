@@ -50,7 +50,7 @@ class Layout:
         vector, so that every row starts and ends on one. A run of W inside a cropped map does not qualify.
         """
         unit = 1 if axis == 1 else 4
-        if axis == 2 and not self.flat or any(strides[unit] != 1 for strides in self.strides):
+        if (axis == 2 and not self.flat) or any(strides[unit] != 1 for strides in self.strides):
             return 1
         extents = [self.c if axis == 1 else self.hw]
         for strides in self.strides:

@@ -1,0 +1,144 @@
+"""Compile what the launcher would launch, for GPUs that are not there, and read the machine code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from eca_triton import launch
+from eca_triton.tuning.config import Device
+
+TARGETS = {  # of Triton's compiler
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+
+DEVICES = {  # of the heuristics
+    "sm_80": Device(num_sms=108, warp_size=32),
+    "sm_90": Device(num_sms=132, warp_size=32),
+    "sm_100": Device(num_sms=148, warp_size=32),
+    "gfx942": Device(num_sms=304, warp_size=64),
+}
+
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One captured kernel launch: argument name -> value, as the launcher passed it."""
+
+    kernel: JITFunction
+    arguments: dict[str, object]
+    num_warps: int
+    grid: tuple[int, ...]
+    target: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """What the compiler made of a launch."""
+
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    loads: dict[int, int]  # global loads in the code, by width in bits
+    stores: dict[int, int]
+
+
+def captured(target: str, function: Callable[..., None], *arguments: object) -> list[Launch]:
+    """The launches that a function of `eca_triton.launch` makes for meta tensors, none of which runs."""
+    launches = []
+
+    def record(
+        kernel: JITFunction, *args: object, grid: tuple[int, ...], warmup: bool, **kwargs: object
+    ) -> None:
+        num_warps = kwargs.pop("num_warps", 4)
+        named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
+        assert set(named) == set(kernel.arg_names)
+        launches.append(Launch(kernel, named, num_warps, grid, target))
+
+    device = mock.patch.object(launch, "_device", return_value=DEVICES[target])
+    with mock.patch.object(JITFunction, "run", record), device:
+        function(*arguments)
+    return launches
+
+
+def compiled(item: Launch) -> Code:
+    """Compiles as Triton does at a launch: 1 is a constant, multiples of 16 and aligned pointers are known."""
+    signature, constants, attributes = {}, {}, {}
+    for index, (parameter, name) in enumerate(zip(item.kernel.params, item.kernel.arg_names, strict=True)):
+        value = item.arguments[name]
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+            signature[name] = "constexpr"
+            constants[(index,)] = value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[name] = _TYPES[value.dtype]  # meta tensors stand for whole allocations: aligned
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(item.kernel, signature, constants, attributes)
+    target = TARGETS[item.target]
+    binary = triton.compile(source, target=target, options={"num_warps": item.num_warps})
+    return _read_amd(binary) if target.backend == "hip" else _read_nvidia(binary)
+
+
+def _read_nvidia(binary: triton.compiler.CompiledKernel) -> Code:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        usage = _run("cuobjdump", "--dump-resource-usage", file.name)
+        sass = _run("nvdisasm", "-c", file.name)
+    registers, stack, local = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL"))
+    widths = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "": 32, "64": 64, "128": 128}
+    accesses = {"LDG": {}, "STG": {}}
+    for kind, modifiers in re.findall(r"\b(LDG|STG)\.(\S+)", sass):
+        found = [part for part in modifiers.split(".") if part in widths and part]
+        width = widths[found[0] if found else ""]
+        accesses[kind][width] = accesses[kind].get(width, 0) + 1
+    return Code(registers, stack + local, binary.metadata.shared, accesses["LDG"], accesses["STG"])
+
+
+def _read_amd(binary: triton.compiler.CompiledKernel) -> Code:
+    asm = binary.asm["amdgcn"]
+    registers = int(re.search(r"\.vgpr_count:\s+(\d+)", asm)[1])
+    spilled = 4 * int(re.search(r"\.vgpr_spill_count:\s+(\d+)", asm)[1])
+    widths = {"ubyte": 8, "ushort": 16, "short": 16, "dword": 32, "dwordx2": 64, "dwordx3": 96}
+    widths["dwordx4"] = 128
+    accesses = {"load": {}, "store": {}}
+    for kind, modifiers in re.findall(r"\b(?:global|buffer)_(load|store)_(\S+)", asm):
+        found = [part for part in modifiers.split("_") if part in widths]
+        width = widths[found[0]]
+        accesses[kind][width] = accesses[kind].get(width, 0) + 1
+    return Code(registers, spilled, binary.metadata.shared, accesses["load"], accesses["store"])
+
+
+@cache
+def _tool(name: str) -> str:
+    """A CUDA binary tool, which Triton's own wheel carries."""
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([_tool(tool), *arguments], check=True, capture_output=True, text=True).stdout
