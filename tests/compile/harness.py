@@ -1,0 +1,63 @@
+"""Dynamo graphs, lowered but not compiled: what the tests of recognition and of numbers run on."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, fx, nn
+from torch._dynamo.backends.registry import lookup_backend
+
+from eca_triton.compile.passes import lower_graph
+from eca_triton.compile.plan import Settings
+
+
+class Lowering:
+    """A backend for torch.compile that lowers every ECA site and hands the graph on to the backend `then`.
+
+    Attributes:
+        graphs: the lowered graphs, in the order in which Dynamo delivered them.
+        sites: the records of the sites that were lowered.
+        rejected: the records of the sites and candidates that were left alone.
+    """
+
+    def __init__(self, then: str = "eager") -> None:
+        self.then: Callable = lookup_backend(then)
+        self.graphs: list[fx.GraphModule] = []
+        self.records: list = []
+
+    def __call__(self, gm: fx.GraphModule, example_inputs: list[Tensor]) -> Callable:
+        self.records += lower_graph(gm, Settings(force=True))
+        self.graphs.append(gm)
+        return self.then(gm, example_inputs)
+
+    @property
+    def sites(self) -> list:
+        return [record for record in self.records if record.lowered]
+
+    @property
+    def rejected(self) -> list:
+        return [record for record in self.records if not record.lowered]
+
+    def compile(self, model: nn.Module, dynamic: bool | None = False) -> Callable:
+        """Compile model as one graph, forgetting what was compiled before."""
+        torch._dynamo.reset()
+        return torch.compile(model, backend=self, fullgraph=True, dynamic=dynamic)
+
+    def nodes(self) -> Iterator[fx.Node]:
+        """All nodes of all graphs and their sub-graphs."""
+        for graph in self.graphs:
+            for module in graph.modules():
+                if isinstance(module, fx.GraphModule):
+                    yield from module.graph.nodes
+
+    def calls(self, *targets: Callable) -> list[fx.Node]:
+        return [node for node in self.nodes() if node.target in targets]
+
+    def own_calls(self) -> list[str]:
+        """The names of our ops in the graphs: "gate", "gate_from_pool" or "eca"."""
+        names = [str(node.target) for node in self.nodes() if node.op == "call_function"]
+        return [name.split(".")[1] for name in names if name.startswith("eca_triton.")]
+
+
+def leaf(x: Tensor) -> Tensor:
+    """A copy of x with the same strides that requires grad."""
+    return x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
