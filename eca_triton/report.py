@@ -26,7 +26,7 @@ class Report:
     """The sites of one model and, where it was lowered for a GPU, what the network costs before and after.
 
     Attributes:
-        sites: One record per ECA-like site, in the order of the graph.
+        sites: One record per ECA-like site; those of a graph in its order, rejected candidates last.
         comparison: Stock Inductor's lowering beside ours, or None when no target was named.
     """
 

@@ -1,0 +1,229 @@
+"""`python -m eca_triton explain`: a row per ECA-like site, one JSON object, errors that help."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eca_triton.__main__ import main
+from eca_triton.compile.reasons import REASONS
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE_KEYS = ["name", "shape", "k", "plan", "lowered", "fused", "reason", "traffic_before", "traffic_after"]
+TOTAL_KEYS = ["sites", "lowered"] + [
+    f"{quantity}_{when}"
+    for quantity in ("kernels", "external_calls", "bytes")
+    for when in ("before", "after")
+]
+
+OWN_MODEL = """
+import torch
+from torch import nn
+
+
+class Attention(nn.Module):
+    def __init__(self, before_gate):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.before_gate = before_gate
+
+    def forward(self, x):
+        gate = self.before_gate(self.conv(x.mean((2, 3))[:, None])).sigmoid()
+        return x * gate.view(*x.shape[:2], 1, 1)
+
+
+def network():
+    ours, other = Attention(nn.Identity()), Attention(nn.GELU())
+    first, second = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 1, bias=False)
+    model = nn.Sequential(first, other, second, nn.BatchNorm2d(64), ours, nn.ReLU())
+    return model, torch.randn(8, 3, 34, 34)
+
+
+def not_a_pair():
+    return 7
+
+
+def broken():
+    return nn.Linear(3, 4), (torch.randn(2, 5),)
+"""
+
+
+@pytest.fixture
+def own_model(tmp_path: Path) -> str:
+    file = tmp_path / "own_model.py"
+    file.write_text(OWN_MODEL)
+    return str(file)
+
+
+def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The JSON object that a successful run prints."""
+    assert main(["explain", *arguments, "--json"]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The message of a run that exits with 2 and prints nothing else."""
+    assert main(["explain", *arguments]) == 2
+    out, message = capsys.readouterr()
+    assert out == ""
+    return message
+
+
+def test_every_site_of_a_timm_network_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = explain(capsys, "timm:ecaresnet26t", "--batch", "8", "--size", "224", "--dtype", "bf16")
+    assert list(answer) == ["sites", "totals"]
+    assert all(list(site) == SITE_KEYS for site in answer["sites"])
+    assert [site["name"] for site in answer["sites"]] == [
+        f"layer{layer}.{block}.se" for layer in (1, 2, 3, 4) for block in (0, 1)
+    ]
+    first = answer["sites"][0]
+    assert (first["shape"], first["k"], first["plan"], first["lowered"]) == (
+        [8, 256, 56, 56],
+        5,
+        "gate",
+        True,
+    )
+    assert first["fused"] == ["batch_norm", "residual", "relu"]
+    assert (first["reason"], first["traffic_before"], first["traffic_after"]) == (None, 5.0, 4.0)
+
+
+def test_without_a_target_the_totals_of_the_network_are_null(
+    capsys: pytest.CaptureFixture[str], own_model: str
+) -> None:
+    totals = explain(capsys, f"{own_model}:network")["totals"]
+    assert list(totals) == TOTAL_KEYS
+    assert (totals["sites"], totals["lowered"]) == (2, 1)
+    assert all(totals[key] is None for key in TOTAL_KEYS[2:])
+
+
+def test_training_is_planned_differently(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
+    inference, training = (explain(capsys, f"{own_model}:network", *mode) for mode in ([], ["--training"]))
+    assert [site["plan"] for site in inference["sites"]] == ["gate", "skip"]
+    assert [site["plan"] for site in training["sites"]] == ["pool", "skip"]
+
+
+def test_a_site_left_alone_has_its_reason_and_no_traffic(
+    capsys: pytest.CaptureFixture[str], own_model: str
+) -> None:
+    left = explain(capsys, f"{own_model}:network")["sites"][1]
+    assert (left["plan"], left["lowered"], left["reason"], left["fused"]) == ("skip", False, "ECA104", [])
+    assert left["traffic_before"] is left["traffic_after"] is None
+
+
+@pytest.mark.parametrize("layout", [[], ["--channels-last"]], ids=["contiguous", "channels_last"])
+def test_with_a_target_bytes_and_kernels_fall(
+    capsys: pytest.CaptureFixture[str], own_model: str, layout: list[str]
+) -> None:
+    totals = explain(capsys, f"{own_model}:network", "--dtype", "bf16", "--target", "h200", *layout)["totals"]
+    assert totals["lowered"] == 1
+    assert totals["bytes_after"] < totals["bytes_before"]
+    assert totals["kernels_after"] <= totals["kernels_before"]
+    assert totals["external_calls_after"] <= totals["external_calls_before"]
+
+
+def test_the_table_names_sites_reasons_and_totals(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
+    assert main(["explain", f"{own_model}:network", "--training"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^4 +64 x 32 x 32 +3 +relu +pool ", out, re.MULTILINE)
+    assert re.search(r"^1 .* skip ECA104 +- +-$", out, re.MULTILINE)
+    assert "ECA104: an operation between convolution and multiplication" in out
+    assert "1 of 2 sites lowered" in out
+
+
+def test_stdout_holds_nothing_but_the_object(own_model: str) -> None:
+    noisy = Path(own_model)
+    noisy.write_text("print('a library that talks')\n" + noisy.read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "eca_triton", "explain", f"{own_model}:network", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["totals"]["sites"] == 2
+    assert "a library that talks" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:ecaresnet50", r"timm has no model 'ecaresnet50'; did you mean .*ecaresnet50"),
+        ("resnet", r"a model is timm:NAME or FILE.py:FACTORY, got 'resnet'"),
+        ("missing.py:network", r"no such file: missing.py"),
+        ("{own}:absent", r"has no function 'absent'"),
+        ("{own}:not_a_pair", r"not_a_pair\(\) must return \(model, example_inputs\), got int"),
+    ],
+)
+def test_what_cannot_be_found_is_named(
+    capsys: pytest.CaptureFixture[str], own_model: str, name: str, message: str
+) -> None:
+    assert re.search(message, refused(capsys, name.replace("{own}", own_model)))
+
+
+def test_an_unknown_target_is_named_with_the_choices(
+    capsys: pytest.CaptureFixture[str], own_model: str
+) -> None:
+    message = refused(capsys, f"{own_model}:network", "--target", "tpu")
+    assert "unknown target 'tpu'; choose h200, h100, a100" in message
+
+
+def test_a_factory_chooses_its_own_batch(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
+    assert "--batch and --size are for timm models" in refused(capsys, f"{own_model}:network", "--batch", "4")
+
+
+def test_a_missing_timm_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert "timm is not installed; pip install 'eca_triton[timm]'" in refused(capsys, "timm:ecaresnet26t")
+
+
+def test_a_model_that_cannot_run_exits_with_1(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
+    assert main(["explain", f"{own_model}:broken", "--json"]) == 1
+    out, message = capsys.readouterr()
+    assert out == ""
+    assert f"{own_model}:broken could not be compiled" in message
+
+
+class Terminal(io.StringIO):
+    """Output that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_table_is_drawn_without_colour(
+    monkeypatch: pytest.MonkeyPatch, own_model: str
+) -> None:
+    pytest.importorskip("rich", reason="the extra `cli` draws tables on terminals")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main(["explain", f"{own_model}:network"]) == 0
+    out = sys.stdout.getvalue()  # type: ignore[attr-defined]  # the Terminal set above
+    assert "\u2500\u2500\u2500" in out
+    assert not re.search(r"\x1b\[[0-9;]*(3|4|9|10)[0-9][;m]", out)
+
+
+def test_without_rich_the_table_is_plain(monkeypatch: pytest.MonkeyPatch, own_model: str) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main(["explain", f"{own_model}:network"]) == 0
+    assert sys.stdout.getvalue().startswith("site  C x H x W")  # type: ignore[attr-defined]  # as above
+
+
+def test_every_reason_has_its_line_in_the_documentation() -> None:
+    described = re.findall(r"^\| (ECA\d+) \|", (ROOT / "docs" / "reasons.md").read_text(), re.MULTILINE)
+    assert described == sorted(REASONS)
+
+
+def test_lowering_that_is_switched_off_is_a_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own_model: str
+) -> None:
+    monkeypatch.setenv("ECA_TRITON_DISABLE", "1")
+    assert explain(capsys, f"{own_model}:network")["sites"][0]["reason"] == "ECA204"
