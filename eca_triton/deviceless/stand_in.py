@@ -1,0 +1,62 @@
+"""A model and its inputs with fake tensors in the place of real ones: structure and shapes, no storage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+T = TypeVar("T")
+
+
+class StandIn:
+    """Makes fake tensors on one device, of one dtype and layout if given.
+
+    Args:
+        mode: Fake tensors belong to it.
+        device: Device that they seem to be on.
+        dtype: Replaces every floating dtype.
+        channels_last: 4-dimensional tensors get channels-last strides.
+    """
+
+    def __init__(
+        self, mode: FakeTensorMode, device: torch.device, dtype: torch.dtype | None, channels_last: bool
+    ) -> None:
+        self.mode = mode
+        self.device = device
+        self.dtype = dtype
+        self.channels_last = channels_last
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """A copy that shares nothing with the model. Tensors used in several places stay shared within it."""
+        memo: dict[int, Any] = {id(tensor): self.tensor(tensor) for tensor in _tensors_of(model)}
+        return copy.deepcopy(model, memo)
+
+    def inputs(self, inputs: T) -> T:
+        """The same nest of containers with fake tensors."""
+        result: T = pytree.tree_map_only(Tensor, self.tensor, inputs)
+        return result
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        """A fake tensor of the same shape, strides and requires_grad; a parameter stays one."""
+        dtype = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
+        with self.mode:
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=self.device)
+            if self.channels_last and fake.ndim == 4:
+                fake = fake.contiguous(memory_format=torch.channels_last)
+            if isinstance(tensor, nn.Parameter):
+                return nn.Parameter(fake, requires_grad=tensor.requires_grad)
+            return fake.requires_grad_(tensor.requires_grad)
+
+
+def _tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers and the tensors that a module keeps as plain attributes."""
+    for module in model.modules():
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(value, Tensor):
+                yield value
