@@ -184,4 +184,5 @@ def _windows(y: Tensor, k: int, circular: bool) -> Tensor:
     """The k neighbours of each channel, [N, C] -> [N, C, k]: a NaN reaches the channels that see it only."""
     r = k // 2
     padded = torch.cat((y[:, y.shape[1] - r :], y, y[:, :r]), dim=1) if circular else F.pad(y, (r, r))
-    return padded.unfold(1, k, 1)
+    # Not Tensor.unfold, whose backward has no batching rule.
+    return torch.stack([padded[:, j : j + y.shape[1]] for j in range(k)], dim=-1)

@@ -1,0 +1,146 @@
+"""Derivatives of the operators: first and second order, where they cost nothing, and what runs for them."""
+
+import pytest
+import torch
+from eager_block import assert_as_good_as, eager_eca, eager_gate, to_double
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def doubles(*shapes):
+    return tuple(torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+
+
+class OperatorsRun(TorchDispatchMode):
+    """Names of our operators that reach a backend."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "eca_triton":
+            self.names.append(func._opname)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
+@pytest.mark.parametrize("circular", [False, True], ids=["zeros", "circular"])
+def test_gate_from_pool(circular, gate, check):
+    inputs = doubles((2, 5), (1, 1, 3), (1,))
+    assert check(lambda *a: GATE_FROM_POOL(*a, circular=circular, gate=gate), inputs)
+
+
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
+def test_gate(check):
+    inputs = doubles((2, 4, 2, 2), (5,), (1,), (4,))
+    var = torch.rand(4, dtype=torch.float64) + 0.5
+
+    def gate(x, weight, bias, mean):
+        return GATE(x, weight, bias, mean, var, mean * 2, mean + 1, pre_activation="silu")
+
+    assert check(gate, inputs)
+
+
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_eca(activation, check):
+    inputs = doubles((2, 3, 2), (1, 1, 3), (1,), (2, 3, 2))
+
+    def eca(x, weight, bias, residual):
+        return ECA(x, weight, bias, residual=residual, gain=0.5, activation=activation)
+
+    assert check(eca, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual", "all"])
+def test_gradients_are_as_exact_as_eager_for_every_choice_of_inputs(wanted, layout, dtype):
+    def gradients(block, inputs):
+        inputs = {
+            name: t.detach().clone().requires_grad_(wanted in (name, "all")) for name, t in inputs.items()
+        }
+        residual = inputs["residual"]
+        out = block(
+            inputs["x"], inputs["weight"], inputs["bias"], residual=residual, gain=2.0, activation="relu"
+        )
+        (out * torch.arange(out.numel(), device=out.device).view_as(out).cos()).sum().backward()
+        return {name: t.grad for name, t in inputs.items()}
+
+    inputs = {
+        "x": torch.randn(2, 19, 4, 4).to(dtype, memory_format=layout),
+        "weight": torch.randn(1, 1, 5).to(dtype),
+        "bias": torch.randn(1).to(dtype),
+        "residual": torch.randn(2, 19, 4, 4).to(dtype),
+    }
+    got, native = gradients(ECA, inputs), gradients(eager_eca, inputs)
+    exact = gradients(eager_eca, to_double(inputs))
+    for name, grad in got.items():
+        if wanted in (name, "all"):
+            assert (grad.dtype, grad.shape) == (inputs[name].dtype, inputs[name].shape)
+            assert_as_good_as(grad, native[name], exact[name])
+        else:
+            assert grad is None
+
+
+@pytest.mark.parametrize("grad", [torch.ones(1, 1).expand(2, 6), torch.arange(12.0).view(6, 2).t()])
+def test_incoming_gradients_may_have_any_strides(grad):
+    x, weight = torch.randn(2, 6, 3, 3), torch.randn(1, 1, 3, requires_grad=True)
+    got, wanted = (torch.autograd.grad(block(x, weight), weight, grad) for block in (GATE, eager_gate))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_what_runs_without_gradients_is_one_operator():
+    x, weight = torch.randn(2, 6, 3, 3), torch.randn(1, 1, 3, requires_grad=True)
+    with OperatorsRun() as run, torch.no_grad():
+        ECA(x, weight)
+        GATE(x, weight)
+    assert run.names == ["eca", "gate"]
+    with OperatorsRun() as run:
+        assert not ECA(x, weight.detach()).requires_grad
+    assert run.names == ["eca"]
+
+
+@pytest.mark.parametrize("op", [ECA, GATE, lambda x, w: GATE_FROM_POOL(x.mean((2, 3)), w)])
+def test_what_runs_for_gradients_is_our_gate_and_its_backward(op):
+    x, weight = torch.randn(2, 6, 3, 3), torch.randn(1, 1, 3, requires_grad=True)
+    with OperatorsRun() as run:
+        op(x, weight).sum().backward()
+    assert run.names == ["gate_from_pool", "gate_from_pool_backward"]
+
+
+def test_no_float32_copy_of_a_half_precision_map_is_kept_for_backward():
+    x = torch.randn(2, 6, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(1, 1, 3, dtype=torch.bfloat16, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        ECA(x, weight)
+    assert {t.dtype for t in kept if t.numel() >= x.numel()} == {torch.bfloat16}
+
+
+def test_forward_mode_agrees_with_reverse_mode():
+    (x, weight), (tangent, _) = doubles((2, 4, 3), (3,)), doubles((2, 4, 3), (3,))
+    with forward_ad.dual_level():
+        out = ECA(forward_ad.make_dual(x, tangent), weight)
+        jvp = forward_ad.unpack_dual(out).tangent
+    cotangent = torch.randn_like(jvp)
+    vjp = torch.autograd.grad(ECA(x, weight), x, cotangent)[0]
+    torch.testing.assert_close((jvp * cotangent).sum(), (vjp * tangent).sum())
+
+
+def test_second_order_runs_through_the_backward_operator():
+    pooled, weight = doubles((2, 5), (3,))
+    g = GATE_FROM_POOL(pooled, weight)
+    (first,) = torch.autograd.grad(g.sum(), weight, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), weight)
+    assert second.abs().max() > 0
+    assert GATE_FROM_POOL_BACKWARD(torch.ones_like(pooled), pooled, weight)[1].requires_grad

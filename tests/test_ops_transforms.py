@@ -1,0 +1,109 @@
+"""torch.func over the operators: vmap folds into the batch, grad and jvp see the plain formula."""
+
+import pytest
+import torch
+from eager_block import eager_eca
+from torch.func import grad, hessian, jacrev, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def loop(f, *mapped):
+    outs = [f(*sample) for sample in zip(*mapped, strict=True)]
+    if isinstance(outs[0], tuple):
+        return tuple(torch.stack(parts) for parts in zip(*outs, strict=True))
+    return torch.stack(outs)
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self, op):
+        super().__init__()
+        self.op, self.count = op, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is self.op
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_vmap_over_maps_is_one_call(dim):
+    x, weight = torch.randn(3, 2, 6, 4, 5), torch.randn(1, 1, 3)
+    with Calls(ECA) as calls:
+        out = vmap(lambda x: ECA(x, weight, activation="relu"), in_dims=dim, out_dims=dim)(x.movedim(0, dim))
+    assert calls.count == 1
+    torch.testing.assert_close(out.movedim(dim, 0), loop(lambda x: ECA(x, weight, activation="relu"), x))
+
+
+def test_vmap_with_a_residual_for_every_sample_or_one_for_all():
+    x, weight = torch.randn(3, 2, 6, 4), torch.randn(3)
+    each, shared = torch.randn(3, 2, 6, 4), torch.randn(2, 6, 4)
+
+    def eca(x, residual):
+        return ECA(x, weight, residual=residual)
+
+    torch.testing.assert_close(vmap(eca)(x, each), loop(eca, x, each))
+    torch.testing.assert_close(vmap(eca, (0, None))(x, shared), loop(lambda x: eca(x, shared), x))
+    torch.testing.assert_close(vmap(eca, (None, 0))(shared, each), loop(lambda r: eca(shared, r), each))
+
+
+@pytest.mark.parametrize("mapped", ["weight", "x and weight"])
+def test_vmap_over_weights(mapped):
+    x, weights = torch.randn(3, 2, 6, 4, 5), torch.randn(3, 1, 1, 3)
+    if mapped == "weight":
+        torch.testing.assert_close(
+            vmap(lambda w: GATE(x[0], w))(weights), loop(lambda w: GATE(x[0], w), weights)
+        )
+    else:
+        torch.testing.assert_close(vmap(GATE)(x, weights), loop(GATE, x, weights))
+
+
+def test_vmap_over_pooled_values_and_their_backward():
+    pooled, grads, weight = torch.randn(3, 2, 6), torch.randn(3, 2, 6), torch.randn(1, 1, 3)
+    torch.testing.assert_close(
+        vmap(lambda p: GATE_FROM_POOL(p, weight))(pooled), loop(lambda p: GATE_FROM_POOL(p, weight), pooled)
+    )
+
+    def backward(g, p):
+        return GATE_FROM_POOL_BACKWARD(g, p, weight)
+
+    torch.testing.assert_close(vmap(backward)(grads, pooled), loop(backward, grads, pooled))
+
+
+def test_vmap_of_a_function_whose_weight_needs_a_gradient():
+    x, weight = torch.randn(3, 2, 6, 4).double(), torch.randn(3).double().requires_grad_()
+    (got,) = torch.autograd.grad(vmap(lambda x: ECA(x, weight))(x).cos().sum(), weight)
+    (wanted,) = torch.autograd.grad(loop(lambda x: eager_eca(x, weight), x).cos().sum(), weight)
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("argument", [0, 1], ids=["x", "weight"])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f, i: grad(lambda *a: f(*a).cos().sum(), i),
+        lambda f, i: jacrev(f, i),
+        lambda f, i: hessian(lambda *a: f(*a).cos().sum(), i),
+        lambda f, i: lambda *a: jvp(lambda v: f(*a[:i], v, *a[i + 1 :]), (a[i],), (a[i].cos(),)),
+    ],
+    ids=["grad", "jacrev", "hessian", "jvp"],
+)
+def test_transforms_agree_with_those_of_eager(transform, argument):
+    x, weight = torch.randn(2, 4, 3).double(), torch.randn(3).double()
+    torch.testing.assert_close(transform(ECA, argument)(x, weight), transform(eager_eca, argument)(x, weight))
+
+
+def test_gradients_per_sample():
+    x, weight = torch.randn(3, 2, 4, 3).double(), torch.randn(3).double()
+
+    def gradient(block):
+        return grad(lambda w, x: block(x, w).square().sum())
+
+    torch.testing.assert_close(
+        vmap(gradient(ECA), (None, 0))(weight, x), vmap(gradient(eager_eca), (None, 0))(weight, x)
+    )

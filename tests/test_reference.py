@@ -1,0 +1,132 @@
+"""The reference against the eager block in float64, and its rules for empty, NaN and infinite values."""
+
+import eager_block
+import pytest
+import torch
+from eager_block import assert_as_good_as, eager_eca, eager_gate, to_double
+
+from eca_triton import reference
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SITES = {
+    "plain": {},
+    "circular": {"circular": True},
+    "hard sigmoid": {"gate": "hard_sigmoid"},
+    "batch norm": {"bn": "affine"},
+    "batch norm without affine": {"bn": "plain", "bn_eps": 1e-3},
+    "batch norm, relu": {"bn": "affine", "pre_activation": "relu"},
+    "silu": {"pre_activation": "silu"},
+}
+
+
+def batch_norm(kind, channels, dtype=torch.float32):
+    mean, weight, bias = torch.randn(3, channels, dtype=dtype)
+    var = torch.rand(channels, dtype=dtype) + 0.5
+    return (mean, var, weight, bias) if kind == "affine" else (mean, var, None, None)
+
+
+def options_of(site, channels):
+    options = dict(SITES[site])
+    if "bn" in options:
+        options["bn"] = batch_norm(options["bn"], channels)
+    return options
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("site", SITES)
+def test_is_at_least_as_exact_as_eager(site, dtype):
+    x = torch.randn(3, 19, 7, 5).to(dtype)
+    weight, bias = torch.randn(1, 1, 5).to(dtype), torch.randn(1).to(dtype)
+    options = options_of(site, 19)
+    tail = {"gain": 2.0, "residual": torch.randn_like(x), "activation": "gelu"}
+
+    g = reference.gate(x, weight, bias, **options)
+    native = eager_gate(x, weight, bias, **options)
+    exact = eager_gate(*to_double((x, weight, bias)), **to_double(options))
+    assert g.dtype == dtype
+    assert_as_good_as(g, native, exact)
+
+    out = reference.eca(x, weight, bias, **options, **tail)
+    native = eager_eca(x, weight, bias, **options, **tail)
+    exact = eager_eca(*to_double((x, weight, bias)), **to_double(options | tail))
+    assert out.dtype == dtype
+    assert_as_good_as(out, native, exact)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_computes_in_float64_for_float64(site):
+    x, weight = torch.randn(2, 6, 3, 4, dtype=torch.float64), torch.randn(1, 1, 3, dtype=torch.float64)
+    options = to_double(options_of(site, 6))
+    torch.testing.assert_close(
+        reference.eca(x, weight, **options), eager_eca(x, weight, **options), rtol=1e-13, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+def test_every_activation_is_torchs(activation):
+    x, weight = torch.randn(2, 6, 3, 4).double() * 6, torch.randn(1, 1, 3).double()
+    residual = torch.randn_like(x) * 4
+    options = {"gain": 0.5, "residual": residual, "activation": activation}
+    torch.testing.assert_close(reference.eca(x, weight, **options), eager_eca(x, weight, **options))
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("shape", [(2, 1, 4), (1, 2, 1, 1), (2, 19, 3, 5), (2, 142, 2, 3, 2)], ids=str)
+def test_any_channels_taps_and_spatial_dims(shape, k):
+    x, weight = torch.randn(shape).double(), torch.randn(k).double()
+    torch.testing.assert_close(reference.eca(x, weight), eager_eca(x, weight))
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
+@pytest.mark.parametrize("circular", [False, True], ids=["zeros", "circular"])
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_backward_is_autograd_of_eager(k, circular, gate):
+    pooled = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(1, 1, k, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(1, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(4, 9, dtype=torch.float64)
+    g = eager_block.eager_gate_from_pool(pooled * 3, weight, bias, circular=circular, gate=gate)
+    wanted = torch.autograd.grad(g, (pooled, weight, bias), grad)
+    d_pooled, d_weight, d_bias = reference.gate_from_pool_backward(
+        grad, pooled.detach() * 3, weight.detach(), bias.detach(), circular=circular, gate=gate
+    )
+    torch.testing.assert_close((d_pooled * 3, d_weight, d_bias), wanted)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (2, 4, 0)], ids=str)
+def test_empty_maps_are_as_eager(shape):
+    x, weight = torch.randn(shape), torch.randn(1, 1, 3)
+    torch.testing.assert_close(reference.gate(x, weight), eager_gate(x, weight), equal_nan=True)
+    assert reference.eca(x, weight).shape == shape
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
+@pytest.mark.parametrize("circular", [False, True], ids=["zeros", "circular"])
+@pytest.mark.parametrize("weight", [[0.5, -1.0, 0.0], [2.0], [-1.0, 0.0, 0.5, 0.0, 1.0]], ids=len)
+def test_poison_spreads_to_the_channels_of_eager(weight, circular, value):
+    x, weight = torch.randn(2, 11, 3, 3), torch.tensor(weight)
+    x[0, 4, 1, 1] = value
+    x[1, 10, 0, 0] = value
+    got = reference.eca(x, weight, circular=circular, activation="relu")
+    torch.testing.assert_close(
+        got, eager_eca(x, weight, circular=circular, activation="relu"), equal_nan=True
+    )
+
+
+def test_sums_of_half_precision_maps_neither_overflow_nor_drift():
+    x, weight = torch.full((1, 1, 300, 300), 60000.0, dtype=torch.float16), torch.tensor([1e-5])
+    g = reference.gate(x, weight, out_dtype=torch.float32)
+    torch.testing.assert_close(g, torch.sigmoid(torch.tensor([[0.6]])))
+
+
+def test_dtypes_may_be_mixed():
+    x = torch.randn(2, 6, 4, 4, dtype=torch.bfloat16)
+    weight, residual = torch.randn(3, dtype=torch.float64), torch.randn(2, 6, 4, 4)
+    out = reference.eca(x, weight, residual=residual, bn=batch_norm("affine", 6, torch.float16))
+    assert out.dtype == torch.bfloat16
+    assert reference.eca(x, weight, out_dtype=torch.float32).dtype == torch.float32
