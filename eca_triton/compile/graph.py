@@ -23,6 +23,10 @@ IN_PLACE_OPERATORS: set[Callable[..., Any]] = {
 SIGNATURES: dict[str, tuple[str, ...]] = {
     "conv1d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
     "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    "conv3d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    "conv_transpose1d": ("input", "weight", "bias"),
+    "conv_transpose2d": ("input", "weight", "bias"),
+    "conv_transpose3d": ("input", "weight", "bias"),
     "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
     "pad": ("input", "pad", "mode", "value"),
     "adaptive_avg_pool1d": ("input", "output_size"),

@@ -47,7 +47,7 @@ from .reasons import (
 )
 
 CONVOLUTIONS = {f"conv{transposed}{dims}d" for transposed in ("", "_transpose") for dims in (1, 2, 3)}
-EXTERNAL = CONVOLUTIONS | {"linear", "matmul"}
+MATRIX_PRODUCTS = {"linear", "matmul"}
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,12 @@ class Site:
     def source_is_stored(self) -> bool:
         """Whether `source` is in memory anyway: a graph input, or the result of an external kernel.
 
-        What Inductor makes in a kernel of its own it can also pool in that kernel, without a read.
+        What Inductor makes in a kernel of its own it can also pool in that kernel, without a read. It adds
+        a convolution's bias in such a kernel.
         """
-        return self.source.op == "placeholder" or op_name(self.source) in EXTERNAL
+        if op_name(self.source) in CONVOLUTIONS:
+            return bind(self.source).get("bias") is None
+        return self.source.op == "placeholder" or op_name(self.source) in MATRIX_PRODUCTS
 
 
 @dataclass(frozen=True)
