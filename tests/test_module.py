@@ -110,3 +110,18 @@ def test_compiles_whole_with_gradients():
     got = torch.autograd.grad(compiled(x).cos().sum(), (x, module.conv.weight))
     wanted = torch.autograd.grad(module(x).cos().sum(), (x, module.conv.weight))
     torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_a_compiler_recognises_it_like_any_other_spelling(dynamic):
+    from eca_triton.compile.recognize import recognize
+
+    torch._dynamo.reset()
+    found = []
+
+    def backend(gm, _):
+        found.extend(recognize(gm).sites)
+        return gm
+
+    torch.compile(ECA(64), backend=backend, fullgraph=True, dynamic=dynamic)(torch.randn(2, 64, 3, 3))
+    assert [site.k for site in found] == [3]

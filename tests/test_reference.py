@@ -124,6 +124,14 @@ def test_sums_of_half_precision_maps_neither_overflow_nor_drift():
     torch.testing.assert_close(g, torch.sigmoid(torch.tensor([[0.6]])))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_nothing_between_load_and_store_is_rounded_to_half_precision(dtype):
+    x, weight = torch.randn(2, 19, 7, 5).to(dtype), torch.randn(5).to(dtype)
+    for ours, eager in ((reference.gate, eager_gate), (reference.eca, eager_eca)):
+        got = ours(x, weight, out_dtype=torch.float32)
+        torch.testing.assert_close(got, eager(x.float(), weight.float()), rtol=1e-5, atol=1e-6)
+
+
 def test_dtypes_may_be_mixed():
     x = torch.randn(2, 6, 4, 4, dtype=torch.bfloat16)
     weight, residual = torch.randn(3, dtype=torch.float64), torch.randn(2, 6, 4, 4)
