@@ -82,7 +82,7 @@ def captured(target: str, function: Callable[..., None], *arguments: object) -> 
 
 
 def compiled(item: Launch) -> Code:
-    """Compiles as Triton does at a launch: 1 is a constant, multiples of 16 and aligned pointers are known."""
+    """Compiles as a launch would: 1 is a constant, multiples of 16 and aligned pointers are known."""
     signature, constants, attributes = {}, {}, {}
     for index, (parameter, name) in enumerate(zip(item.kernel.params, item.kernel.arg_names, strict=True)):
         value = item.arguments[name]
