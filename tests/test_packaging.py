@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -75,3 +77,25 @@ def test_the_sdist_holds_the_kernels_once(archives: tuple[Path, Path]) -> None:
     with tarfile.open(archives[0]) as sdist:
         names = sdist.getnames()
     assert sum(name.endswith("kernels/__init__.py") for name in names) == 1
+
+
+def test_the_wheel_works_where_it_is_installed(archives: tuple[Path, Path], tmp_path: Path) -> None:
+    """Away from the checkout: device code imports, torch.compile finds the backend by its entry point."""
+    zipfile.ZipFile(archives[1]).extractall(tmp_path)
+    code = """
+        import sys, eca_triton.launch, eca_triton.kernels, torch._dynamo
+        from eca_triton.discovery import CheckoutFinder
+        assert "eca_triton" in torch._dynamo.list_backends(exclude_tags=())
+        assert not any(isinstance(finder, CheckoutFinder) for finder in sys.meta_path)
+        print(eca_triton.kernels.__file__)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "eca_triton" / "kernels" / "__init__.py")
