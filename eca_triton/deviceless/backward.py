@@ -38,10 +38,10 @@ def grad(
         return engine_grad(outputs, inputs, grad_outputs, retain_graph, create_graph, **options)
     grad_outputs = [grad_outputs] if isinstance(grad_outputs, Tensor) else list(grad_outputs)
     with torch.no_grad():
-        return _walk(outputs, inputs, grad_outputs)
+        return walk(outputs, inputs, grad_outputs)
 
 
-def _walk(
+def walk(
     outputs: list[Tensor], inputs: list[Tensor], grad_outputs: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
     arrived = _Arrived()
@@ -65,7 +65,7 @@ def _walk(
         for (target, index), gradient in zip(node.next_functions, produced, strict=True):
             if target is None:
                 continue
-            arrived.add((target, index), _as_value(gradient, target._input_metadata[index]))
+            arrived.add((target, index), gradient)
             waiting_for[target] -= 1
             if not waiting_for[target]:
                 order += 1
@@ -116,22 +116,32 @@ def _leading_to(places: set[Any], sources: dict[Node, list[Node]]) -> set[Node]:
 
 
 def _run(node: Any, gradients: list[Tensor | None]) -> list[Tensor | None]:
-    """Call one node; its results are in the order of `node.next_functions`."""
-    if not issubclass(type(node), torch._C._FunctionBase):
-        produced = node(*gradients)
-        return [produced] if produced is None or isinstance(produced, Tensor) else list(produced)
-    # A torch.autograd.Function: missing gradients are zeros, and every argument of forward() has a result.
-    given = [
-        torch.zeros(meta.shape, dtype=meta.dtype, device=meta.device) if gradient is None else gradient
-        for gradient, meta in zip(gradients, node._input_metadata, strict=True)
+    """Call one node; results are in the order of `node.next_functions`, in the form of the values there."""
+    if issubclass(type(node), torch._C._FunctionBase):
+        # A torch.autograd.Function: missing gradients are zeros, every argument of forward() has a result.
+        metas = node._input_metadata
+        given = [_zeros(meta) if g is None else g for g, meta in zip(gradients, metas, strict=True)]
+        of_arguments = _as_tuple(node.apply(*given))
+        needed = iter([g for g, need in zip(of_arguments, node.needs_input_grad, strict=True) if need])
+        produced = tuple(None if target is None else next(needed) for target, _ in node.next_functions)
+    else:
+        produced = _as_tuple(node(*gradients))
+    return [
+        None if target is None else _in_form(gradient, target._input_metadata[index])
+        for gradient, (target, index) in zip(produced, node.next_functions, strict=True)
     ]
-    produced = node.apply(*given)
-    produced = produced if isinstance(produced, tuple) else (produced,)
-    needed = iter([g for g, need in zip(produced, node.needs_input_grad, strict=True) if need])
-    return [None if target is None else next(needed) for target, _ in node.next_functions]
 
 
-def _as_value(gradient: Tensor | None, meta: Any) -> Tensor | None:
+def _as_tuple(produced: Any) -> tuple[Tensor | None, ...]:
+    return produced if isinstance(produced, tuple) else (produced,)
+
+
+def _zeros(meta: Any) -> Any:
+    form = {"dtype": meta.dtype, "layout": torch.strided, "device": meta.device}
+    return torch.ops.aten.zeros.default(meta.shape, **form)
+
+
+def _in_form(gradient: Tensor | None, meta: Any) -> Tensor | None:
     """Bring a gradient to the form of its value: formulas leave broadcasting and promotion to the engine."""
     if gradient is None:
         return None

@@ -35,6 +35,7 @@ def lower(
     training: bool = False,
     channels_last: bool = False,
     dtype: torch.dtype | None = None,
+    autocast: torch.dtype | None = None,
     mode: str | None = None,
     options: dict[str, Any] | None = None,
     dynamic: bool | None = False,
@@ -54,6 +55,7 @@ def lower(
             gradients.
         channels_last: Give 4-dimensional parameters, buffers and inputs channels-last strides.
         dtype: Convert every floating parameter, buffer and input.
+        autocast: Run under torch.autocast("cuda") with this dtype.
         mode: As for torch.compile. Choices that are made by timing fall to the first candidate.
         options: As for torch.compile.
         dynamic: As for torch.compile.
@@ -82,7 +84,8 @@ def lower(
             copy = stand_in.model(model).train(training)
             arguments = stand_in.inputs(inputs)
             compiled = torch.compile(copy, backend=backend, mode=mode, options=options, dynamic=dynamic)
-            with fake_mode:
+            casts = torch.autocast("cuda", dtype=autocast, enabled=autocast is not None)
+            with fake_mode, casts:
                 compiled(*arguments)
     finally:
         torch._dynamo.reset()

@@ -1,0 +1,119 @@
+"""Bytes of one bottleneck's tail on an H200 that is not there, in units of S, the bytes of its map.
+
+The tail of ecaresnet50d's first stage at batch 128. Figures are sums of whole passes over the map; what
+vectors of N x C and smaller add stays below 1 % of S.
+"""
+
+from __future__ import annotations
+
+import deviceless_models
+import pytest
+import torch
+
+from eca_triton.deviceless import TARGETS, Comparison, compare, lower
+
+SMALL = 0.01  # of S: gates, pooled vectors, weights, partial sums
+CONVOLUTION = 1.25  # S: reads a map of a quarter of the channels, writes one
+
+layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+
+
+def both(training: bool, channels_last: bool = True, **size: int) -> tuple[Comparison, int]:
+    model, inputs, s = deviceless_models.tail(**size)
+    arguments = {"dtype": torch.bfloat16, "channels_last": channels_last, "training": training}
+    return compare(model, inputs, **arguments), s
+
+
+@layouts
+def test_inference_saves_the_batch_norms_output(channels_last: bool) -> None:
+    result, s = both(training=False, channels_last=channels_last)
+    # Inductor makes the convolution channels-last: it copies an input of a quarter of the map that is not.
+    copy = 0.0 if channels_last else 0.5
+    assert result.stock.bytes_moved / s == pytest.approx(6.25 + copy, abs=SMALL)
+    assert result.lowered.bytes_moved / s == pytest.approx(5.25 + copy, abs=SMALL)
+
+
+def test_the_plan_predicts_the_traffic_of_inference() -> None:
+    result, s = both(training=False)
+    (record,) = result.records
+    assert record.lowered
+    assert record.decision.plan == "gate"
+    assert result.stock.bytes_moved / s - CONVOLUTION == pytest.approx(
+        record.decision.traffic_before, abs=SMALL
+    )
+    assert result.lowered.bytes_moved / s - CONVOLUTION == pytest.approx(
+        record.decision.traffic_after, abs=SMALL
+    )
+
+
+def test_the_gate_reads_the_map_once_and_writes_a_vector() -> None:
+    """Its five vectors (batch norm's four and the taps) are a few kilobytes beside it."""
+    result, s = both(training=False)
+    (gate,) = [kernel for kernel in result.lowered.kernels if kernel.name == "eca_triton.gate.default"]
+    x, *vectors = sorted(gate.reads, key=lambda buffer: -buffer.bytes_moved)
+    (g,) = gate.writes
+    assert (x.shape, x.bytes_moved) == ((128, 256, 56, 56), s)
+    assert sorted(v.shape for v in vectors) == [(1, 1, 5), (256,), (256,), (256,), (256,)]
+    assert g.shape == (128, 256)
+    assert gate.bytes_moved == x.bytes_moved + g.bytes_moved + sum(v.bytes_moved for v in vectors)
+    assert gate.bytes_moved / s == pytest.approx(1.0, abs=0.001)
+
+
+def test_the_gates_map_is_the_convolutions_result_not_a_copy() -> None:
+    result, _ = both(training=False, channels_last=False)
+    convolution, gate = (
+        next(kernel for kernel in result.lowered.kernels if kernel.name == name)
+        for name in ("aten.convolution.default", "eca_triton.gate.default")
+    )
+    assert convolution.writes[0].name in {buffer.name for buffer in gate.reads}
+
+
+def test_training_moves_no_more_and_splits_into_forward_and_backward() -> None:
+    result, s = both(training=True)
+    for lowering in (result.stock, result.lowered):
+        assert lowering.forward.kernels + lowering.backward.kernels == lowering.kernels
+        assert lowering.forward.bytes_moved / s == pytest.approx(7.77, abs=SMALL)
+        # The inputs need no gradients here, so the convolution's backward makes that of its weight alone.
+        assert lowering.backward.bytes_moved / s == pytest.approx(9.77, abs=SMALL)
+    assert len(result.lowered.kernels) <= len(result.stock.kernels)
+
+
+def test_training_calls_our_backward_in_the_place_of_a_convolutions() -> None:
+    result, _ = both(training=True)
+    ours = [k.name for k in result.lowered.backward.kernels if k.kind == "extern"]
+    stock = [k.name for k in result.stock.backward.kernels if k.kind == "extern"]
+    assert stock == ["aten.convolution_backward.default"] * 2
+    assert sorted(ours) == ["aten.convolution_backward.default", "eca_triton.gate_from_pool_backward.default"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_is_lowered_for(target: str) -> None:
+    model, inputs, s = deviceless_models.tail()
+    arguments = {"dtype": torch.float16, "channels_last": True, "target": target}
+    assert lower(model, inputs, **arguments).bytes_moved / s == pytest.approx(6.25, abs=SMALL)
+
+
+def test_generated_kernels_compile_for_the_target() -> None:
+    """Triton makes machine code of each, with no GPU: the sources are what a GPU would get."""
+    from torch._inductor import config
+    from torch._inductor.codecache import PyCodeCache
+    from torch._inductor.utils import fresh_cache
+
+    from eca_triton.deviceless.mocks import absent_gpu
+
+    model, inputs, _ = deviceless_models.tail()
+    arguments = {"dtype": torch.bfloat16, "channels_last": True, "sources": True}
+    kernels = [kernel for kernel in lower(model, inputs, **arguments).kernels if kernel.kind == "triton"]
+    assert len(kernels) == 2
+    for kernel in kernels:
+        assert kernel.source is not None
+        with (
+            absent_gpu(TARGETS["h200"]),
+            fresh_cache(),
+            config.patch(use_static_triton_launcher=False),  # so that the compiled kernel keeps its code
+        ):
+            tuner = getattr(PyCodeCache.load(kernel.source), kernel.name)
+            tuner.precompile(warm_cache_only=True)
+            for result in tuner.compile_results:
+                assert result.kernel.metadata.target.arch == 90
+                assert result.kernel.asm["cubin"].startswith(b"\x7fELF")
