@@ -134,7 +134,7 @@ def eca(
         grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
         taps = weight.numel()
         rescale_kernel[grid](
-            x, partial, weight, bias, residual, out, *_vectors(bn), bn_eps, gain,
+            x, partial, weight, bias, residual, out, *_vectors(bn), bn_eps, gain, 1.0 / layout.hw,
             layout.n, layout.c, layout.hw, *layout.spatial[1:], weight.stride(-1),
             *x_strides, *residual_strides, *out_strides,
             K=taps, CIRCULAR=circular, GATE=gate, PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
@@ -178,7 +178,7 @@ def _gate(
     block = gate_block(splits, block_k)
     gate_kernel[(-(-n * c // block),)](
         pooled, weight, bias, *_vectors(bn), bn_eps, out,
-        n * c, c, hw, *pooled.stride(), weight.stride(-1),
+        n * c, c, 1.0 / hw, *pooled.stride(), weight.stride(-1),
         SPLITS=splits, K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,
     )  # fmt: skip
 

@@ -29,17 +29,17 @@ def taps(weight_ptr, stride_w, K: tl.constexpr, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def pooled_mean(
-    row_ptr, src, valid, HW, stride_ps, stride_pc,
+    row_ptr, src, valid, inv_hw, stride_ps, stride_pc,
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
     SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Mean of channels `src`: the SPLITS partial sums at row_ptr, added in order; then batch norm."""
+    """Mean of channels `src`: the SPLITS partial sums at row_ptr, added in order, / HW; then batch norm."""
     ptrs = row_ptr + src.to(tl.int64) * stride_pc
     y = tl.load(ptrs, mask=valid, other=0.0).to(tl.float32)
     for _ in tl.static_range(SPLITS - 1):
         ptrs += stride_ps
         y += tl.load(ptrs, mask=valid, other=0.0).to(tl.float32)
-    y = tl.div_rn(y, tl.zeros_like(y) + HW)
+    y *= inv_hw
     if bn_mean_ptr is not None:
         center, scale, shift = batch_norm_terms(
             bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, src, valid
@@ -59,14 +59,14 @@ def band_sum(w, y, valid):
 
 @triton.jit
 def band_convolution(
-    row_ptr, weight_ptr, bias_ptr, offs_c, mask, C, HW, stride_ps, stride_pc, stride_w,
+    row_ptr, weight_ptr, bias_ptr, offs_c, mask, C, inv_hw, stride_ps, stride_pc, stride_w,
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
     SPLITS: tl.constexpr, K: tl.constexpr, CIRCULAR: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """z[c] = bias + sum_j w[j] * y[c + j - K // 2] for channels offs_c of row_ptr: one row, or [:, None]."""
     src, valid = neighbours(offs_c, mask, C, K, CIRCULAR, BLOCK_K)
     y = pooled_mean(
-        row_ptr, src, valid, HW, stride_ps, stride_pc,
+        row_ptr, src, valid, inv_hw, stride_ps, stride_pc,
         bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, SPLITS,
     )  # fmt: skip
     z = band_sum(taps(weight_ptr, stride_w, K, BLOCK_K), y, valid)

@@ -61,7 +61,7 @@ def batch_norm_terms(mean_ptr, var_ptr, weight_ptr, bias_ptr, eps, offs_c, mask_
     """
     center = tl.load(mean_ptr + offs_c, mask=mask_c, other=0.0).to(tl.float32)
     var = tl.load(var_ptr + offs_c, mask=mask_c, other=1.0).to(tl.float32)
-    scale = tl.div_rn(1.0, tl.sqrt_rn(var + eps))
+    scale = tl.rsqrt(var + eps)
     shift = tl.zeros_like(center)
     if weight_ptr is not None:
         scale *= tl.load(weight_ptr + offs_c, mask=mask_c, other=0.0).to(tl.float32)

@@ -10,7 +10,7 @@ from .elementwise import gate_of
 @triton.jit
 def gate_kernel(
     pooled_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, out_ptr,
-    total, C, HW, stride_pn, stride_ps, stride_pc, stride_w,
+    total, C, inv_hw, stride_pn, stride_ps, stride_pc, stride_w,
     SPLITS: tl.constexpr, K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -23,7 +23,7 @@ def gate_kernel(
     mask = offs < total
     z = band_convolution(
         (pooled_ptr + (offs // C).to(tl.int64) * stride_pn)[:, None], weight_ptr, bias_ptr, offs % C, mask,
-        C, HW, stride_ps, stride_pc, stride_w,
+        C, inv_hw, stride_ps, stride_pc, stride_w,
         bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, SPLITS, K, CIRCULAR, BLOCK_K,
     )  # fmt: skip
     tl.store(out_ptr + offs, gate_of(z, GATE).to(out_ptr.dtype.element_ty), mask=mask)

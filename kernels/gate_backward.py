@@ -25,7 +25,7 @@ def gate_backward_kernel(
     offs_c = offs % C
     row_ptr = (pooled_ptr + n * stride_pn)[:, None]
     z = band_convolution(
-        row_ptr, weight_ptr, bias_ptr, offs_c, mask, C, 1, 0, stride_pc, stride_w,
+        row_ptr, weight_ptr, bias_ptr, offs_c, mask, C, 1.0, 0, stride_pc, stride_w,
         None, None, None, None, 0.0, 1, K, CIRCULAR, BLOCK_K,
     )  # fmt: skip
     grad = tl.load(grad_ptr + n * stride_gn + offs_c.to(tl.int64) * stride_gc, mask=mask, other=0.0)

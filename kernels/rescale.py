@@ -11,7 +11,7 @@ from .elementwise import activate, batch_norm_terms, gate_of
 @triton.jit
 def rescale_kernel(
     x_ptr, partial_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr,
-    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain,
+    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, inv_hw,
     N, C, HW, H, W, stride_w,
     stride_xn, stride_xc, stride_xd, stride_xh, stride_xw,
     stride_rn, stride_rc, stride_rd, stride_rh, stride_rw,
@@ -34,7 +34,7 @@ def rescale_kernel(
     mask_c = offs_c < multiple_of(C, VEC_C)
 
     z = band_convolution(
-        partial_ptr + n * POOL_SPLITS * C, weight_ptr, bias_ptr, offs_c, mask_c, C, HW, C, 1, stride_w,
+        partial_ptr + n * POOL_SPLITS * C, weight_ptr, bias_ptr, offs_c, mask_c, C, inv_hw, C, 1, stride_w,
         bn_mean_ptr if PRE_ACTIVATION == "identity" else None,
         bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, POOL_SPLITS, K, CIRCULAR, BLOCK_K,
     )  # fmt: skip
