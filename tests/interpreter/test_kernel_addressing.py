@@ -16,6 +16,7 @@ FAR = 2**30 + 16  # elements; fits int32, twice as much does not
     [
         pytest.param((3, 2, 2, 2), (FAR, 4, 2, 1), id="images"),
         pytest.param((2, 3, 2, 2), (4, FAR, 2, 1), id="channels"),
+        pytest.param((2, 2, 1, 3), (2, 1, 4, FAR), id="elements"),
         pytest.param((2, 2, 2, 3), (2, 1, 4, FAR), id="columns"),
         pytest.param((2, 2, 3, 2), (2, 1, FAR, 4), id="rows"),
         pytest.param((2, 2, 3, 1, 2), (2, 1, FAR, 1, 4), id="depth"),

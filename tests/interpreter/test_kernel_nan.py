@@ -51,6 +51,12 @@ def test_zero_padding_stops_nan_at_the_edge() -> None:
     assert gates[0].isnan().nonzero().flatten().tolist() == [0, 1, 2]
 
 
+def test_a_bad_tap_is_not_multiplied_by_padding() -> None:
+    """Eager itself differs here from one convolution algorithm to the next."""
+    gates = Site(torch.ones(1, 9, 3, 3), torch.tensor([NAN, 1.0, 1.0])).gates_by_kernel()
+    assert gates[0].isnan().tolist() == [False] + 8 * [True]
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("pre_activation", ["identity", "relu", "silu"])
 def test_activations_treat_nan_and_inf_as_torch(pre_activation: str, activation: str) -> None:
