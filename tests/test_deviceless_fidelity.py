@@ -82,7 +82,7 @@ def test_autocast_casts_as_on_a_cuda_device(training: bool) -> None:
 
 
 class Mixed(nn.Module):
-    """What autograd's engine does between nodes: sums, broadcasting, promotion. A Function, an unused input."""
+    """What autograd's engine does between nodes: sum, broadcast, promote. A Function, an unused input too."""
 
     class Double(torch.autograd.Function):
         @staticmethod
