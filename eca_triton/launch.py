@@ -30,8 +30,8 @@ _INTERPRETER = Device(num_sms=4, warp_size=32)  # few, so that it stays quick an
 def supports(x: Tensor) -> bool:
     """Whether the kernels take x: a map [N, C, *spatial] or pooled values [N, C].
 
-    They take fp32, fp16 and bf16, 0 to 3 spatial dims and at least one element. N * C and the number of spatial
-    elements stay below 2**31 each; their product has no limit.
+    They take fp32, fp16 and bf16, 0 to 3 spatial dims and at least one element. N * C and the number of
+    spatial elements must stay below 2**31 each; their product has no limit.
     """
     return (
         x.dtype in (torch.float32, torch.float16, torch.bfloat16)
