@@ -10,6 +10,7 @@ import deviceless_models
 import pytest
 import torch
 
+import eca_triton
 from eca_triton.deviceless import TARGETS, Comparison, compare, lower
 
 SMALL = 0.01  # of S: gates, pooled vectors, weights, partial sums
@@ -84,6 +85,16 @@ def test_training_calls_our_backward_in_the_place_of_a_convolutions() -> None:
     stock = [k.name for k in result.stock.backward.kernels if k.kind == "extern"]
     assert stock == ["aten.convolution_backward.default"] * 2
     assert sorted(ours) == ["aten.convolution_backward.default", "eca_triton.gate_from_pool_backward.default"]
+
+
+def test_stock_is_stock_while_our_pass_is_enabled() -> None:
+    model, inputs, s = deviceless_models.tail()
+    arguments = {"dtype": torch.bfloat16, "channels_last": True}
+    with eca_triton.enabled():
+        result = compare(model, inputs, **arguments)
+        through_the_hook = lower(model, inputs, backend="inductor", **arguments)
+    assert result.stock.bytes_moved / s == pytest.approx(6.25, abs=SMALL)
+    assert through_the_hook.kernels == result.lowered.kernels
 
 
 @pytest.mark.parametrize("target", TARGETS)

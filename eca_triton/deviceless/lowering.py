@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._inductor import config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .mocks import absent_gpu
@@ -93,10 +94,15 @@ def lower(
 
 
 def compare(model: nn.Module, example_inputs: Tensor | tuple[Any, ...], **arguments: Any) -> Comparison:
-    """Lower a model with stock Inductor and with the eca_triton backend. Arguments are those of `lower`."""
-    from ..compile.passes import recording
+    """Lower a model with stock Inductor and with the eca_triton backend. Arguments are those of `lower`.
 
-    stock = lower(model, example_inputs, backend="inductor", **arguments)
+    Stock means without our pass also where `eca_triton.enable()` has installed it.
+    """
+    from ..compile.passes import POST_GRAD_HOOK, PRE_GRAD_HOOK, recording, without_pass
+
+    hooks = {hook: without_pass(getattr(config, hook)) for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK)}
+    with config.patch(hooks):
+        stock = lower(model, example_inputs, backend="inductor", **arguments)
     with recording() as records:
         lowered = lower(model, example_inputs, backend="eca_triton", **arguments)
     return Comparison(stock, lowered, list(records))
