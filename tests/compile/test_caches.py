@@ -21,11 +21,12 @@ ROOT = Path(__file__).parents[2]
 # answered and how many sites were lowered.
 STEP = """
 import json, sys
-import torch
+import torch, torch._inductor.config
 import eca_triton
 from eca_triton.compile import passes
 from torch._dynamo.utils import counters
 
+torch._inductor.config.cpp_cache_precompile_headers = False  # they cost a fresh cache ten seconds
 own_hash = passes.package_hash()
 passes.package_hash = lambda: own_hash + sys.argv[2]
 door = {}
@@ -51,6 +52,7 @@ def step(door: str, suffix: str, cache: Path) -> dict[str, int]:
         "ECA_TRITON_FORCE": "1",
         "PYTHONPATH": str(ROOT),
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        "TORCHINDUCTOR_VEC_ISA_OK": "0",  # spares a fresh cache the search for this machine's vector width
     }
     command = [sys.executable, "-c", STEP, door, suffix]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -89,7 +91,8 @@ HOOKS = ("pre_grad_custom_pass", "post_grad_custom_post_pass")
 def no_caches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Passes run in every compilation, and the hooks are afterwards as they were."""
     monkeypatch.setenv("ECA_TRITON_FORCE", "1")
-    with config.patch({hook: getattr(config, hook) for hook in HOOKS} | {"force_disable_caches": True}):
+    hooks = {hook: getattr(config, hook) for hook in HOOKS}
+    with config.patch(hooks | {"force_disable_caches": True, "cpp_cache_precompile_headers": False}):
         yield
 
 
