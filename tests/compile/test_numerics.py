@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from delicate import DELICATE
 from harness import Lowering, leaf
 from spellings import SPELLINGS
 from styles import STYLES
@@ -114,6 +115,28 @@ def test_every_style_is_as_exact_as_eager(name: str, training: bool, autocast: b
     compiled = partial(lowering.compile, dynamic=dynamic)
     assert_as_exact(style.build(), maps, compiled, training=training, autocast=autocast)
     assert len(lowering.sites) == style.sites * len(lowering.graphs)
+
+
+@AUTOCAST
+@pytest.mark.parametrize("training", [False, True], ids=["eval-static", "train-dynamic"])
+@pytest.mark.parametrize("name", DELICATE)
+def test_whether_lowered_or_not_the_numbers_are_eagers(name: str, training: bool, autocast: bool) -> None:
+    torch.manual_seed(0)
+    maps = in_every_layout([DELICATE[name].example() for _ in range(4)])
+    compiled = partial(Lowering().compile, dynamic=training)
+    assert_as_exact(Inside(DELICATE[name].build()), maps, compiled, training=training, autocast=autocast)
+
+
+@pytest.mark.parametrize("product", ["mul-in-place", "imul"])
+def test_a_map_that_is_rescaled_in_place_is_rescaled_for_the_caller(product: str) -> None:
+    torch.manual_seed(0)
+    spelling, lowering = SPELLINGS[product], Lowering("aot_eager")
+    block, x = spelling.build(), spelling.example()
+    with torch.no_grad():
+        expected = block(x.clone())
+        returned = lowering.compile(block)(x)
+    torch.testing.assert_close(x, expected)
+    assert returned is x or torch.equal(returned, x)
 
 
 @pytest.mark.parametrize("name", STYLES)
