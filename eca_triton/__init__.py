@@ -12,16 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import ops as ops  # registers torch.ops.eca_triton.*
-from .discovery import make_backend_visible
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from eca_triton.compile.passes import disable, enable, enabled, inductor_options
-    from eca_triton.functional import adaptive_kernel_size, eca, eca_gate
+    from eca_triton.functional import BatchNormParameters, adaptive_kernel_size, eca, eca_gate
     from eca_triton.module import ECA, ECABlock
 
 _HOME_OF = {
+    "BatchNormParameters": "eca_triton.functional",
     "ECA": "eca_triton.module",
     "ECABlock": "eca_triton.module",
     "adaptive_kernel_size": "eca_triton.functional",
@@ -34,6 +34,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "BatchNormParameters",
     "ECA",
     "ECABlock",
     "__version__",
@@ -58,6 +59,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-make_backend_visible(__version__)
