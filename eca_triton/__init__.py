@@ -34,8 +34,8 @@ _HOME_OF = {
 }
 
 __all__ = [
-    "BatchNormParameters",
     "ECA",
+    "BatchNormParameters",
     "ECABlock",
     "__version__",
     "adaptive_kernel_size",
