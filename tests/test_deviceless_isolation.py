@@ -16,14 +16,14 @@ from torch._inductor.runtime.hints import DeviceProperties
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from eca_triton.deviceless import TARGETS, lower
-from eca_triton.deviceless.mocks import _replacements
+from eca_triton.deviceless.mocks import replacements
 
 
 def state() -> dict[str, object]:
     """Everything that is replaced while a model is lowered."""
     seen: dict[str, object] = {
         f"{owner.__name__}.{name}": vars(owner).get(name, "inherited")
-        for owner, answers in _replacements(TARGETS["h200"]).items()
+        for owner, answers in replacements(TARGETS["h200"]).items()
         for name in answers
     }
     seen["compile_to_module"] = GraphLowering.compile_to_module

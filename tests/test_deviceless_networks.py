@@ -101,7 +101,7 @@ def test_the_deep_networks_keep_a_stage_of_each_kind() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "ecaresnet50d"])  # which is below
 def test_bytes_and_kernels_never_rise(name: str) -> None:
     result = both(name)
     assert [record.lowered for record in result.records] == [True] * sites(network(name))
@@ -124,6 +124,7 @@ def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
     """Bytes and kernels fall, no convolution over channels is left, no batch norm is stored before a site."""
     result = both("ecaresnet50d", channels_last=channels_last)
     stock, ours = result.stock, result.lowered
+    assert [record.lowered for record in result.records] == [True] * 16
     assert ours.bytes_moved < 0.93 * stock.bytes_moved
     assert len(ours.kernels) <= len(stock.kernels) - 16
     assert len(one_dimensional_convolutions(stock.kernels)) == 16
@@ -133,15 +134,23 @@ def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
     assert len(gates) == 16
     written_by = {buffer.name: kernel.name for kernel in ours.kernels for buffer in kernel.writes}
     for gate in gates:
-        x = max(gate.reads, key=lambda buffer: buffer.bytes_moved)
+        (x,) = [buffer for buffer in gate.reads + gate.writes if len(buffer.shape) == 4]
         assert written_by[x.name] == "aten.convolution.default"
-        assert gate.bytes_moved < 1.01 * x.bytes_moved
+
+
+@pytest.fixture(scope="module")
+def training() -> Comparison:
+    return both("ecaresnet50d", training=True, channels_last=True)
 
 
 @pytest.mark.slow
-def test_ecaresnet50d_in_training() -> None:
-    result = both("ecaresnet50d", training=True, channels_last=True)
-    assert result.lowered.forward.bytes_moved <= result.stock.forward.bytes_moved
-    assert result.lowered.backward.bytes_moved <= result.stock.backward.bytes_moved
-    assert one_dimensional_convolutions(result.lowered.kernels) == []
-    assert len(result.lowered.kernels) < len(result.stock.kernels)
+def test_ecaresnet50d_moves_no_more_bytes_in_training(training: Comparison) -> None:
+    assert training.lowered.forward.bytes_moved <= training.stock.forward.bytes_moved
+    assert training.lowered.backward.bytes_moved <= training.stock.backward.bytes_moved
+    assert one_dimensional_convolutions(training.stock.kernels) != []
+    assert one_dimensional_convolutions(training.lowered.kernels) == []
+
+
+@pytest.mark.slow
+def test_ecaresnet50d_launches_fewer_kernels_in_training(training: Comparison) -> None:
+    assert len(training.lowered.kernels) < len(training.stock.kernels)

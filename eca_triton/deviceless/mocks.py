@@ -84,7 +84,7 @@ def absent_gpu(target: Target) -> Iterator[None]:
     with ExitStack() as undo:
         undo.callback(_forget_kept_answers)
         _forget_kept_answers()
-        for owner, answers in _replacements(target).items():
+        for owner, answers in replacements(target).items():
             for name, answer in answers.items():
                 if hasattr(owner, name):
                     undo.enter_context(patch.object(owner, name, answer))
@@ -93,7 +93,7 @@ def absent_gpu(target: Target) -> Iterator[None]:
         yield
 
 
-def _replacements(target: Target) -> dict[Any, dict[str, Any]]:
+def replacements(target: Target) -> dict[Any, dict[str, Any]]:
     """Owner -> attribute -> what replaces it. Attributes that this version of torch lacks are passed over."""
     properties = target.properties()
     shared: dict[str, Callable[..., Any]] = {
