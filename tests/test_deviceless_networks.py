@@ -138,19 +138,20 @@ def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
         assert written_by[x.name] == "aten.convolution.default"
 
 
-@pytest.fixture(scope="module")
-def training() -> Comparison:
-    return both("ecaresnet50d", training=True, channels_last=True)
-
-
 @pytest.mark.slow
-def test_ecaresnet50d_moves_no_more_bytes_in_training(training: Comparison) -> None:
-    assert training.lowered.forward.bytes_moved <= training.stock.forward.bytes_moved
-    assert training.lowered.backward.bytes_moved <= training.stock.backward.bytes_moved
-    assert one_dimensional_convolutions(training.stock.kernels) != []
-    assert one_dimensional_convolutions(training.lowered.kernels) == []
+def test_ecaresnet50d_in_training() -> None:
+    """Under autocast, as networks are trained: bytes do not rise, kernels fall.
 
-
-@pytest.mark.slow
-def test_ecaresnet50d_launches_fewer_kernels_in_training(training: Comparison) -> None:
-    assert len(training.lowered.kernels) < len(training.stock.kernels)
+    Per site the casts of the convolution's weight and of its gradient go. Trained in bfloat16 alone it has as
+    many kernels as before: one op each way in place of one convolution each way.
+    """
+    images = torch.empty(128, 3, 224, 224, device="meta")
+    result = compare(
+        network("ecaresnet50d"), images, autocast=torch.bfloat16, training=True, channels_last=True
+    )
+    assert [record.decision.plan for record in result.records] == ["pool"] * 16
+    assert result.lowered.forward.bytes_moved <= result.stock.forward.bytes_moved
+    assert result.lowered.backward.bytes_moved <= result.stock.backward.bytes_moved
+    assert one_dimensional_convolutions(result.stock.kernels) != []
+    assert one_dimensional_convolutions(result.lowered.kernels) == []
+    assert len(result.lowered.kernels) <= len(result.stock.kernels) - 32
