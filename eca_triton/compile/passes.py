@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import fx
 from .compat import CustomGraphPass, as_passes, inductor_config
 from .graph import value
 from .plan import Decision, Facts, Settings, decide
+from .reasons import UNEXPECTED
 from .recognize import Rejection, Site, recognize
 from .rewrite import rewrite
 
@@ -73,19 +74,29 @@ def lower_graph(gm: fx.GraphModule, settings: Settings) -> list[SiteRecord]:
         if not isinstance(module, fx.GraphModule):
             continue
         planned = plan_graph(module, settings)
-        for site, record in planned:
-            if site is not None and record.lowered:
-                rewrite(site, record.decision.plan)
-            log.debug("%s %s k=%d: %s", record.name, record.shape, record.k, record.decision)
-        if any(site is not None and record.lowered for site, record in planned):
+        done = [_rewritten(site, record) for site, record in planned]
+        if any(record.lowered for record in done):
             module.recompile()
-        records += [record for _, record in planned]
+        records += done
+    for record in records:
+        log.debug("%s %s k=%d: %s", record.name, record.shape, record.k, record.decision)
     collected = _records.get()
     if collected is not None:
-        # Inductor runs its hook on a sub-graph and again on the graph around it: lowered sites are gone by
-        # then.
+        # Inductor runs its hook on a sub-graph, and again on the graph around it when its sites are gone.
         collected += [record for record in records if record.lowered or record not in collected]
     return records
+
+
+def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
+    """The record after rewriting; an error of ours leaves the site as it was, with calls that nobody uses."""
+    if site is None or not record.lowered:
+        return record
+    try:
+        rewrite(site, record.decision.plan)
+    except Exception as error:  # a user's program compiles even where we are wrong
+        before = record.decision.traffic_before
+        return replace(record, decision=Decision("skip", UNEXPECTED, repr(error), before, before, ()))
+    return record
 
 
 def _facts(site: Site) -> Facts:

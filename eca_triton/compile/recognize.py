@@ -43,6 +43,7 @@ from .reasons import (
     PADDING,
     POOL_PATH,
     SHARED,
+    UNEXPECTED,
     NoMatchError,
 )
 
@@ -131,9 +132,13 @@ def recognize(gm: fx.GraphModule) -> Recognition:
             continue
         try:
             found.sites.append(_match(conv, sizes))
+            continue
         except NoMatchError as no:
-            k = int(value(bind(conv)["weight"]).numel())
-            found.rejected.append(Rejection(_name(conv), tuple(value(conv).shape), k, no.code, no.detail))
+            code, detail = no.code, no.detail
+        except Exception as error:  # a user's program compiles even where we are wrong
+            code, detail = UNEXPECTED, repr(error)
+        k = int(value(bind(conv)["weight"]).numel())
+        found.rejected.append(Rejection(_name(conv), tuple(value(conv).shape), k, code, detail))
     return found
 
 

@@ -9,6 +9,9 @@ from spellings import SPELLINGS
 from styles import STYLES
 from torch import Tensor, nn
 
+from eca_triton.compile import passes, recognize
+from eca_triton.compile.reasons import UNEXPECTED
+
 MODES = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 MODES_AND_SHAPES = pytest.mark.parametrize(
     ("training", "dynamic"), [(False, False), (True, True)], ids=["eval-static", "train-dynamic"]
@@ -86,5 +89,20 @@ def test_every_near_miss_is_left_alone(name: str, training: bool, dynamic: bool)
     lowering, result = lower(network, x, training=training, dynamic=dynamic)
 
     assert lowering.sites == [], near_miss.reason
+    assert UNEXPECTED not in {record.decision.reason for record in lowering.rejected}
     assert lowering.own_calls() == []
     torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("module", "function"), [(recognize, "_match"), (passes, "rewrite")])
+def test_an_error_of_ours_leaves_the_program_as_it_was(
+    module: object, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(module, function, fail)
+    network, x = SPELLINGS["official"].build(), SPELLINGS["official"].example()
+    lowering, result = lower(network, x, training=False, dynamic=False)
+    assert [record.decision.reason for record in lowering.records] == [UNEXPECTED]
+    torch.testing.assert_close(result, network(x), rtol=0, atol=0)
