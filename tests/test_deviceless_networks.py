@@ -18,6 +18,9 @@ from eca_triton.deviceless import Comparison, Kernel, compare
 
 timm = pytest.importorskip("timm")
 
+# Lowering all of them takes minutes, so the oldest torch has one of each family.
+FAMILIES = ("ecaresnet26t", "ecaresnext26t_32x4d", "eca_nfnet_l0", "eca_resnet33ts", "eca_vovnet39b")
+OLDEST = torch.__version__.startswith("2.11.")
 FULL_DEPTH = os.environ.get("ECA_TRITON_FULL_DEPTH") == "1"
 NETWORKS = {
     "eca_botnext26ts_256": 256,
