@@ -7,7 +7,7 @@ READY := $(ENV)/ready
 BIN := $(abspath $(ENV))/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-oldest lint fmt bench
+.PHONY: demo test test-oldest lint fmt bench budgets
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,9 @@ fmt: $(READY)
 
 bench: $(READY)
 	$(PYTEST) benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-sort=fullname
+
+budgets: $(READY)
+	$(BIN)/python tests/budgets.py
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)

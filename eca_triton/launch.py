@@ -12,16 +12,20 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .batch_norm import BatchNorm, vectors
 from .kernels.gate import gate_kernel
 from .kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from .kernels.pool import pool_kernel
 from .kernels.rescale import rescale_kernel
+from .kernels.tile import tile_kernel
+from .launch_channels_last import lagged, tile_channels_last
+from .tuning.choice import choose
 from .tuning.config import Device
 from .tuning.heuristic import backward_block, gate_block, pool_config, power_of_2, rescale_config
+from .tuning.lagged import LaggedConfig
 from .tuning.layout import common_layout
-
-BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-"""Running mean, running variance, weight, bias: [C] each."""
+from .tuning.tile import TileConfig
+from .tuning.tile_channels_last import TileChannelsLastConfig
 
 _MAX_INDEX = 2**31 - 2**16  # programs and indices along one axis are int32; a block past the end must fit too
 _INTERPRETER = Device(num_sms=4, warp_size=32)  # few, so that it stays quick and still cuts small maps
@@ -122,26 +126,85 @@ def eca(
 ) -> None:
     """Fills out (x's shape, any strides, any float dtype) with activation(gain * xhat * gates + residual).
 
-    xhat = pre_activation(batch_norm(x)); residual has x's shape, any strides.
+    xhat = pre_activation(batch_norm(x)); residual has x's shape, any strides. The map is read once where
+    `choose` knows a kernel for that, else twice.
     """
+    maps = [x, out] if residual is None else [x, out, residual]
+    layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
+    itemsize = max(tensor.element_size() for tensor in maps)
+    front = bn is not None or pre_activation != "identity"
+    config = choose(layout, x.element_size(), itemsize, weight.numel(), front, _device(x.device)).config
+    site = (x, weight, bias, bn, bn_eps, pre_activation, circular, gate, gain, residual, activation, out)
     with _on_device_of(x):
-        # The kernels that read the map once are chosen here, by shape and layout; two passes take any map.
-        partial = _pool(x, bn, bn_eps, pre_activation)
-        maps = [x, out] if residual is None else [x, out, residual]
-        layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
-        config = rescale_config(layout, max(tensor.element_size() for tensor in maps), _device(x.device))
-        x_strides, out_strides, residual_strides = layout.strides[0], layout.strides[1], layout.strides[-1]
-        grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
-        taps = weight.numel()
-        rescale_kernel[grid](
-            x, partial, weight, bias, residual, out, *_vectors(bn), bn_eps, gain, 1.0 / layout.hw,
-            layout.n, layout.c, layout.hw, *layout.spatial[1:], weight.stride(-1),
-            *x_strides, *residual_strides, *out_strides,
-            K=taps, CIRCULAR=circular, GATE=gate, PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
-            POOL_SPLITS=partial.shape[1], SPLITS=config.splits,
-            BLOCK_K=power_of_2(taps), BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
-            VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
-        )  # fmt: skip
+        if isinstance(config, TileConfig):
+            tile(*site, config)
+        elif isinstance(config, TileChannelsLastConfig):
+            tile_channels_last(*site, config)
+        elif isinstance(config, LaggedConfig):
+            lagged(*site, config)
+        else:
+            two_pass(*site)
+
+
+def tile(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bn: BatchNorm | None,
+    bn_eps: float,
+    pre_activation: str,
+    circular: bool,
+    gate: str,
+    gain: float,
+    residual: Tensor | None,
+    activation: str,
+    out: Tensor,
+    config: TileConfig,
+) -> None:
+    """`eca` for maps that `tile_config` takes, as one launch without scratch."""
+    n, c = x.shape[:2]
+    taps = weight.numel()
+    tile_kernel[(n * -(-c // config.block_c),)](
+        x, weight, bias, residual, out, *vectors(bn), bn_eps, gain, c, weight.stride(-1),
+        HW=x.numel() // (n * c), K=taps, CIRCULAR=circular, GATE=gate,
+        PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
+        BLOCK_K=power_of_2(taps), BLOCK_HALO=power_of_2(max(taps - 1, 1)), BLOCK_C=config.block_c,
+        BLOCK_HW=config.block_hw, CHUNKS=config.chunks, BLOCK_TAIL=config.block_tail,
+        VEC=config.vec, WINDOWED=config.windowed, PACKED=config.packed, num_warps=config.num_warps,
+    )  # fmt: skip
+
+
+def two_pass(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bn: BatchNorm | None,
+    bn_eps: float,
+    pre_activation: str,
+    circular: bool,
+    gate: str,
+    gain: float,
+    residual: Tensor | None,
+    activation: str,
+    out: Tensor,
+) -> None:
+    """`eca` for any map, as two launches: pool; gates and rescaling."""
+    partial = _pool(x, bn, bn_eps, pre_activation)
+    maps = [x, out] if residual is None else [x, out, residual]
+    layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
+    config = rescale_config(layout, max(tensor.element_size() for tensor in maps), _device(x.device))
+    x_strides, out_strides, residual_strides = layout.strides[0], layout.strides[1], layout.strides[-1]
+    grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
+    taps = weight.numel()
+    rescale_kernel[grid](
+        x, partial, weight, bias, residual, out, *vectors(bn), bn_eps, gain, 1.0 / layout.hw,
+        layout.n, layout.c, layout.hw, *layout.spatial[1:], weight.stride(-1),
+        *x_strides, *residual_strides, *out_strides,
+        K=taps, CIRCULAR=circular, GATE=gate, PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
+        POOL_SPLITS=partial.shape[1], SPLITS=config.splits,
+        BLOCK_K=power_of_2(taps), BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
+        VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
+    )  # fmt: skip
 
 
 def _pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
@@ -151,7 +214,7 @@ def _pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -
     partial = torch.empty((layout.n, config.splits, layout.c), dtype=torch.float32, device=x.device)
     grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
     pool_kernel[grid](
-        x, partial, *_vectors(None if pre_activation == "identity" else bn), bn_eps,
+        x, partial, *vectors(None if pre_activation == "identity" else bn), bn_eps,
         layout.c, layout.hw, *layout.spatial[1:], *layout.strides[0],
         PRE_ACTIVATION=pre_activation, SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         VEC_C=config.vec_c, VEC_HW=config.vec_hw, WINDOW=config.window, FLAT=layout.flat,
@@ -177,17 +240,10 @@ def _gate(
     block_k = power_of_2(taps)
     block = gate_block(splits, block_k)
     gate_kernel[(-(-n * c // block),)](
-        pooled, weight, bias, *_vectors(bn), bn_eps, out,
+        pooled, weight, bias, *vectors(bn), bn_eps, out,
         n * c, c, 1.0 / hw, *pooled.stride(), weight.stride(-1),
         SPLITS=splits, K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,
     )  # fmt: skip
-
-
-def _vectors(bn: BatchNorm | None) -> tuple[Tensor | None, ...]:
-    """The four batch norm arguments of a kernel; None leaves the code for it out."""
-    if bn is None:
-        return None, None, None, None
-    return tuple(None if vector is None else vector.contiguous() for vector in bn)
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[object]:

@@ -38,6 +38,7 @@ _TYPES = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
 }
 
 
@@ -61,6 +62,7 @@ class Code:
     shared_bytes: int
     loads: dict[int, int]  # global loads in the code, by width in bits
     stores: dict[int, int]
+    instructions: int | None = None  # of one thread; None if the code loops, or is not NVIDIA's
 
 
 def captured(target: str, function: Callable[..., None], *arguments: object) -> list[Launch]:
@@ -117,7 +119,29 @@ def _read_nvidia(binary: triton.compiler.CompiledKernel) -> Code:
         found = [part for part in modifiers.split(".") if part in widths and part]
         width = widths[found[0] if found else ""]
         accesses[kind][width] = accesses[kind].get(width, 0) + 1
-    return Code(registers, stack + local, binary.metadata.shared, accesses["LDG"], accesses["STG"])
+    return Code(
+        registers,
+        stack + local,
+        binary.metadata.shared,
+        accesses["LDG"],
+        accesses["STG"],
+        _instructions(sass),
+    )
+
+
+def _instructions(sass: str) -> int | None:
+    """Instructions up to the end of the program, if none of them branches back."""
+    count, seen, last = 0, set(), None
+    for line in sass.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            seen.add(label[1])
+        elif re.match(r"\s+/\*[0-9a-f]{4,}\*/", line):
+            branch = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", line)
+            if branch and branch[1] in seen - {last}:  # a program ends with a branch to itself
+                return None
+            count += "NOP" not in line
+        last = label[1] if label else None
+    return count
 
 
 def _read_amd(binary: triton.compiler.CompiledKernel) -> Code:

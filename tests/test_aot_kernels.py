@@ -93,7 +93,7 @@ def test_rescaling_streams_vectors(
 ) -> None:
     x, residual, out = (meta(*shape, dtype=dtype, memory_format=memory_format) for _ in range(3))
     _, rescale = captured(
-        target, launch.eca, x, meta(1, 1, k), None, batch_norm(shape[1]), 1e-5,
+        target, launch.two_pass, x, meta(1, 1, k), None, batch_norm(shape[1]), 1e-5,
         "identity", False, "sigmoid", 1.0, residual, "relu", out,
     )  # fmt: skip
     code = compiled(rescale)
@@ -155,7 +155,7 @@ def test_grids_have_one_axis(batch: int) -> None:
     x = meta(batch, 3, 5, 5)
     for item in captured(
         "sm_90",
-        launch.eca,
+        launch.two_pass,
         x,
         meta(1, 1, 3),
         None,

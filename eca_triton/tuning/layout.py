@@ -36,7 +36,14 @@ class Layout:
     @property
     def contiguous(self) -> bool:
         """Whether every tensor is [N, C, HW] without gaps."""
-        expected = (self.c * self.hw, self.hw, 0, 0, 1)
+        return self._all_have((self.c * self.hw, self.hw, 0, 0, 1))
+
+    @property
+    def dense_channels_last(self) -> bool:
+        """Whether every tensor is [N, HW, C] without gaps."""
+        return self._all_have((self.c * self.hw, 1, 0, 0, self.c))
+
+    def _all_have(self, expected: tuple[int, int, int, int, int]) -> bool:
         return self.flat and all(
             stride == want or size == 1
             for strides in self.strides

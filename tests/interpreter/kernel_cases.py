@@ -70,12 +70,13 @@ class Site:
         )  # fmt: skip
         return out
 
-    def map_by_kernel(self) -> Tensor:
-        """A map like x from `launch.eca`, into a buffer full of NaN."""
+    def map_by_kernel(self, function: Callable[..., None] = launch.eca, *config: object) -> Tensor:
+        """A map like x, into a buffer full of NaN, from `launch.eca` or a function that it chooses."""
         out = torch.empty_like(self.x).fill_(float("nan"))
-        launch.eca(
+        function(
             self.x, self.weight, self.bias, self.bn, self.bn_eps,
             self.pre_activation, self.circular, self.gate, self.gain, self.residual, self.activation, out,
+            *config,
         )  # fmt: skip
         return out
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from kernel_cases import (
@@ -84,12 +86,13 @@ def test_gates_are_as_exact_as_eager(row: dict[str, object]) -> None:
     assert_earned(site.gates_by_kernel(), native, exact)
 
 
+@pytest.mark.parametrize("function", [launch.eca, launch.two_pass], ids=["chosen", "two_pass"])
 @pytest.mark.parametrize("row", ECA_CASES, ids=label)
-def test_maps_are_as_exact_as_eager(row: dict[str, object]) -> None:
+def test_maps_are_as_exact_as_eager(row: dict[str, object], function: Callable[..., None]) -> None:
     site = site_of(row)
     before = site.to(torch.float64)
     native, exact = site.by_torch()[1], before.by_torch()[1]
-    assert_earned(site.map_by_kernel(), native, exact)
+    assert_earned(site.map_by_kernel(function), native, exact)
     assert torch.equal(site.x.double(), before.x), "inputs are never changed"
 
 

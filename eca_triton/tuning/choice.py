@@ -1,0 +1,67 @@
+"""Which kernel computes a map, and how it cuts it: a pure function, with the reason beside each rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .config import Device
+from .lagged import LaggedConfig, lagged_config
+from .layout import Layout
+from .tile import TileConfig, tile_config
+from .tile_channels_last import TileChannelsLastConfig, tile_channels_last_config
+
+STARVED_BYTES = 16 << 10  # an SM by itself streams about 30 bytes per ns: longer than a launch takes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel of the map and its config.
+
+    Attributes:
+        kernel: "tile" and "tile_channels_last" keep a part of the map in registers, "lagged" has it come back
+            from L2, "two_pass" reads it twice.
+        config: None for "two_pass", whose two launches have configs of their own.
+    """
+
+    kernel: Literal["tile", "tile_channels_last", "lagged", "two_pass"]
+    config: TileConfig | TileChannelsLastConfig | LaggedConfig | None
+
+
+def choose(
+    layout: Layout,
+    x_itemsize: int,
+    itemsize: int,
+    taps: int,
+    front: bool,
+    device: Device,
+) -> Choice:
+    """The kernel for one call.
+
+    Args:
+        layout: Of x, out and the residual together.
+        x_itemsize: Bytes of an element of x.
+        itemsize: Bytes of the largest element of x, out and the residual.
+        taps: Of the convolution over channels.
+        front: Whether batch norm or an activation comes before pooling.
+        device: What runs it.
+    """
+    # Registers first: what is in them needs no luck with L2, no scratch and no waiting.
+    tile = tile_config(layout, x_itemsize, itemsize, taps, device)
+    if tile is not None and not _starved(layout, x_itemsize, tile, device):
+        return Choice("tile", tile)
+    last = tile_channels_last_config(layout, x_itemsize, taps, front, device)
+    if last is not None:
+        return Choice("tile_channels_last", last)
+    # Maps too large for registers, or so few channels that most SMs would idle: any program may sum any part.
+    lagged = lagged_config(layout, x_itemsize, device)
+    if lagged is not None:
+        return Choice("lagged", lagged)
+    # Two passes cut the spatial dims too, which outweighs their second launch: a starved tile is no choice.
+    return Choice("two_pass", None)
+
+
+def _starved(layout: Layout, itemsize: int, config: TileConfig, device: Device) -> bool:
+    """Whether less than half of the SMs have work, and enough of it that the others are missed."""
+    programs = layout.n * -(-layout.c // config.block_c)
+    return 2 * programs < device.num_sms and config.block_c * layout.hw * itemsize > STARVED_BYTES

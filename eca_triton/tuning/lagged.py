@@ -1,0 +1,105 @@
+"""Config of the lagged launch, or None where it would not pay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import Device
+from .heuristic import VECTOR_BYTES, power_of_2
+from .layout import Layout
+
+THREADS = (128, 256)
+TILE_BYTES = 8 * VECTOR_BYTES * THREADS[-1]  # 8 vectors per thread: 32 registers
+RESIDENT_THREADS = 512  # per SM, at the kernel's 128 registers
+L2_BYTES = 24 << 20  # of it a tile must come back: half an A100's, H100's or H200's, the rest is for output
+MAX_INDEX = 2**31 - 2**16  # tickets are int32
+
+
+@dataclass(frozen=True)
+class LaggedConfig:
+    """How the kernel cuts a map; blocks are powers of two.
+
+    Attributes:
+        block_c: channels of one tile.
+        block_hw: spatial elements of one tile.
+        lag: tiles between summing and rescaling.
+        block_p: chunks of partial sums in one step of the last arriver.
+        block_g: channels in that step.
+        num_warps: warps of one program.
+        vec_c: channels that one vector access covers; 1 unless channels are contiguous.
+        vec_hw: spatial elements that one vector access covers; 1 unless these are contiguous.
+    """
+
+    block_c: int
+    block_hw: int
+    lag: int
+    block_p: int
+    block_g: int
+    num_warps: int
+    vec_c: int
+    vec_hw: int
+
+    def tiles(self, layout: Layout) -> int:
+        """Tiles of one image."""
+        return -(-layout.c // self.block_c) * -(-layout.hw // self.block_hw)
+
+
+def lagged_config(layout: Layout, itemsize: int, device: Device) -> LaggedConfig | None:
+    """Config for x of `itemsize` bytes; `layout` covers x, out and the residual."""
+    # Wavefronts of 64 are CDNA: its L2 is one per die, so a tile may not come back from it.
+    if device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
+        return None
+    vector = VECTOR_BYTES // itemsize
+    vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
+    if max(vec_c, vec_hw) < vector:  # element by element, issuing costs more than the second read
+        return None
+    if vec_c == vector:
+        vec_hw = 1
+
+    # Of smaller tiles, compiled for as many programs per SM as there may be, some variants spill.
+    smallest = (4 if vec_c == vector else 2) * VECTOR_BYTES * THREADS[0]
+    size = TILE_BYTES
+    while True:
+        block_c, block_hw = _tile(layout, size // itemsize, vec_c == vector)
+        tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
+        # Smaller tiles until every SM has one.
+        if layout.n * tiles >= device.num_sms or size <= smallest:
+            break
+        size //= 2
+    tile_bytes = block_c * block_hw * itemsize
+    threads = min(max(tile_bytes // (8 * VECTOR_BYTES), THREADS[0]), THREADS[-1])
+
+    # A tile comes back when its image is summed and the programs in flight, half way on average, are through.
+    resident = device.num_sms * RESIDENT_THREADS // threads
+    lag = min(tiles + resident // 2, layout.n * tiles)
+    map_bytes = layout.n * layout.c * layout.hw * itemsize
+    if min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
+        return None
+    # The compiler gives small tiles few registers, which more sums at a time would not fit.
+    sums = (16 if tile_bytes >= 8 * VECTOR_BYTES * threads else 4) * threads
+    block_g = min(128, max(16, power_of_2(layout.c)))
+    return LaggedConfig(
+        block_c=block_c,
+        block_hw=block_hw,
+        lag=lag,
+        block_p=min(sums // block_g, power_of_2(-(-layout.hw // block_hw))),
+        block_g=block_g,
+        num_warps=threads // device.warp_size,
+        vec_c=vec_c,
+        vec_hw=vec_hw,
+    )
+
+
+def _tile(layout: Layout, elements: int, channels_last: bool) -> tuple[int, int]:
+    """Channels and spatial elements: of the sizes along the contiguous axis the one that pads least."""
+    if channels_last:
+        # From 64 bytes of bf16 to 1 kB.
+        block_c = _least_padding(layout.c, (256, 128, 64, 32))
+        return block_c, min(elements // block_c, power_of_2(layout.hw))
+    block_hw = min(_least_padding(layout.hw, (1024, 512, 256)), elements)
+    return min(elements // block_hw, power_of_2(layout.c)), block_hw
+
+
+def _least_padding(extent: int, blocks: tuple[int, ...]) -> int:
+    """The block that pads `extent` least, the largest of equals; all of a short extent."""
+    return min(power_of_2(extent), min(blocks, key=lambda block: (-extent % block, -block)))

@@ -1,0 +1,129 @@
+"""Config of the contiguous register tile, or None where a map does not fit one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from .config import Device
+from .heuristic import VECTOR_BYTES, power_of_2
+from .layout import Layout
+
+THREADS = (64, 128, 256, 512)
+SHORT_BYTES = 100  # of the tile per thread, where nothing asks for more: many small programs hide latency
+LONG_BYTES = 200  # at most: 50 registers, which leave as many for sums and addresses at 128 per thread
+PACKED_ELEMENTS = 64  # per thread; above, 16-bit elements may not also be kept as fp32
+NARROW_BYTES = 8  # aligned accesses this wide are as good as wider ones that need windows
+LINE_COLUMNS = 64  # of a block: whole 128-byte lines of bf16
+WINDOW_COLUMNS = 32
+PADDING = 1 / 16  # of a row, that wider blocks may cost
+MAX_HALO = 2  # rows that are only summed, per row of the tile
+MAX_INDEX = 2**31 - 2**16  # offsets inside an image are int32
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """How the kernel cuts a map; blocks are powers of two.
+
+    Attributes:
+        block_c: channels of one program.
+        block_hw: columns of one block of its tile.
+        chunks: such blocks.
+        block_tail: columns of one more block, or 0.
+        vec: elements that one access may cover.
+        windowed: whether rows start off a vector, and are read by aligned windows.
+        packed: whether the tile must be kept from being converted to fp32 ahead of time.
+        num_warps: warps of one program.
+    """
+
+    block_c: int
+    block_hw: int
+    chunks: int
+    block_tail: int
+    vec: int
+    windowed: bool
+    packed: bool
+    num_warps: int
+
+
+def tile_config(
+    layout: Layout, x_itemsize: int, itemsize: int, taps: int, device: Device
+) -> TileConfig | None:
+    """Config for x of `x_itemsize` bytes; `itemsize`: the largest of x, out and residual, as in `layout`."""
+    c, hw = layout.c, layout.hw
+    if not layout.contiguous or c * hw > MAX_INDEX:
+        return None
+    vec, windowed = _vector(c, hw, itemsize)
+    span = -(-(hw + vec - 1) // vec) * vec if windowed else hw
+    row_bytes = span * x_itemsize
+    halo = taps - 1
+    # Blocks end on a vector.
+    least = vec // gcd(vec, hw)
+
+    block_c = max(least, 1 << max(0, (SHORT_BYTES * THREADS[0] // row_bytes).bit_length() - 1))
+    threads = THREADS[0]
+    # More channels in a program dilute its halo: first with more threads, since those also have loads in
+    # flight, then with longer shares per thread; the largest programs only for rows that fit no other.
+    while halo > block_c / 8 and threads < 256:
+        block_c, threads = 2 * block_c, 2 * threads
+    while halo > block_c / 4 and 2 * block_c * row_bytes <= LONG_BYTES * threads:
+        block_c *= 2
+    while block_c * row_bytes > LONG_BYTES * threads:
+        if threads < (THREADS[-1] if halo else 256) or block_c <= least:
+            threads *= 2
+        else:
+            block_c //= 2
+    block_c = min(block_c, max(least, power_of_2(c)))
+
+    # At small batch fewer channels per program, so that every SM has one.
+    while layout.n * -(-c // block_c) < device.num_sms and block_c > least and 2 * halo <= MAX_HALO * block_c:
+        block_c //= 2
+    if threads > THREADS[-1] or min(halo, c - block_c) > MAX_HALO * block_c:
+        return None
+    # One vector per thread and block, over whole lines. Short rows that need windows cost fewest instructions
+    # in blocks of 32, with every store a whole vector.
+    share = threads * vec // block_c
+    columns = max(WINDOW_COLUMNS if windowed else LINE_COLUMNS, share)
+    block_hw, chunks, block_tail = _blocks(span, columns, share if windowed else 1, vec)
+    threads = min(threads, max(device.warp_size, THREADS[0], block_c * block_hw // vec))
+    return TileConfig(
+        block_c=block_c,
+        block_hw=block_hw,
+        chunks=chunks,
+        block_tail=block_tail,
+        vec=vec,
+        windowed=windowed,
+        packed=x_itemsize == 2 and block_c * span > PACKED_ELEMENTS * threads,
+        num_warps=max(1, threads // device.warp_size),
+    )
+
+
+def _vector(c: int, hw: int, itemsize: int) -> tuple[int, bool]:
+    """Elements of one access, and whether it takes aligned windows to have so many."""
+    widest = VECTOR_BYTES // itemsize
+    vec = gcd(hw, widest)
+    if vec * itemsize >= NARROW_BYTES:
+        return vec, False
+    # Images must start on a vector, and a vector may hold the end of one row and the start of the next only.
+    window = gcd(c * hw, widest)
+    while window > hw:
+        window //= 2
+    return (window, True) if window > vec else (vec, False)
+
+
+def _blocks(span: int, widest: int, least_tail: int, vec: int) -> tuple[int, int, int]:
+    """Columns of a block, number of blocks, columns of the tail: the widest that hardly pad."""
+    best = None
+    block = min(power_of_2(span), power_of_2(widest))
+    narrowest = min(4 * vec, block)
+    while block >= narrowest:
+        chunks, rest = divmod(span, block)
+        tail = max(power_of_2(rest), power_of_2(least_tail)) if rest else 0
+        if tail >= block:
+            chunks, tail = chunks + 1, 0
+        padded = chunks * block + tail
+        if chunks and (best is None or padded < best[0] - PADDING * span):
+            best = padded, block, chunks, tail
+        block //= 2
+    assert best is not None, "a block of all columns always fits"
+    return best[1:]

@@ -1,0 +1,102 @@
+"""Config of the channels-last register tile, or None where a map does not fit one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import Device
+from .heuristic import VECTOR_BYTES, power_of_2
+from .layout import Layout
+
+HALO = 8  # channels beside the tile, per side: one vector of 16-bit elements
+THREADS = (128, 256, 512)  # more leave a thread too few registers for its share of the tile
+PIECES = 7  # vectors per thread: 49, 196 and 784 elements are 7 of them exactly, or 6.125
+PIECES_BESIDE_TERMS = 4  # batch norm's terms and an activation's temporaries take registers too
+ROW_BYTES = (128, 64)  # channels of one element: whole lines, else two sectors; below, the halo outweighs it
+MAX_INDEX = 2**31  # offsets inside an image are int32
+
+
+@dataclass(frozen=True)
+class TileChannelsLastConfig:
+    """How the kernel cuts a map; blocks are powers of two.
+
+    Attributes:
+        block_c: channels of one program.
+        block_hw: spatial elements of one piece of its tile: one vector per thread.
+        steps: pieces of the tile.
+        block_halo: spatial elements of one step over the halo: one vector per thread.
+        halo_steps: steps over the halo.
+        num_warps: warps of one program.
+    """
+
+    block_c: int
+    block_hw: int
+    steps: int
+    block_halo: int
+    halo_steps: int
+    num_warps: int
+
+
+def tile_channels_last_config(
+    layout: Layout, itemsize: int, taps: int, front: bool, device: Device
+) -> TileChannelsLastConfig | None:
+    """Config for x of `itemsize` bytes.
+
+    Args:
+        layout: of x, out and the residual.
+        itemsize: bytes of an element of x.
+        taps: of the convolution.
+        front: whether batch norm or an activation stands before the pooling.
+        device: properties of the GPU.
+    """
+    # One offset serves all tensors. Channels off the vector would be read one by one, on both sides of the
+    # tile's edge: such maps, of pruned networks, keep the two passes.
+    if not layout.dense_channels_last or layout.c % HALO or layout.c * layout.hw >= MAX_INDEX:
+        return None
+    if taps // 2 > HALO:
+        return None
+
+    for row_bytes in ROW_BYTES:
+        for threads in THREADS:  # fewest first: they wait for each other less
+            pieces = _pieces(itemsize, front, threads)
+            vectors = threads * VECTOR_BYTES // itemsize
+            # A map with fewer channels than a row has them all.
+            fits = [
+                block
+                for block in (256, 128, 64, 32, 16, 8)
+                if block <= power_of_2(layout.c)
+                and block * itemsize >= min(row_bytes, power_of_2(layout.c) * itemsize)
+                and layout.hw * block <= pieces * vectors
+            ]
+            if fits:
+                # The block that pads least, the largest of equals: the halo weighs least there.
+                block_c = min(fits, key=lambda block: (-layout.c % block, -block))
+                return _config(layout, itemsize, block_c, front, device)
+    return None
+
+
+def _pieces(itemsize: int, front: bool, threads: int) -> int:
+    """Pieces of a tile that leave registers for the rest, as compiled for sm_80, sm_90, sm_100 and gfx942."""
+    return PIECES_BESIDE_TERMS if front and (itemsize > 2 or threads > 256) else PIECES
+
+
+def _config(
+    layout: Layout, itemsize: int, block_c: int, front: bool, device: Device
+) -> TileChannelsLastConfig:
+    # At small batch fewer channels per program, so that every SM has one.
+    while layout.n * -(-layout.c // block_c) < device.num_sms and block_c > HALO:
+        block_c //= 2
+    elements = VECTOR_BYTES // itemsize
+    threads = next(
+        size for size in THREADS if layout.hw * block_c <= _pieces(itemsize, front, size) * size * elements
+    )
+    block_hw = threads * elements // block_c
+    block_halo = threads * elements // (2 * HALO)
+    return TileChannelsLastConfig(
+        block_c=block_c,
+        block_hw=block_hw,
+        steps=-(-layout.hw // block_hw),
+        block_halo=block_halo,
+        halo_steps=-(-layout.hw // block_halo),
+        num_warps=threads // device.warp_size,
+    )

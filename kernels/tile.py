@@ -1,0 +1,203 @@
+"""The map in one launch: a contiguous tile stays in registers between its sums and its rescaling."""
+
+import triton
+import triton.language as tl
+
+from .addressing import multiple_of
+from .elementwise import activate, batch_norm_terms, gate_of
+
+
+@triton.jit
+def tile_kernel(
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr,
+    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, C, stride_w,
+    HW: tl.constexpr, K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
+    PRE_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_HALO: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, CHUNKS: tl.constexpr, BLOCK_TAIL: tl.constexpr,
+    VEC: tl.constexpr, WINDOWED: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """out[n, c, :] = activation(gain * xhat * g[n, c] + residual), xhat = pre_activation(batch_norm(x)).
+    One program owns BLOCK_C channels of one image, in registers as CHUNKS blocks of BLOCK_HW columns and one
+    of BLOCK_TAIL. Of the K // 2 channels on either side, the halo, it only forms sums: no program waits.
+    Reads x and residual once (2 S; the halo from L2), writes out (S); each: [N, C, HW] contiguous.
+    VEC divides the elements of an image and of a block. WINDOWED: not those of a row. Then a row is read from
+    the last vector that starts at or before it, and each vector is stored by the row of its first lane.
+    """
+    pid = tl.program_id(0)
+    blocks_c = tl.cdiv(C, BLOCK_C)
+    image = multiple_of((pid // blocks_c).to(tl.int64) * C * HW, VEC)
+    first_c = pid % blocks_c * BLOCK_C
+    count = tl.minimum(BLOCK_C, C - first_c)
+    rows = tl.arange(0, BLOCK_C)
+    offs_c = first_c + rows
+    mask_c = rows < count
+    x_ptr += image
+
+    # The halo first: its sums take few registers while the tile arrives.
+    if K > 1:
+        sides = tl.arange(0, BLOCK_HALO)
+        halo_c = first_c - K // 2 + sides + tl.where(sides < K // 2, 0, count)
+        if CIRCULAR:
+            halo_c = (halo_c + C) % C
+        mask_halo = (sides < K - 1) & (halo_c >= 0) & (halo_c < C)
+        halo_center, halo_scale, halo_shift = None, None, None
+        if bn_mean_ptr is not None:
+            halo_center, halo_scale, halo_shift = batch_norm_terms(
+                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, halo_c, mask_halo
+            )
+        _, halo_y = row_means(
+            x_ptr, halo_c, mask_halo, halo_center, halo_scale, halo_shift,
+            HW, PRE_ACTIVATION, False, BLOCK_HALO, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED,
+        )  # fmt: skip
+    center, scale, shift = None, None, None
+    if bn_mean_ptr is not None:
+        center, scale, shift = batch_norm_terms(
+            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
+        )
+    tile, y = row_means(
+        x_ptr, offs_c, mask_c, center, scale, shift,
+        HW, PRE_ACTIVATION, True, BLOCK_C, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED,
+    )  # fmt: skip
+
+    # All neighbours as one vector: entry i is tap i % BLOCK_K of row i // BLOCK_K.
+    entry = tl.arange(0, BLOCK_C * BLOCK_K)
+    offs_k = entry % BLOCK_K
+    src = entry // BLOCK_K + offs_k - K // 2
+    valid = offs_k < K
+    neighbour_y = gathered(y, src, BLOCK_C)
+    if K > 1:
+        outside = gathered(halo_y, src + K // 2 - tl.where(src < 0, 0, count), BLOCK_HALO)
+        neighbour_y = tl.where((src >= 0) & (src < count), neighbour_y, outside)
+        if not CIRCULAR:
+            valid &= (first_c + src >= 0) & (first_c + src < C)
+    # Selected away, never multiplied by zero: 0 * NaN would poison channels out of reach.
+    w = tl.load(weight_ptr + offs_k * stride_w, mask=offs_k < K, other=0.0).to(tl.float32)
+    z = tl.sum(tl.reshape(tl.where(valid, w * neighbour_y, 0.0), (BLOCK_C, BLOCK_K)), 1)
+    if bias_ptr is not None:
+        z += tl.load(bias_ptr).to(tl.float32)
+    factor = gain * gate_of(z, GATE)
+
+    if WINDOWED:
+        # A vector may run into the next row, which is in the same block.
+        next_c = tl.minimum(rows + 1, BLOCK_C - 1)
+        next_factor = tl.gather(factor, next_c, 0)[:, None]
+        if bn_mean_ptr is not None:
+            next_center, next_scale, next_shift = batch_norm_terms(
+                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, first_c + next_c, next_c < count
+            )
+    factor = factor[:, None]
+    for i in tl.static_range(CHUNKS + (BLOCK_TAIL > 0)):
+        offs, _, mask, element = chunk_offsets(
+            offs_c, mask_c, i * BLOCK_HW, HW, BLOCK_HW if i < CHUNKS else BLOCK_TAIL,
+            i * BLOCK_HW + (BLOCK_HW if i < CHUNKS else BLOCK_TAIL) > HW, VEC, WINDOWED,
+        )  # fmt: skip
+        v = (unseen(tile[i], C) if PACKED else tile[i]).to(tl.float32)
+        if WINDOWED:
+            mine = element < HW
+            if bn_mean_ptr is not None:
+                v -= tl.where(mine, center[:, None], next_center[:, None])
+                v *= tl.where(mine, scale[:, None], next_scale[:, None])
+                v += tl.where(mine, shift[:, None], next_shift[:, None])
+            v = activate(v, PRE_ACTIVATION) * tl.where(mine, factor, next_factor)
+        else:
+            if bn_mean_ptr is not None:
+                v = (v - center[:, None]) * scale[:, None] + shift[:, None]
+            v = activate(v, PRE_ACTIVATION) * factor
+        if residual_ptr is not None:
+            v += tl.load(residual_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
+        v = activate(v, ACTIVATION)
+        tl.store(out_ptr + image + offs, v.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def chunk_offsets(
+    offs_c, mask_c, start, HW: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr, VEC: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):  # fmt: skip
+    """BLOCK columns from start of rows offs_c: offsets in the image, whether a vector there holds anything
+    of its row, whether the row stores it, and the element of the row (below 0, from HW: another row's).
+    """
+    lane = start + tl.arange(0, BLOCK)[None, :]
+    row = multiple_of(offs_c * HW, VEC)
+    if WINDOWED:
+        lead = (offs_c * HW - row)[:, None]
+        vector = multiple_of(lane, VEC)
+        loaded = mask_c[:, None] & (vector < lead + HW)
+        stored = loaded & (vector >= lead)
+        element = lane - lead
+    else:
+        loaded = mask_c[:, None] & (multiple_of(lane, VEC) < HW) if MASKED else mask_c[:, None]
+        stored = loaded
+        element = lane
+    return row[:, None] + lane, loaded, stored, element
+
+
+@triton.jit
+def load_chunk(
+    image_ptr, offs_c, mask_c, start, center, scale, shift, HW: tl.constexpr, PRE_ACTIVATION: tl.constexpr,
+    BLOCK: tl.constexpr, MASKED: tl.constexpr, VEC: tl.constexpr, WINDOWED: tl.constexpr,
+):  # fmt: skip
+    """[rows, BLOCK] of x as loaded, and what it adds to the sum over its rows."""
+    offs, loaded, _, element = chunk_offsets(offs_c, mask_c, start, HW, BLOCK, MASKED, VEC, WINDOWED)
+    v = tl.load(image_ptr + offs, mask=loaded, other=0.0)
+    summand = v.to(tl.float32)
+    if PRE_ACTIVATION != "identity":
+        if center is not None:
+            summand = (summand - center[:, None]) * scale[:, None] + shift[:, None]
+        summand = activate(summand, PRE_ACTIVATION)
+    if WINDOWED or MASKED:
+        summand = tl.where((element >= 0) & (element < HW), summand, 0.0)
+    return v, summand
+
+
+@triton.jit
+def row_means(
+    image_ptr, offs_c, mask_c, center, scale, shift, HW: tl.constexpr, PRE_ACTIVATION: tl.constexpr,
+    KEEP: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, CHUNKS: tl.constexpr,
+    BLOCK_TAIL: tl.constexpr, VEC: tl.constexpr, WINDOWED: tl.constexpr,
+):  # fmt: skip
+    """The rows offs_c of an image as a tuple of chunks (empty unless KEEP), and their means of xhat."""
+    tile = ()
+    total = tl.zeros((BLOCK_C, BLOCK_HW), tl.float32)
+    if KEEP:
+        for i in tl.static_range(CHUNKS):
+            v, summand = load_chunk(
+                image_ptr, offs_c, mask_c, i * BLOCK_HW, center, scale, shift,
+                HW, PRE_ACTIVATION, BLOCK_HW, (i + 1) * BLOCK_HW > HW, VEC, WINDOWED,
+            )  # fmt: skip
+            total += summand
+            tile += (v,)
+    else:
+        for start in tl.range(0, CHUNKS * BLOCK_HW, BLOCK_HW):
+            _, summand = load_chunk(
+                image_ptr, offs_c, mask_c, start, center, scale, shift,
+                HW, PRE_ACTIVATION, BLOCK_HW, CHUNKS * BLOCK_HW > HW, VEC, WINDOWED,
+            )  # fmt: skip
+            total += summand
+    y = tl.sum(total, 1)
+    if BLOCK_TAIL > 0:
+        v, summand = load_chunk(
+            image_ptr, offs_c, mask_c, CHUNKS * BLOCK_HW, center, scale, shift,
+            HW, PRE_ACTIVATION, BLOCK_TAIL, CHUNKS * BLOCK_HW + BLOCK_TAIL > HW, VEC, WINDOWED,
+        )  # fmt: skip
+        y += tl.sum(summand, 1)
+        tile += (v,)
+    y *= 1.0 / HW
+    if PRE_ACTIVATION == "identity" and center is not None:
+        y = (y - center) * scale + shift
+    return tile, y
+
+
+@triton.jit
+def unseen(v, C):
+    """v, of 16 bits and C < 2**30, such that the compiler does not recognize it: it would keep every element
+    converted to 32 bits since the sums, in twice the registers, to spare a second conversion.
+    """
+    bits = v.to(tl.int16, bitcast=True) ^ (C >> 30).to(tl.int16)
+    return bits.to(v.dtype, bitcast=True)
+
+
+@triton.jit
+def gathered(y, index, LENGTH: tl.constexpr):
+    """y[index], y: [LENGTH]; index may point anywhere."""
+    return tl.gather(y, tl.minimum(tl.maximum(index, 0), LENGTH - 1), 0)

@@ -1,0 +1,166 @@
+"""The whole tail in one launch for channels-last maps of which an image's tile fits registers."""
+
+import triton
+import triton.language as tl
+
+from .addressing import multiple_of
+from .elementwise import activate, batch_norm_terms, gate_of
+
+HALO = tl.constexpr(8)  # channels beside the tile, per side: a vector of 16 bits each; C is a multiple
+
+
+@triton.jit
+def tile_channels_last_kernel(
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr,
+    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, inv_hw,
+    C, HW, stride_w,
+    K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
+    PRE_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, STEPS: tl.constexpr,
+    BLOCK_HALO: tl.constexpr, HALO_STEPS: tl.constexpr,
+):  # fmt: skip
+    """out[n, :, c] = activation(gain * xhat * g[n, c] + residual), xhat = pre_activation(batch_norm(x)).
+    One program owns BLOCK_C channels of one image and keeps them in registers, as STEPS pieces of BLOCK_HW
+    elements; of HALO channels on each side it only forms the mean.
+    Reads x and residual once from DRAM (2 S; the halo from L2), writes out (S).
+    x, residual, out: [N, HW, C] dense, C % HALO == 0, fp16/bf16/fp32; fp32 inside. K // 2 <= HALO.
+    """
+    pid = tl.program_id(0)
+    C = multiple_of(C, HALO)
+    blocks_c = tl.cdiv(C, BLOCK_C)
+    image = (pid // blocks_c).to(tl.int64) * HW * C
+    first = pid % blocks_c * BLOCK_C
+    offs_c = first + tl.arange(0, BLOCK_C)
+    mask_c = offs_c < C
+    offs_hw = tl.arange(0, BLOCK_HW)[:, None]
+    offs = offs_hw * C + offs_c[None, :]
+
+    tile = ()
+    for step in tl.static_range(STEPS):
+        mask = mask_c[None, :] & (offs_hw + step * BLOCK_HW < HW)
+        ptrs = x_ptr + image + (offs + step * BLOCK_HW * C)
+        tile += (tl.load(ptrs, mask=mask, other=0.0),)
+
+    center, scale, shift = None, None, None
+    if bn_mean_ptr is not None:
+        center, scale, shift = batch_norm_terms(
+            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
+        )
+    total = tl.zeros((BLOCK_HW, BLOCK_C), tl.float32)
+    for step in tl.static_range(STEPS):
+        v = tile[step].to(tl.float32)
+        if PRE_ACTIVATION != "identity":
+            v = activate(normalised(v, center, scale, shift), PRE_ACTIVATION)
+            v = tl.where(offs_hw + step * BLOCK_HW < HW, v, 0.0)
+        total += v
+    y = pooled(total, center, scale, shift, inv_hw, PRE_ACTIVATION)
+
+    if K == 1:
+        z = y * tl.load(weight_ptr).to(tl.float32)
+    else:
+        own = tl.minimum(C - first, BLOCK_C)
+        halo = halo_mean(
+            x_ptr + image, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw,
+            first, own, C, HW, CIRCULAR, PRE_ACTIVATION, BLOCK_HALO, HALO_STEPS,
+        )  # fmt: skip
+        z = band(y, halo, weight_ptr, stride_w, first, own, C, K, CIRCULAR, BLOCK_K, BLOCK_C)
+    if bias_ptr is not None:
+        z += tl.load(bias_ptr).to(tl.float32)
+    factor = (gain * gate_of(z, GATE))[None, :]
+
+    for step in tl.static_range(STEPS):
+        mask = mask_c[None, :] & (offs_hw + step * BLOCK_HW < HW)
+        v = tile[step]
+        if bn_mean_ptr is not None:
+            v = packed_again(v, HW)
+        v = v.to(tl.float32)
+        v = activate(normalised(v, center, scale, shift), PRE_ACTIVATION) * factor
+        if residual_ptr is not None:
+            ptrs = residual_ptr + image + (offs + step * BLOCK_HW * C)
+            v += tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
+        v = activate(v, ACTIVATION)
+        ptrs = out_ptr + image + (offs + step * BLOCK_HW * C)
+        tl.store(ptrs, v.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def normalised(v, center, scale, shift):
+    """Batch norm of a tile [hw, channels]; v itself where there are no terms."""
+    if center is not None:
+        v = (v - center[None, :]) * scale[None, :] + shift[None, :]
+    return v
+
+
+@triton.jit
+def packed_again(v, HW):
+    """v, which the compiler takes for a new value, and so converts to fp32 once more.
+
+    It would keep the fp32 tile of the sum in registers, twice the 16-bit one: with batch norm that spills.
+    """
+    if v.dtype.primitive_bitwidth == 16:
+        zero = (HW < 0).to(tl.int16)
+        v = (v.to(tl.int16, bitcast=True) ^ zero).to(v.dtype, bitcast=True)
+    return v
+
+
+@triton.jit
+def pooled(total, center, scale, shift, inv_hw, PRE_ACTIVATION: tl.constexpr):
+    """Mean per channel of what `total` sums, batch norm included: without an activation it commutes."""
+    y = tl.sum(total, 0) * inv_hw
+    if PRE_ACTIVATION == "identity" and center is not None:
+        y = (y - center) * scale + shift
+    return y
+
+
+@triton.jit
+def halo_mean(
+    image_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw, first, own, C, HW,
+    CIRCULAR: tl.constexpr, PRE_ACTIVATION: tl.constexpr, BLOCK_HALO: tl.constexpr, HALO_STEPS: tl.constexpr,
+):  # fmt: skip
+    """Means [2 * HALO] of the HALO channels before `first` and of those from first + own on.
+
+    Two whole vectors of every element: anything narrower would cost as many sectors.
+    """
+    lane = tl.arange(0, 2 * HALO)
+    start = tl.where(lane // HALO == 0, first - HALO, first + own)
+    if CIRCULAR:
+        start = tl.where(start < 0, start + C, tl.where(start >= C, start - C, start))
+    start = multiple_of(start, HALO)
+    offs_c = start + lane % HALO
+    mask_c = (start >= 0) & (start < C)
+    offs_hw = tl.arange(0, BLOCK_HALO)[:, None]
+    center, scale, shift = None, None, None
+    if bn_mean_ptr is not None:
+        center, scale, shift = batch_norm_terms(
+            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
+        )
+    total = tl.zeros((BLOCK_HALO, 2 * HALO), tl.float32)
+    for step in tl.static_range(HALO_STEPS):
+        mask = mask_c[None, :] & (offs_hw + step * BLOCK_HALO < HW)
+        ptrs = image_ptr + ((offs_hw + step * BLOCK_HALO) * C + offs_c[None, :])
+        v = tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
+        if PRE_ACTIVATION != "identity":
+            v = tl.where(mask, activate(normalised(v, center, scale, shift), PRE_ACTIVATION), 0.0)
+        total += v
+    return pooled(total, center, scale, shift, inv_hw, PRE_ACTIVATION)
+
+
+@triton.jit
+def band(
+    y, halo, weight_ptr, stride_w, first, own, C,
+    K: tl.constexpr, CIRCULAR: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """sum_j w[j] * y[c + j - K // 2] of the tile's channels; taps in parallel, absent ones selected away."""
+    entry = tl.arange(0, BLOCK_C * BLOCK_K)
+    tap = entry % BLOCK_K
+    place = entry // BLOCK_K + tap - K // 2
+    inside = (place >= 0) & (place < own)
+    valid = tap < K
+    if not CIRCULAR:
+        valid = valid & (first + place >= 0) & (first + place < C)
+    beside = tl.where(place < 0, HALO + place, HALO + place - own)
+    near = tl.gather(y, tl.where(inside, place, 0), 0)
+    far = tl.gather(halo, tl.minimum(tl.maximum(beside, 0), 2 * HALO - 1), 0)
+    w = tl.load(weight_ptr + tap * stride_w, mask=tap < K, other=0.0).to(tl.float32)
+    terms = tl.where(valid, w * tl.where(inside, near, far), 0.0)
+    return tl.sum(tl.reshape(terms, (BLOCK_C, BLOCK_K)), 1)

@@ -1,0 +1,92 @@
+"""What the chosen kernels may cost, compiled ahead of time; `make budgets` writes the table anew.
+
+tests/budgets.json holds, per Triton version, target and site: the kernel, registers, spilled and shared
+bytes, the share of the accesses' bytes that go in 128-bit accesses, and thread-instructions per element
+(null where the code loops, or is not NVIDIA's).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import triton
+from aot import TARGETS, Launch, captured, compiled
+
+from eca_triton import launch
+
+FILE = Path(__file__).with_suffix(".json")
+VERSION = ".".join(triton.__version__.split(".")[:2])
+
+CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
+SITES = {  # name: shape, taps, memory format, whole tail
+    "56x56": ((128, 256, 56, 56), 5, CONTIGUOUS, False),
+    "56x56 tail": ((128, 256, 56, 56), 5, CONTIGUOUS, True),
+    "28x28": ((128, 512, 28, 28), 5, CONTIGUOUS, False),
+    "14x14": ((128, 1024, 14, 14), 5, CONTIGUOUS, False),
+    "7x7": ((128, 2048, 7, 7), 7, CONTIGUOUS, False),
+    "7x7 tail": ((128, 2048, 7, 7), 7, CONTIGUOUS, True),
+    "112x112": ((128, 16, 112, 112), 1, CONTIGUOUS, False),
+    "56x56 batch 1": ((1, 256, 56, 56), 5, CONTIGUOUS, False),
+    "56x56 last": ((128, 256, 56, 56), 5, LAST, False),
+    "28x28 last": ((128, 512, 28, 28), 5, LAST, False),
+    "14x14 last": ((128, 1024, 14, 14), 5, LAST, False),
+    "7x7 last": ((128, 2048, 7, 7), 7, LAST, False),
+}
+# gfx942 has no lagged launch: an L2 per die.
+CASES = [(target, site) for target in TARGETS for site in SITES if (target, site) != ("gfx942", "56x56 last")]
+
+
+def launched(site: str, target: str) -> Launch:
+    """The launch of a site in bf16; "tail": batch norm before, residual and ReLU after."""
+    shape, taps, memory_format, tail = SITES[site]
+    x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=memory_format)
+    bn = tuple(torch.empty(shape[1], device="meta") for _ in range(4)) if tail else None
+    (item,) = captured(
+        target, launch.eca, x, torch.empty(1, 1, taps, device="meta"), None, bn, 1e-5,
+        "identity", False, "sigmoid", 1.0, x if tail else None, "relu" if tail else "identity", x,
+    )  # fmt: skip
+    return item
+
+
+def cost(site: str, target: str) -> dict[str, object]:
+    """One row of the table."""
+    item = launched(site, target)
+    code = compiled(item)
+    bits = {width: code.loads.get(width, 0) * width for width in code.loads}
+    for width, count in code.stores.items():
+        bits[width] = bits.get(width, 0) + count * width
+    per_element = None
+    if code.instructions is not None:
+        shape = SITES[site][0]
+        threads = item.grid[0] * item.num_warps * TARGETS[target].warp_size
+        per_element = round(code.instructions * threads / torch.Size(shape).numel(), 1)
+    return {
+        "kernel": item.kernel.__name__.removesuffix("_kernel"),
+        "registers": code.registers,
+        "spilled_bytes": code.spilled_bytes,
+        "shared_bytes": code.shared_bytes,
+        "vector_share": round(bits.get(128, 0) / sum(bits.values()), 2),
+        "instructions_per_element": per_element,
+    }
+
+
+def main() -> None:
+    """Write this Triton's part of the table, one line per row."""
+    table = json.loads(FILE.read_text()) if FILE.exists() else {}
+    table[VERSION] = {target: {} for target in TARGETS}
+    for target, site in CASES:
+        table[VERSION][target][site] = cost(site, target)
+    versions = []
+    for version, targets in sorted(table.items()):
+        blocks = []
+        for target, rows in targets.items():
+            lines = ",\n".join(f"      {json.dumps(site)}: {json.dumps(row)}" for site, row in rows.items())
+            blocks.append(f'    "{target}": {{\n{lines}\n    }}')
+        versions.append(f'  "{version}": {{\n' + ",\n".join(blocks) + "\n  }")
+    FILE.write_text("{\n" + ",\n".join(versions) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The kernels that read a map once, each against float64: channels-last tiles, and tiles rescaled from L2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from kernel_cases import ACTIVATIONS, LAYOUTS, Site, assert_earned, batch_norm, covering, label
+from torch import Tensor
+
+from eca_triton import launch_channels_last
+from eca_triton.tuning.config import Device
+from eca_triton.tuning.lagged import lagged_config
+from eca_triton.tuning.layout import Layout, common_layout
+from eca_triton.tuning.tile_channels_last import tile_channels_last_config
+
+NAN, INF = float("nan"), float("inf")
+FEW_SMS = Device(num_sms=2, warp_size=32)  # large tiles
+MANY_SMS = Device(num_sms=132, warp_size=32)  # small ones, many per image
+
+
+def layout_of(site: Site, out: Tensor) -> Layout:
+    maps = [site.x, out] if site.residual is None else [site.x, out, site.residual]
+    return common_layout(site.x.shape, *(tensor.stride() for tensor in maps))
+
+
+def arguments(site: Site, out: Tensor) -> tuple[object, ...]:
+    return (
+        site.x, site.weight, site.bias, site.bn, site.bn_eps, site.pre_activation, site.circular, site.gate,
+        site.gain, site.residual, site.activation, out,
+    )  # fmt: skip
+
+
+def by_tile(site: Site, device: Device) -> Tensor:
+    out = torch.empty_like(site.x).fill_(NAN)
+    front = site.bn is not None or site.pre_activation != "identity"
+    config = tile_channels_last_config(
+        layout_of(site, out), site.x.element_size(), site.weight.numel(), front, device
+    )
+    assert config is not None
+    launch_channels_last.tile_channels_last(*arguments(site, out), config)
+    return out
+
+
+def by_lag(site: Site, device: Device) -> Tensor:
+    out = torch.empty_like(site.x).fill_(NAN)
+    config = lagged_config(layout_of(site, out), site.x.element_size(), device)
+    assert config is not None
+    launch_channels_last.lagged(*arguments(site, out), config)
+    return out
+
+
+KERNELS = {"tile": by_tile, "lagged": by_lag}
+Kernel = Callable[[Site, Device], Tensor]
+
+on_both_kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+on_both_devices = pytest.mark.parametrize("device", [FEW_SMS, MANY_SMS], ids=["few_sms", "many_sms"])
+
+CASES = covering(
+    {
+        "kernel": list(KERNELS),
+        "dtype": [torch.float32, torch.float16, torch.bfloat16],
+        "device": [FEW_SMS, MANY_SMS],
+        "k": [1, 3, 5, 9, 17],
+        "c": [8, 24, 72, 160],
+        "spatial": [(1, 1), (7, 7), (14, 14), (33,), (3, 4, 5)],
+        "front": ["plain", "bn", "bn_without_affine", "bn+silu", "relu"],
+        "gate": ["sigmoid", "hard_sigmoid"],
+        "padding": ["zero", "circular"],
+        "bias": [False, True],
+        "residual": [False, True],
+        "activation": list(ACTIVATIONS),
+    }
+)
+
+
+@pytest.mark.parametrize("row", CASES, ids=lambda row: label(row | {"device": row["device"].num_sms}))
+def test_maps_are_as_exact_as_eager(row: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    dtype, c, k, front = row["dtype"], row["c"], row["k"], row["front"]
+    shape = (2, c, *row["spatial"])
+    site = Site(
+        x=LAYOUTS["channels_last"](shape, dtype),
+        weight=torch.randn(1, 1, k).to(dtype),
+        bias=torch.randn(1).to(dtype) if row["bias"] else None,
+        bn=batch_norm(c, dtype, affine=front != "bn_without_affine") if front.startswith("bn") else None,
+        pre_activation=front.rpartition("+")[2] if "lu" in front else "identity",
+        circular=row["padding"] == "circular" and k // 2 <= c,
+        gate=row["gate"],
+        gain=2.0,
+        residual=LAYOUTS["channels_last"](shape, dtype) if row["residual"] else None,
+        activation=row["activation"],
+    )
+    before = site.to(torch.float64)
+    assert_earned(KERNELS[row["kernel"]](site, row["device"]), site.by_torch()[1], before.by_torch()[1])
+    assert torch.equal(site.x.double(), before.x), "inputs are never changed"
+
+
+@on_both_devices
+@pytest.mark.parametrize("circular", [False, True], ids=["zero", "circular"])
+@pytest.mark.parametrize("spatial", [(24, 24), (16, 4, 8)], ids=["2-D", "3-D"])
+def test_large_contiguous_maps_lag_too(spatial: tuple[int, ...], circular: bool, device: Device) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 19, *spatial).half()
+    site = Site(x, torch.randn(5), circular=circular, bn=batch_norm(19, torch.float32), residual=x.flip(0))
+    exact = site.to(torch.float64).by_torch()[1]
+    assert_earned(by_lag(site, device), site.to(torch.float32).by_torch()[1], exact)
+
+
+# Channels 63 and 64 lie on two sides of a tile's edge; 71 is the last, in a tile that it does not fill.
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # that is the point
+@on_both_kernels
+@on_both_devices
+@pytest.mark.parametrize("circular", [False, True], ids=["zero", "circular"])
+@pytest.mark.parametrize(("channel", "value"), [(0, NAN), (63, INF), (64, -INF), (71, NAN)])
+def test_a_bad_element_reaches_what_eager_poisons(
+    kernel: Kernel, device: Device, circular: bool, channel: int, value: float
+) -> None:
+    torch.manual_seed(0)
+    x = LAYOUTS["channels_last"]((2, 72, 7, 7), torch.float32)
+    x[1, channel, -1, -1] = value
+    site = Site(x, torch.randn(5), circular=circular)
+    got, native = kernel(site, device), site.by_torch()[1]
+    for special in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(special(got), special(native))
+
+
+@on_both_kernels
+def test_a_bad_tap_is_not_multiplied_by_padding(kernel: Kernel) -> None:
+    x = torch.ones(1, 3, 3, 16).transpose(1, -1)
+    out = kernel(Site(x, torch.tensor([NAN, 1.0, 1.0])), FEW_SMS)
+    assert out[0, :, 0, 0].isnan().tolist() == [False] + 15 * [True]
+
+
+@on_both_kernels
+def test_every_tensor_may_have_a_dtype_of_its_own(kernel: Kernel) -> None:
+    torch.manual_seed(0)
+    site = Site(
+        x=LAYOUTS["channels_last"]((2, 24, 5, 5), torch.float16),
+        weight=torch.randn(5, dtype=torch.float64),
+        bias=torch.randn(1).bfloat16(),
+        bn=batch_norm(24, torch.float32),
+        residual=LAYOUTS["channels_last"]((2, 24, 5, 5), torch.float32),
+    )
+    exact = site.to(torch.float64).by_torch()[1]
+    got = kernel(site, FEW_SMS)
+    assert (got - exact).abs().max() <= torch.finfo(torch.float16).eps * exact.abs().max()
+
+
+@on_both_kernels
+def test_weights_of_any_stride(kernel: Kernel) -> None:
+    torch.manual_seed(0)
+    x = LAYOUTS["channels_last"]((2, 16, 3, 3), torch.float32)
+    weight = torch.randn(1, 1, 10)[..., 1::2]
+    assert torch.equal(kernel(Site(x, weight), FEW_SMS), kernel(Site(x, weight.contiguous()), FEW_SMS))

@@ -1,0 +1,48 @@
+"""The kernels cost what tests/budgets.json says, or less; `make budgets` writes it anew."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from budgets import CASES, FILE, VERSION, cost
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1",
+    reason="the interpreter has no compiler: unset TRITON_INTERPRET",
+)
+
+TABLE = json.loads(FILE.read_text())
+TOLERANCE = 1.05  # upward only: ptxas of a patch release may allocate a few registers more
+
+# sm_90, plain ECA, contiguous bf16: what the table may never be regenerated past.
+INSTRUCTIONS_PER_ELEMENT = {"56x56": 13, "28x28": 13, "14x14": 17, "7x7": 28}
+
+
+@pytest.mark.parametrize(("target", "site"), CASES)
+def test_no_kernel_costs_more_than_its_budget(target: str, site: str) -> None:
+    if VERSION not in TABLE:
+        pytest.skip(f"no budgets for Triton {VERSION}: make budgets")
+    got, budget = cost(site, target), TABLE[VERSION][target][site]
+    assert got["kernel"] == budget["kernel"]
+    assert got["spilled_bytes"] == 0
+    for name in ("registers", "shared_bytes", "instructions_per_element"):
+        if budget[name] is not None:
+            assert got[name] is not None, f"{name}: the code loops now"
+            assert got[name] <= TOLERANCE * budget[name], name
+    assert TOLERANCE * got["vector_share"] >= budget["vector_share"]
+
+
+@pytest.mark.parametrize("version", TABLE)
+@pytest.mark.parametrize(("site", "limit"), INSTRUCTIONS_PER_ELEMENT.items())
+def test_the_budgets_keep_the_promise(version: str, site: str, limit: int) -> None:
+    row = TABLE[version]["sm_90"][site]
+    assert row["kernel"] == "tile"
+    assert row["registers"] <= 128
+    assert row["instructions_per_element"] <= limit
+
+
+@pytest.mark.parametrize("version", TABLE)
+def test_nothing_in_the_table_spills(version: str) -> None:
+    assert {row["spilled_bytes"] for rows in TABLE[version].values() for row in rows.values()} == {0}
