@@ -133,7 +133,10 @@ def eca(
     layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
     itemsize = max(tensor.element_size() for tensor in maps)
     front = bn is not None or pre_activation != "identity"
-    config = choose(layout, x.element_size(), itemsize, weight.numel(), front, _device(x.device)).config
+    # Not on a GPU yet: no run there has shown that waiting ends, and the interpreter cannot show it.
+    may_wait = not x.is_cuda
+    device = _device(x.device)
+    config = choose(layout, x.element_size(), itemsize, weight.numel(), front, device, may_wait).config
     site = (x, weight, bias, bn, bn_eps, pre_activation, circular, gate, gain, residual, activation, out)
     with _on_device_of(x):
         if isinstance(config, TileConfig):

@@ -44,8 +44,9 @@ def choice(
     itemsize: int = 2,
     device: Device = H200,
     front: bool = False,
+    may_wait: bool = True,
 ) -> Choice:
-    return choose(layout_of(shape, channels_last), itemsize, itemsize, k, front, device)
+    return choose(layout_of(shape, channels_last), itemsize, itemsize, k, front, device, may_wait)
 
 
 def assert_fits(config: TileConfig, layout: Layout, itemsize: int, k: int, device: Device) -> None:
@@ -138,13 +139,13 @@ def test_other_ranks_and_sizes(shape: tuple[int, ...], kernel: str) -> None:
 def test_maps_with_gaps_keep_two_passes() -> None:
     x = torch.empty(128, 64, 58, 58, device="meta")[..., 1:-1, 1:-1]
     layout = common_layout(x.shape, x.stride())
-    assert choose(layout, 2, 2, 5, False, H200) == Choice("two_pass", None)
+    assert choose(layout, 2, 2, 5, False, H200, True) == Choice("two_pass", None)
 
 
 def test_layouts_that_differ_keep_two_passes() -> None:
     x = torch.empty(128, 64, 8, 8, device="meta")
     layout = common_layout(x.shape, x.stride(), x.to(memory_format=torch.channels_last).stride())
-    assert choose(layout, 2, 2, 5, False, H200).kernel == "two_pass"
+    assert choose(layout, 2, 2, 5, False, H200, True).kernel == "two_pass"
 
 
 def test_any_shape_has_a_kernel_that_fits() -> None:
@@ -158,3 +159,9 @@ def test_any_shape_has_a_kernel_that_fits() -> None:
         assert (found.config is None) == (found.kernel == "two_pass")
         if isinstance(found.config, TileConfig):
             assert_fits(found.config, layout_of(shape), itemsize, k, device)
+
+
+def test_where_programs_may_not_wait_large_maps_are_read_twice() -> None:
+    shape = (128, 256, 56, 56)
+    assert choice(shape, 5, channels_last=True).kernel == "lagged"
+    assert choice(shape, 5, channels_last=True, may_wait=False).kernel == "two_pass"
