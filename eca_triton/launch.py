@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .batch_norm import BatchNorm, vectors
+from .call import BatchNorm, Call, vectors
 from .kernels.gate import gate_kernel
 from .kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from .kernels.pool import pool_kernel
@@ -110,102 +110,58 @@ def gate_from_pool_backward(
         )  # fmt: skip
 
 
-def eca(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    pre_activation: str,
-    circular: bool,
-    gate: str,
-    gain: float,
-    residual: Tensor | None,
-    activation: str,
-    out: Tensor,
-) -> None:
-    """Fills out (x's shape, any strides, any float dtype) with activation(gain * xhat * gates + residual).
-
-    xhat = pre_activation(batch_norm(x)); residual has x's shape, any strides. The map is read once where
-    `choose` knows a kernel for that, else twice.
-    """
-    maps = [x, out] if residual is None else [x, out, residual]
-    layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
-    itemsize = max(tensor.element_size() for tensor in maps)
-    front = bn is not None or pre_activation != "identity"
+def eca(call: Call) -> None:
+    """Fills call.out. The map is read once where `choose` knows a kernel for that, else twice."""
+    x = call.x
     # Not on a GPU yet: no run there has shown that waiting ends, and the interpreter cannot show it.
     may_wait = not x.is_cuda
-    device = _device(x.device)
-    config = choose(layout, x.element_size(), itemsize, weight.numel(), front, device, may_wait).config
-    site = (x, weight, bias, bn, bn_eps, pre_activation, circular, gate, gain, residual, activation, out)
+    config = choose(
+        call.layout,
+        x.element_size(),
+        call.itemsize,
+        call.weight.numel(),
+        call.front,
+        _device(x.device),
+        may_wait,
+    ).config
     with _on_device_of(x):
         if isinstance(config, TileConfig):
-            tile(*site, config)
+            tile(call, config)
         elif isinstance(config, TileChannelsLastConfig):
-            tile_channels_last(*site, config)
+            tile_channels_last(call, config)
         elif isinstance(config, LaggedConfig):
-            lagged(*site, config)
+            lagged(call, config)
         else:
-            two_pass(*site)
+            two_pass(call)
 
 
-def tile(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    pre_activation: str,
-    circular: bool,
-    gate: str,
-    gain: float,
-    residual: Tensor | None,
-    activation: str,
-    out: Tensor,
-    config: TileConfig,
-) -> None:
+def tile(call: Call, config: TileConfig) -> None:
     """`eca` for maps that `tile_config` takes, as one launch without scratch."""
+    x = call.x
     n, c = x.shape[:2]
-    taps = weight.numel()
     tile_kernel[(n * -(-c // config.block_c),)](
-        x, weight, bias, residual, out, *vectors(bn), bn_eps, gain, c, weight.stride(-1),
-        HW=x.numel() // (n * c), K=taps, CIRCULAR=circular, GATE=gate,
-        PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
-        BLOCK_K=power_of_2(taps), BLOCK_HALO=power_of_2(max(taps - 1, 1)), BLOCK_C=config.block_c,
+        x, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps, call.gain,
+        c, call.weight.stride(-1), HW=x.numel() // (n * c), **call.flags,
+        BLOCK_HALO=power_of_2(max(call.weight.numel() - 1, 1)), BLOCK_C=config.block_c,
         BLOCK_HW=config.block_hw, CHUNKS=config.chunks, BLOCK_TAIL=config.block_tail,
         VEC=config.vec, WINDOWED=config.windowed, PACKED=config.packed, num_warps=config.num_warps,
     )  # fmt: skip
 
 
-def two_pass(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    pre_activation: str,
-    circular: bool,
-    gate: str,
-    gain: float,
-    residual: Tensor | None,
-    activation: str,
-    out: Tensor,
-) -> None:
+def two_pass(call: Call) -> None:
     """`eca` for any map, as two launches: pool; gates and rescaling."""
-    partial = _pool(x, bn, bn_eps, pre_activation)
-    maps = [x, out] if residual is None else [x, out, residual]
-    layout = common_layout(x.shape, *(tensor.stride() for tensor in maps))
-    config = rescale_config(layout, max(tensor.element_size() for tensor in maps), _device(x.device))
+    x = call.x
+    partial = _pool(x, call.bn, call.bn_eps, call.pre_activation)
+    layout = call.layout
+    config = rescale_config(layout, call.itemsize, _device(x.device))
     x_strides, out_strides, residual_strides = layout.strides[0], layout.strides[1], layout.strides[-1]
     grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
-    taps = weight.numel()
     rescale_kernel[grid](
-        x, partial, weight, bias, residual, out, *vectors(bn), bn_eps, gain, 1.0 / layout.hw,
-        layout.n, layout.c, layout.hw, *layout.spatial[1:], weight.stride(-1),
-        *x_strides, *residual_strides, *out_strides,
-        K=taps, CIRCULAR=circular, GATE=gate, PRE_ACTIVATION=pre_activation, ACTIVATION=activation,
-        POOL_SPLITS=partial.shape[1], SPLITS=config.splits,
-        BLOCK_K=power_of_2(taps), BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
+        x, partial, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps,
+        call.gain, 1.0 / layout.hw,
+        layout.n, layout.c, layout.hw, *layout.spatial[1:], call.weight.stride(-1),
+        *x_strides, *residual_strides, *out_strides, **call.flags,
+        POOL_SPLITS=partial.shape[1], SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ import triton
 from aot import TARGETS, Launch, captured, compiled
 
 from eca_triton import launch
+from eca_triton.call import Call
 
 FILE = Path(__file__).with_suffix(".json")
 VERSION = ".".join(triton.__version__.split(".")[:2])
@@ -44,8 +45,12 @@ def launched(site: str, target: str) -> Launch:
     x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=memory_format)
     bn = tuple(torch.empty(shape[1], device="meta") for _ in range(4)) if tail else None
     (item,) = captured(
-        target, launch.eca, x, torch.empty(1, 1, taps, device="meta"), None, bn, 1e-5,
-        "identity", False, "sigmoid", 1.0, x if tail else None, "relu" if tail else "identity", x,
+        target,
+        launch.eca,
+        Call(
+            x, torch.empty(1, 1, taps, device="meta"), None, bn, 1e-5,
+            "identity", False, "sigmoid", 1.0, x if tail else None, "relu" if tail else "identity", x,
+        ),
     )  # fmt: skip
     return item
 

@@ -9,6 +9,7 @@ import torch
 from aot import DEVICES, TARGETS, Launch, captured, compiled
 
 from eca_triton import launch_channels_last
+from eca_triton.call import Call
 from eca_triton.tuning.lagged import lagged_config
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.tile_channels_last import tile_channels_last_config
@@ -59,7 +60,9 @@ def launched(
     assert config is not None
     (launch,) = captured(
         target, getattr(launch_channels_last, "lagged" if kernel == "lagged" else "tile_channels_last"),
-        x, meta(1, 1, k), None, bn, 1e-5, pre_activation, False, "sigmoid", 1.0, residual, activation, x,
+        Call(
+            x, meta(1, 1, k), None, bn, 1e-5, pre_activation, False, "sigmoid", 1.0, residual, activation, x,
+        ),
         config,
     )  # fmt: skip
     return launch

@@ -9,6 +9,7 @@ import torch
 from aot import TARGETS, Launch, captured, compiled
 
 from eca_triton import launch
+from eca_triton.call import Call
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",
@@ -93,8 +94,12 @@ def test_rescaling_streams_vectors(
 ) -> None:
     x, residual, out = (meta(*shape, dtype=dtype, memory_format=memory_format) for _ in range(3))
     _, rescale = captured(
-        target, launch.two_pass, x, meta(1, 1, k), None, batch_norm(shape[1]), 1e-5,
-        "identity", False, "sigmoid", 1.0, residual, "relu", out,
+        target,
+        launch.two_pass,
+        Call(
+            x, meta(1, 1, k), None, batch_norm(shape[1]), 1e-5,
+            "identity", False, "sigmoid", 1.0, residual, "relu", out,
+        ),
     )  # fmt: skip
     code = compiled(rescale)
     assert code.spilled_bytes == 0
@@ -143,8 +148,12 @@ def test_maps_with_gaps_and_many_taps_do_not_spill() -> None:
     x = meta(8, 64, 34, 34, dtype=torch.bfloat16)[..., 1:-1, 1:-1]
     out = meta(8, 64, 32, 32, dtype=torch.bfloat16)
     for item in captured(
-        "sm_90", launch.eca, x, meta(1, 1, 31), meta(1), batch_norm(64), 1e-5,
-        "silu", True, "hard_sigmoid", 2.0, out, "gelu", out,
+        "sm_90",
+        launch.eca,
+        Call(
+            x, meta(1, 1, 31), meta(1), batch_norm(64), 1e-5,
+            "silu", True, "hard_sigmoid", 2.0, out, "gelu", out,
+        ),
     ):  # fmt: skip
         assert compiled(item).spilled_bytes == 0
 
@@ -156,18 +165,7 @@ def test_grids_have_one_axis(batch: int) -> None:
     for item in captured(
         "sm_90",
         launch.two_pass,
-        x,
-        meta(1, 1, 3),
-        None,
-        None,
-        0.0,
-        "identity",
-        False,
-        "sigmoid",
-        1.0,
-        None,
-        "relu",
-        x,
+        Call(x, meta(1, 1, 3), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "relu", x),
     ):
         assert len(item.grid) == 1
         assert item.grid[0] >= batch

@@ -36,7 +36,7 @@ def _eca(*args: Any, **kwargs: Any) -> Tensor:
         # In the dtype of the arithmetic: the copy into `out` is the one rounding.
         dtype = reference.compute_dtype(a.x)
         return out.copy_(reference.eca(a.x, a.weight, a.bias, **a.eca_options, out_dtype=dtype))
-    launch.eca(a.x, a.weight, a.bias, **a.eca_options, out=out)
+    launch.eca(launch.Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
     return out
 
 

@@ -37,7 +37,7 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hard_
 
 @dataclass(frozen=True)
 class Site:
-    """The arguments of `launch.eca`, without out."""
+    """A `launch.Call` without out."""
 
     x: Tensor
     weight: Tensor
@@ -73,12 +73,12 @@ class Site:
     def map_by_kernel(self, function: Callable[..., None] = launch.eca, *config: object) -> Tensor:
         """A map like x, into a buffer full of NaN, from `launch.eca` or a function that it chooses."""
         out = torch.empty_like(self.x).fill_(float("nan"))
-        function(
-            self.x, self.weight, self.bias, self.bn, self.bn_eps,
-            self.pre_activation, self.circular, self.gate, self.gain, self.residual, self.activation, out,
-            *config,
-        )  # fmt: skip
+        function(self.call(out), *config)
         return out
+
+    def call(self, out: Tensor) -> launch.Call:
+        """What the launchers take."""
+        return launch.Call(**{field.name: getattr(self, field.name) for field in fields(self)}, out=out)
 
     def by_torch(self) -> tuple[Tensor, Tensor]:
         """Gates and map in plain torch, every step in x's dtype."""

@@ -25,13 +25,6 @@ def layout_of(site: Site, out: Tensor) -> Layout:
     return common_layout(site.x.shape, *(tensor.stride() for tensor in maps))
 
 
-def arguments(site: Site, out: Tensor) -> tuple[object, ...]:
-    return (
-        site.x, site.weight, site.bias, site.bn, site.bn_eps, site.pre_activation, site.circular, site.gate,
-        site.gain, site.residual, site.activation, out,
-    )  # fmt: skip
-
-
 def by_tile(site: Site, device: Device) -> Tensor:
     out = torch.empty_like(site.x).fill_(NAN)
     front = site.bn is not None or site.pre_activation != "identity"
@@ -39,7 +32,7 @@ def by_tile(site: Site, device: Device) -> Tensor:
         layout_of(site, out), site.x.element_size(), site.weight.numel(), front, device
     )
     assert config is not None
-    launch_channels_last.tile_channels_last(*arguments(site, out), config)
+    launch_channels_last.tile_channels_last(site.call(out), config)
     return out
 
 
@@ -47,7 +40,7 @@ def by_lag(site: Site, device: Device) -> Tensor:
     out = torch.empty_like(site.x).fill_(NAN)
     config = lagged_config(layout_of(site, out), site.x.element_size(), device)
     assert config is not None
-    launch_channels_last.lagged(*arguments(site, out), config)
+    launch_channels_last.lagged(site.call(out), config)
     return out
 
 

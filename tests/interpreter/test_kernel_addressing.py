@@ -32,7 +32,7 @@ def test_offsets_past_int32(shape: tuple[int, ...], strides: tuple[int, ...]) ->
     expected = Site(near, weight, residual=near).map_by_kernel()
     assert torch.equal(Site(near, weight, residual=far).map_by_kernel(), expected), "residual"
     out = torch.empty(2 * FAR + 64, dtype=torch.float16).as_strided(shape, strides)
-    launch.eca(far, weight, None, None, 0.0, "identity", False, "sigmoid", 1.0, near, "identity", out)
+    launch.eca(Site(far, weight, residual=near).call(out))
     assert torch.equal(out, expected), "x and out"
 
 
