@@ -19,8 +19,9 @@ from .compat import CustomGraphPass, as_passes, inductor_config
 from .graph import value
 from .plan import Decision, Facts, Settings, decide
 from .reasons import UNEXPECTED
-from .recognize import Rejection, Site, recognize
+from .recognize import recognize
 from .rewrite import rewrite
+from .site import Rejection, Site
 
 log = logging.getLogger("eca_triton")
 

@@ -11,7 +11,6 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from .graph import (
     tensor_users,
     value,
 )
-from .neighbours import IN_PLACE_MULTIPLICATIONS, MULTIPLICATIONS, BatchNorm, producer, tail_of
+from .neighbours import IN_PLACE_MULTIPLICATIONS, MULTIPLICATIONS, producer, tail_of
 from .probe import SAME_ELEMENTS, SCALAR_FUNCTIONS, VIEWS, Probe, Sizes, in_order
 from .reasons import (
     CHANNEL_ORDER,
@@ -46,81 +45,7 @@ from .reasons import (
     UNEXPECTED,
     NoMatchError,
 )
-
-CONVOLUTIONS = {f"conv{transposed}{dims}d" for transposed in ("", "_transpose") for dims in (1, 2, 3)}
-MATRIX_PRODUCTS = {"linear", "matmul"}
-
-
-@dataclass(frozen=True)
-class Site:
-    """One ECA site.
-
-    `x` is the map of shape `shape` (ints or SymInts), channels along `channel_dim`; `mul` rescales it and
-    `scaled_by` is the operand that holds the gate. `batch_norm` and `activation` ("identity", "relu",
-    "silu") make `x` and are read by this site alone. `tail` names what follows, as Inductor fuses it: gain,
-    residual, an activation. `chain` lists the calls that a lowering makes superfluous.
-    """
-
-    name: str
-    shape: tuple[Any, ...]
-    k: int
-    gate: str
-    circular: bool
-    channel_dim: int
-    x: fx.Node
-    conv: fx.Node
-    mul: fx.Node
-    scaled_by: fx.Node
-    weight: fx.Node
-    bias: fx.Node | None
-    chain: tuple[fx.Node, ...]
-    batch_norm: BatchNorm | None
-    activation: str
-    tail: tuple[str, ...]
-
-    @property
-    def folds(self) -> bool:
-        """Whether `batch_norm`, if any, is a fixed affine map that the gate can be computed through."""
-        return self.batch_norm is None or (not self.batch_norm.training and self.batch_norm.eps is not None)
-
-    @property
-    def source(self) -> fx.Node:
-        """What the gate can be computed from: the input of `batch_norm` and `activation`, or `x`."""
-        if not self.folds:
-            return self.x
-        if self.batch_norm is not None:
-            return self.batch_norm.input
-        return self.x if self.activation == "identity" else tensor_inputs(self.x)[0]
-
-    @property
-    def source_is_stored(self) -> bool:
-        """Whether `source` is in memory anyway: a graph input, or the result of an external kernel.
-
-        What Inductor makes in a kernel of its own it can also pool in that kernel, without a read. It adds
-        a convolution's bias in such a kernel.
-        """
-        if op_name(self.source) in CONVOLUTIONS:
-            return bind(self.source).get("bias") is None
-        return self.source.op == "placeholder" or op_name(self.source) in MATRIX_PRODUCTS
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A convolution that looks like ECA's and is not, or not provably: a reason code and what stopped it."""
-
-    name: str
-    shape: tuple[Any, ...]
-    k: int
-    reason: str
-    detail: str
-
-
-@dataclass
-class Recognition:
-    """What `recognize` found in one graph, in graph order."""
-
-    sites: list[Site] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
+from .site import Recognition, Rejection, Site
 
 
 @without_modes

@@ -14,7 +14,7 @@ from .. import ops as _ops  # noqa: F401  registers torch.ops.eca_triton
 from .graph import bind, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .plan import Plan
-from .recognize import Site
+from .site import Site
 
 TRACE_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
 
