@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -158,19 +158,19 @@ def _inplace_position(target: Callable[..., Any]) -> int | None:
 
 def changed_between(node: fx.Node, first: fx.Node, last: fx.Node) -> bool:
     """Whether a call from `first` up to, not including, `last` writes into the memory of `node`."""
-    memory, current = storage(node), first
-    while current is not last and current.op != "output":
-        if any(storage(arg) == memory for arg in written(current)):
-            return True
-        current = current.next
-    return False
+    memory = storage(node)
+    return any(storage(arg) == memory for call in _calls(first, last) for arg in written(call))
 
 
 def grad_mode_changes_between(first: fx.Node, last: fx.Node) -> bool:
     """Whether `no_grad`, `enable_grad` or `inference_mode` begins or ends from `first` up to `last`."""
+    modes = ("set_grad_enabled", "inference_mode")
+    return any(mode in op_name(call) for call in _calls(first, last) for mode in modes)
+
+
+def _calls(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
+    """Nodes in graph order from `first` up to, not including, `last`."""
     current = first
     while current is not last and current.op != "output":
-        if any(mode in op_name(current) for mode in ("set_grad_enabled", "inference_mode")):
-            return True
+        yield current
         current = current.next
-    return False
