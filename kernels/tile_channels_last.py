@@ -25,21 +25,44 @@ def tile_channels_last_kernel(
     Reads x and residual once from DRAM (2 S; the halo from L2), writes out (S).
     x, residual, out: [N, HW, C] dense, C % HALO == 0, fp16/bf16/fp32; fp32 inside. K // 2 <= HALO.
     """
-    pid = tl.program_id(0)
+    n, offs_c, mask_c, tile, center, scale, shift, factor = gated_tile(
+        tl.program_id(0), x_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr,
+        bn_eps, gain, inv_hw, C, HW, stride_w,
+        K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, STEPS, BLOCK_HALO, HALO_STEPS,
+    )  # fmt: skip
+    image = n.to(tl.int64) * HW * multiple_of(C, HALO)
+    for step in tl.static_range(STEPS):
+        offs, mask = piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW)
+        v = rescaled_piece(tile[step], center, scale, shift, factor, HW, PRE_ACTIVATION)
+        if residual_ptr is not None:
+            v += tl.load(residual_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
+        v = activate(v, ACTIVATION)
+        tl.store(out_ptr + image + offs, v.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gated_tile(
+    pid, x_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain,
+    inv_hw, C, HW, stride_w,
+    K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr, PRE_ACTIVATION: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, STEPS: tl.constexpr,
+    BLOCK_HALO: tl.constexpr, HALO_STEPS: tl.constexpr,
+):  # fmt: skip
+    """What program `pid` needs to rescale: its image and channels (with a mask), the STEPS pieces of its
+    tile as loaded, batch norm's terms, and gain * gate per channel.
+    """
     C = multiple_of(C, HALO)
     blocks_c = tl.cdiv(C, BLOCK_C)
-    image = (pid // blocks_c).to(tl.int64) * HW * C
+    n = pid // blocks_c
+    image = n.to(tl.int64) * HW * C
     first = pid % blocks_c * BLOCK_C
     offs_c = first + tl.arange(0, BLOCK_C)
     mask_c = offs_c < C
-    offs_hw = tl.arange(0, BLOCK_HW)[:, None]
-    offs = offs_hw * C + offs_c[None, :]
 
     tile = ()
     for step in tl.static_range(STEPS):
-        mask = mask_c[None, :] & (offs_hw + step * BLOCK_HW < HW)
-        ptrs = x_ptr + image + (offs + step * BLOCK_HW * C)
-        tile += (tl.load(ptrs, mask=mask, other=0.0),)
+        offs, mask = piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW)
+        tile += (tl.load(x_ptr + image + offs, mask=mask, other=0.0),)
 
     center, scale, shift = None, None, None
     if bn_mean_ptr is not None:
@@ -51,7 +74,7 @@ def tile_channels_last_kernel(
         v = tile[step].to(tl.float32)
         if PRE_ACTIVATION != "identity":
             v = activate(normalised(v, center, scale, shift), PRE_ACTIVATION)
-            v = tl.where(offs_hw + step * BLOCK_HW < HW, v, 0.0)
+            v = tl.where(step * BLOCK_HW + tl.arange(0, BLOCK_HW)[:, None] < HW, v, 0.0)
         total += v
     y = pooled(total, center, scale, shift, inv_hw, PRE_ACTIVATION)
 
@@ -60,27 +83,30 @@ def tile_channels_last_kernel(
     else:
         own = tl.minimum(C - first, BLOCK_C)
         halo = halo_mean(
-            x_ptr + image, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw,
-            first, own, C, HW, CIRCULAR, PRE_ACTIVATION, BLOCK_HALO, HALO_STEPS,
+            x_ptr + image, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
+            inv_hw, first, own, C, HW, CIRCULAR, PRE_ACTIVATION, BLOCK_HALO, HALO_STEPS,
         )  # fmt: skip
         z = band(y, halo, weight_ptr, stride_w, first, own, C, K, CIRCULAR, BLOCK_K, BLOCK_C)
     if bias_ptr is not None:
         z += tl.load(bias_ptr).to(tl.float32)
-    factor = (gain * gate_of(z, GATE))[None, :]
+    return n, offs_c, mask_c, tile, center, scale, shift, gain * gate_of(z, GATE)
 
-    for step in tl.static_range(STEPS):
-        mask = mask_c[None, :] & (offs_hw + step * BLOCK_HW < HW)
-        v = tile[step]
-        if bn_mean_ptr is not None:
-            v = packed_again(v, HW)
-        v = v.to(tl.float32)
-        v = activate(normalised(v, center, scale, shift), PRE_ACTIVATION) * factor
-        if residual_ptr is not None:
-            ptrs = residual_ptr + image + (offs + step * BLOCK_HW * C)
-            v += tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
-        v = activate(v, ACTIVATION)
-        ptrs = out_ptr + image + (offs + step * BLOCK_HW * C)
-        tl.store(ptrs, v.to(out_ptr.dtype.element_ty), mask=mask)
+
+@triton.jit
+def piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW: tl.constexpr):
+    """Offsets in the image of piece `step` of channels offs_c, and their mask: [hw, channels]."""
+    C = multiple_of(C, HALO)
+    offs_hw = tl.arange(0, BLOCK_HW)[:, None]
+    return offs_hw * C + offs_c[None, :] + step * BLOCK_HW * C, mask_c[None, :] & (offs_hw + step * BLOCK_HW < HW)
+
+
+@triton.jit
+def rescaled_piece(v, center, scale, shift, factor, HW, PRE_ACTIVATION: tl.constexpr):
+    """factor * xhat of a piece of the tile, fp32."""
+    if center is not None:
+        v = packed_again(v, HW)
+    v = v.to(tl.float32)
+    return activate(normalised(v, center, scale, shift), PRE_ACTIVATION) * factor[None, :]
 
 
 @triton.jit
