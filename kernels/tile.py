@@ -23,15 +23,42 @@ def tile_kernel(
     VEC divides the elements of an image and of a block. WINDOWED: not those of a row. Then a row is read from
     the last vector that starts at or before it, and each vector is stored by the row of its first lane.
     """
-    pid = tl.program_id(0)
+    n, offs_c, mask_c, tile, terms, next_terms = gated_tile(
+        tl.program_id(0), x_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr,
+        bn_eps, gain, C, stride_w, HW, K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_HALO,
+        BLOCK_C, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED,
+    )  # fmt: skip
+    image = multiple_of(n.to(tl.int64) * C * HW, VEC)
+    for i in tl.static_range(CHUNKS + (BLOCK_TAIL > 0)):
+        offs, mask, v = rescaled_chunk(
+            tile[i], i, offs_c, mask_c, terms, next_terms, C, HW, bn_mean_ptr is not None, PRE_ACTIVATION,
+            BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, PACKED,
+        )  # fmt: skip
+        if residual_ptr is not None:
+            v += tl.load(residual_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
+        v = activate(v, ACTIVATION)
+        tl.store(out_ptr + image + offs, v.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gated_tile(
+    pid, x_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain,
+    C, stride_w, HW: tl.constexpr, K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
+    PRE_ACTIVATION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_HALO: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_HW: tl.constexpr, CHUNKS: tl.constexpr, BLOCK_TAIL: tl.constexpr,
+    VEC: tl.constexpr, WINDOWED: tl.constexpr,
+):  # fmt: skip
+    """What program `pid` needs to rescale: its image, channels and their mask, its tile as loaded, and per
+    channel the terms (gain * gate, then batch norm's), WINDOWED also those of the channel after.
+    """
     blocks_c = tl.cdiv(C, BLOCK_C)
-    image = multiple_of((pid // blocks_c).to(tl.int64) * C * HW, VEC)
+    n = pid // blocks_c
     first_c = pid % blocks_c * BLOCK_C
     count = tl.minimum(BLOCK_C, C - first_c)
     rows = tl.arange(0, BLOCK_C)
     offs_c = first_c + rows
     mask_c = rows < count
-    x_ptr += image
+    x_ptr += multiple_of(n.to(tl.int64) * C * HW, VEC)
 
     # The halo first: its sums take few registers while the tile arrives.
     if K > 1:
@@ -77,36 +104,47 @@ def tile_kernel(
         z += tl.load(bias_ptr).to(tl.float32)
     factor = gain * gate_of(z, GATE)
 
+    terms = (factor,)
+    if bn_mean_ptr is not None:
+        terms = factor, center, scale, shift
+    next_terms = ()
     if WINDOWED:
         # A vector may run into the next row, which is in the same block.
         next_c = tl.minimum(rows + 1, BLOCK_C - 1)
-        next_factor = tl.gather(factor, next_c, 0)[:, None]
+        next_terms = (tl.gather(factor, next_c, 0),)
         if bn_mean_ptr is not None:
-            next_center, next_scale, next_shift = batch_norm_terms(
+            next_terms += batch_norm_terms(
                 bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, first_c + next_c, next_c < count
             )
-    factor = factor[:, None]
-    for i in tl.static_range(CHUNKS + (BLOCK_TAIL > 0)):
-        offs, _, mask, element = chunk_offsets(
-            offs_c, mask_c, i * BLOCK_HW, HW, BLOCK_HW if i < CHUNKS else BLOCK_TAIL,
-            i * BLOCK_HW + (BLOCK_HW if i < CHUNKS else BLOCK_TAIL) > HW, VEC, WINDOWED,
-        )  # fmt: skip
-        v = (unseen(tile[i], C) if PACKED else tile[i]).to(tl.float32)
-        if WINDOWED:
-            mine = element < HW
-            if bn_mean_ptr is not None:
-                v -= tl.where(mine, center[:, None], next_center[:, None])
-                v *= tl.where(mine, scale[:, None], next_scale[:, None])
-                v += tl.where(mine, shift[:, None], next_shift[:, None])
-            v = activate(v, PRE_ACTIVATION) * tl.where(mine, factor, next_factor)
-        else:
-            if bn_mean_ptr is not None:
-                v = (v - center[:, None]) * scale[:, None] + shift[:, None]
-            v = activate(v, PRE_ACTIVATION) * factor
-        if residual_ptr is not None:
-            v += tl.load(residual_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
-        v = activate(v, ACTIVATION)
-        tl.store(out_ptr + image + offs, v.to(out_ptr.dtype.element_ty), mask=mask)
+    return n, offs_c, mask_c, tile, terms, next_terms
+
+
+@triton.jit
+def rescaled_chunk(
+    chunk, i: tl.constexpr, offs_c, mask_c, terms, next_terms, C, HW: tl.constexpr,
+    BATCH_NORM: tl.constexpr, PRE_ACTIVATION: tl.constexpr, BLOCK_HW: tl.constexpr, CHUNKS: tl.constexpr,
+    BLOCK_TAIL: tl.constexpr, VEC: tl.constexpr, WINDOWED: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Chunk i of the tile: its offsets in the image, which of them the rows store, and gain * gate * xhat."""
+    offs, _, mask, element = chunk_offsets(
+        offs_c, mask_c, i * BLOCK_HW, HW, BLOCK_HW if i < CHUNKS else BLOCK_TAIL,
+        i * BLOCK_HW + (BLOCK_HW if i < CHUNKS else BLOCK_TAIL) > HW, VEC, WINDOWED,
+    )  # fmt: skip
+    v = (unseen(chunk, C) if PACKED else chunk).to(tl.float32)
+    if BATCH_NORM:
+        v -= spread(terms, next_terms, 1, element, HW, WINDOWED)
+        v *= spread(terms, next_terms, 2, element, HW, WINDOWED)
+        v += spread(terms, next_terms, 3, element, HW, WINDOWED)
+    return offs, mask, activate(v, PRE_ACTIVATION) * spread(terms, next_terms, 0, element, HW, WINDOWED)
+
+
+@triton.jit
+def spread(terms, next_terms, which: tl.constexpr, element, HW: tl.constexpr, WINDOWED: tl.constexpr):
+    """A term of the channel that each element is in: past the end of a row, of the next one."""
+    term = terms[which][:, None]
+    if WINDOWED:
+        term = tl.where(element < HW, term, next_terms[which][:, None])
+    return term
 
 
 @triton.jit

@@ -25,7 +25,7 @@ def tile_channels_last_kernel(
     Reads x and residual once from DRAM (2 S; the halo from L2), writes out (S).
     x, residual, out: [N, HW, C] dense, C % HALO == 0, fp16/bf16/fp32; fp32 inside. K // 2 <= HALO.
     """
-    n, offs_c, mask_c, tile, center, scale, shift, factor = gated_tile(
+    n, offs_c, mask_c, tile, terms = gated_tile(
         tl.program_id(0), x_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr,
         bn_eps, gain, inv_hw, C, HW, stride_w,
         K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, STEPS, BLOCK_HALO, HALO_STEPS,
@@ -33,7 +33,7 @@ def tile_channels_last_kernel(
     image = n.to(tl.int64) * HW * multiple_of(C, HALO)
     for step in tl.static_range(STEPS):
         offs, mask = piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW)
-        v = rescaled_piece(tile[step], center, scale, shift, factor, HW, PRE_ACTIVATION)
+        v = rescaled_piece(tile[step], terms, HW, bn_mean_ptr is not None, PRE_ACTIVATION)
         if residual_ptr is not None:
             v += tl.load(residual_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
         v = activate(v, ACTIVATION)
@@ -48,8 +48,8 @@ def gated_tile(
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, STEPS: tl.constexpr,
     BLOCK_HALO: tl.constexpr, HALO_STEPS: tl.constexpr,
 ):  # fmt: skip
-    """What program `pid` needs to rescale: its image and channels (with a mask), the STEPS pieces of its
-    tile as loaded, batch norm's terms, and gain * gate per channel.
+    """What program `pid` needs to rescale: its image, channels and their mask, the STEPS pieces of its tile
+    as loaded, and per channel the terms (gain * gate, then batch norm's).
     """
     C = multiple_of(C, HALO)
     blocks_c = tl.cdiv(C, BLOCK_C)
@@ -89,7 +89,10 @@ def gated_tile(
         z = band(y, halo, weight_ptr, stride_w, first, own, C, K, CIRCULAR, BLOCK_K, BLOCK_C)
     if bias_ptr is not None:
         z += tl.load(bias_ptr).to(tl.float32)
-    return n, offs_c, mask_c, tile, center, scale, shift, gain * gate_of(z, GATE)
+    terms = (gain * gate_of(z, GATE),)
+    if bn_mean_ptr is not None:
+        terms += (center, scale, shift)
+    return n, offs_c, mask_c, tile, terms
 
 
 @triton.jit
@@ -101,12 +104,11 @@ def piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW: tl.constexpr):
 
 
 @triton.jit
-def rescaled_piece(v, center, scale, shift, factor, HW, PRE_ACTIVATION: tl.constexpr):
-    """factor * xhat of a piece of the tile, fp32."""
-    if center is not None:
-        v = packed_again(v, HW)
-    v = v.to(tl.float32)
-    return activate(normalised(v, center, scale, shift), PRE_ACTIVATION) * factor[None, :]
+def rescaled_piece(v, terms, HW, BATCH_NORM: tl.constexpr, PRE_ACTIVATION: tl.constexpr):
+    """gain * gate * xhat of a piece of the tile, fp32."""
+    if BATCH_NORM:
+        v = normalised(packed_again(v, HW).to(tl.float32), terms[1], terms[2], terms[3])
+    return activate(v.to(tl.float32), PRE_ACTIVATION) * terms[0][None, :]
 
 
 @triton.jit
