@@ -44,5 +44,5 @@ def lagged(call: Call, config: LaggedConfig) -> None:
         n, c, hw, config.lag, stride_c, stride_hw, call.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         BLOCK_P=config.block_p, BLOCK_G=config.block_g, VEC_C=config.vec_c, VEC_HW=config.vec_hw,
-        num_warps=config.num_warps,
+        PATIENCE=config.patience, num_warps=config.num_warps,
     )  # fmt: skip

@@ -1,4 +1,8 @@
-"""The whole tail in one launch for maps too large for registers: rescaled from L2, a lag behind the sums."""
+"""The whole tail in one launch for maps too large for registers: rescaled from L2, a lag behind the sums.
+
+`draw_ticket`, `sum_task` and `rescaled` are the kernel up to what follows the gates; `lagged_kernel` adds the
+residual, the activation and the store. Their sizes and strides may be run-time values or constants.
+"""
 
 import triton
 import triton.language as tl
@@ -16,61 +20,30 @@ def lagged_kernel(
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
     PRE_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
-    VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
+    VEC_C: tl.constexpr, VEC_HW: tl.constexpr, PATIENCE: tl.constexpr,
 ):  # fmt: skip
     """out[n, c, :] = activation(gain * xhat * g[n, c] + residual), xhat = pre_activation(batch_norm(x)).
     One program draws ticket t, sums tile t (BLOCK_C x BLOCK_HW of an image), then rescales tile t - lag.
-    It waits only for sums of tickets before its own, and those never wait: no dispatch order deadlocks.
     Reads x once from DRAM and once from L2, residual once, writes out (2 S; 3 S with a residual).
     x, residual, out: [N, C, HW] dense, same strides, fp16/bf16/fp32; fp32 inside. lag >= tiles per image.
     partial: [N, chunks, C], mean, gate: [N, C], fp32; arrived: [N + 1] zeros: sums per image, then tickets.
     """
-    ticket = tl.atomic_add(arrived_ptr + N, 1, sem="relaxed")
-    chunks = tl.cdiv(HW, BLOCK_HW)
-    tiles = tl.cdiv(C, BLOCK_C) * chunks
-
-    if ticket < N * tiles:
-        n, chunk, offs_c, mask_c, offs, mask = tile_of(
-            ticket, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW
-        )
-        # Kept in L2 until it is rescaled.
-        v = tl.load(x_ptr + offs, mask=mask, other=0.0, eviction_policy="evict_last").to(tl.float32)
-        if PRE_ACTIVATION != "identity":
-            if bn_mean_ptr is not None:
-                center, scale, shift = batch_norm_terms(
-                    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
-                )
-                v = (v - center[:, None]) * scale[:, None] + shift[:, None]
-            v = tl.where(mask, activate(v, PRE_ACTIVATION), 0.0)
-        tl.store(partial_ptr + (n.to(tl.int64) * chunks + chunk) * C + offs_c, tl.sum(v, 1), mask=mask_c)
-        # The atomic of one thread publishes the stores of all: a barrier first.
-        tl.debug_barrier()
-        if tl.atomic_add(arrived_ptr + n, 1, sem="acq_rel") == tiles - 1:
-            form_gates(
-                partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
-                bn_mean_ptr if PRE_ACTIVATION == "identity" else None,
-                bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw, n.to(tl.int64), C, chunks, stride_w,
-                K, CIRCULAR, GATE, BLOCK_K, BLOCK_P, BLOCK_G,
-            )  # fmt: skip
-            tl.debug_barrier()
-            tl.atomic_add(arrived_ptr + n, 1, sem="release")
-
+    ticket = draw_ticket(arrived_ptr, N)
+    sum_task(
+        ticket, x_ptr, weight_ptr, bias_ptr, partial_ptr, mean_ptr, gate_ptr, arrived_ptr,
+        bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw,
+        N, C, HW, stride_c, stride_hw, stride_w,
+        K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, BLOCK_P, BLOCK_G, VEC_C, VEC_HW,
+    )  # fmt: skip
     if ticket >= lag:
-        n, chunk, offs_c, mask_c, offs, mask = tile_of(
-            ticket - lag, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW
-        )
-        v = tl.load(x_ptr + offs, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        while tl.atomic_add(arrived_ptr + n, 0, sem="acquire") <= tiles:
-            pass
-        # Not from L1, where a line may be older than the gates.
-        ptrs = gate_ptr + n.to(tl.int64) * C + offs_c
-        factor = gain * tl.load(ptrs, mask=mask_c, other=0.0, cache_modifier=".cg")
-        if bn_mean_ptr is not None:
-            center, scale, shift = batch_norm_terms(
-                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
-            )
-            v = (v - center[:, None]) * scale[:, None] + shift[:, None]
-        v = activate(v, PRE_ACTIVATION) * factor[:, None]
+        n, offs_c, offs_hw, mask, v = rescaled(
+            ticket - lag, x_ptr, weight_ptr, bias_ptr, partial_ptr, mean_ptr, gate_ptr, arrived_ptr,
+            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, inv_hw,
+            C, HW, stride_c, stride_hw, stride_w,
+            K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, BLOCK_P, BLOCK_G, VEC_C, VEC_HW,
+            PATIENCE,
+        )  # fmt: skip
+        offs = element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
         if residual_ptr is not None:
             residual = tl.load(residual_ptr + offs, mask=mask, other=0.0, eviction_policy="evict_first")
             v += residual.to(tl.float32)
@@ -79,11 +52,129 @@ def lagged_kernel(
 
 
 @triton.jit
-def tile_of(
-    index, C, HW, stride_c, stride_hw,
-    BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
+def draw_ticket(arrived_ptr, N):
+    """The next of 0, 1, 2, ...: who draws one knows that the programs of all tickets before it have started."""
+    return tl.atomic_add(arrived_ptr + N, 1, sem="relaxed")
+
+
+@triton.jit
+def sum_task(
+    ticket, x_ptr, weight_ptr, bias_ptr, partial_ptr, mean_ptr, gate_ptr, arrived_ptr,
+    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw,
+    N, C, HW, stride_c, stride_hw, stride_w,
+    K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
+    PRE_ACTIVATION: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
+    VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
 ):  # fmt: skip
-    """Image, chunk of hw, channels, element offsets (each with its mask) of tile `index`, channels first."""
+    """Sums tile `ticket` if there is one; the last to arrive at an image forms its gates. Never waits."""
+    tiles = tl.cdiv(C, BLOCK_C) * tl.cdiv(HW, BLOCK_HW)
+    if ticket < N * tiles:
+        sum_tile(
+            ticket, x_ptr, partial_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
+            C, HW, stride_c, stride_hw, PRE_ACTIVATION, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW,
+        )  # fmt: skip
+        n = ticket // tiles
+        # The atomic of one thread publishes the stores of all: a barrier first.
+        tl.debug_barrier()
+        if tl.atomic_add(arrived_ptr + n, 1, sem="acq_rel") == tiles - 1:
+            form_gates(
+                partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
+                bn_mean_ptr if PRE_ACTIVATION == "identity" else None,
+                bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw,
+                n.to(tl.int64), C, tl.cdiv(HW, BLOCK_HW), stride_w,
+                K, CIRCULAR, GATE, BLOCK_K, BLOCK_P, BLOCK_G,
+            )  # fmt: skip
+            tl.debug_barrier()
+            tl.atomic_add(arrived_ptr + n, 1, sem="release")
+
+
+@triton.jit
+def rescaled(
+    task, x_ptr, weight_ptr, bias_ptr, partial_ptr, mean_ptr, gate_ptr, arrived_ptr,
+    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, inv_hw,
+    C, HW, stride_c, stride_hw, stride_w,
+    K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
+    PRE_ACTIVATION: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
+    VEC_C: tl.constexpr, VEC_HW: tl.constexpr, PATIENCE: tl.constexpr,
+):  # fmt: skip
+    """gain * xhat * g of tile `task`, once the gates of its image are there.
+
+    Returns:
+        n, offs_c [BLOCK_C], offs_hw [BLOCK_HW], mask [BLOCK_C, BLOCK_HW], v fp32 [BLOCK_C, BLOCK_HW].
+    """
+    n, chunk, offs_c, offs_hw, mask_c, mask = tile_of(task, C, HW, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW)
+    ptrs = x_ptr + element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
+    v = tl.load(ptrs, mask=mask, other=0.0, eviction_policy="evict_first")
+
+    tiles = tl.cdiv(C, BLOCK_C) * tl.cdiv(HW, BLOCK_HW)
+    arrived = tl.atomic_add(arrived_ptr + n, 0, sem="acquire")
+    polls = 0
+    while (arrived <= tiles) & (polls < PATIENCE):
+        arrived = tl.atomic_add(arrived_ptr + n, 0, sem="acquire")
+        polls += 1
+    if arrived <= tiles:
+        # Whoever else does the same stores the same bits: same tiles, same order.
+        for tile in range(tiles):
+            sum_tile(
+                n * tiles + tile, x_ptr, partial_ptr,
+                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
+                C, HW, stride_c, stride_hw, PRE_ACTIVATION, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW,
+            )  # fmt: skip
+        tl.debug_barrier()
+        form_gates(
+            partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
+            bn_mean_ptr if PRE_ACTIVATION == "identity" else None,
+            bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw,
+            n.to(tl.int64), C, tl.cdiv(HW, BLOCK_HW), stride_w,
+            K, CIRCULAR, GATE, BLOCK_K, BLOCK_P, BLOCK_G,
+        )  # fmt: skip
+        tl.debug_barrier()
+        # Again, so that nothing of it is in registers meanwhile.
+        v = tl.load(ptrs, mask=mask, other=0.0)
+
+    v = v.to(tl.float32)
+    # Not from L1, where a line may be older than the gates.
+    ptrs = gate_ptr + n.to(tl.int64) * C + offs_c
+    factor = gain * tl.load(ptrs, mask=mask_c, other=0.0, cache_modifier=".cg")
+    if bn_mean_ptr is not None:
+        center, scale, shift = batch_norm_terms(
+            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
+        )
+        v = (v - center[:, None]) * scale[:, None] + shift[:, None]
+    v = activate(v, PRE_ACTIVATION) * factor[:, None]
+    return n, offs_c, offs_hw, mask, v
+
+
+@triton.jit
+def sum_tile(
+    index, x_ptr, partial_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
+    C, HW, stride_c, stride_hw,
+    PRE_ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
+    VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
+):  # fmt: skip
+    """Stores the partial sums of tile `index`, over its part of hw."""
+    n, chunk, offs_c, offs_hw, mask_c, mask = tile_of(index, C, HW, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW)
+    ptrs = x_ptr + element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
+    # Kept in L2 until it is rescaled.
+    v = tl.load(ptrs, mask=mask, other=0.0, eviction_policy="evict_last").to(tl.float32)
+    if PRE_ACTIVATION != "identity":
+        if bn_mean_ptr is not None:
+            center, scale, shift = batch_norm_terms(
+                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
+            )
+            v = (v - center[:, None]) * scale[:, None] + shift[:, None]
+        v = tl.where(mask, activate(v, PRE_ACTIVATION), 0.0)
+    row = n.to(tl.int64) * tl.cdiv(HW, BLOCK_HW) + chunk
+    tl.store(partial_ptr + row * C + offs_c, tl.sum(v, 1), mask=mask_c)
+
+
+@triton.jit
+def tile_of(
+    index, C, HW, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, VEC_C: tl.constexpr, VEC_HW: tl.constexpr
+):
+    """Tile `index`, channels first: image, chunk of hw, channels, spatial indices, their masks."""
     C = multiple_of(C, VEC_C)
     HW = multiple_of(HW, VEC_HW)
     blocks_c = tl.cdiv(C, BLOCK_C)
@@ -93,9 +184,17 @@ def tile_of(
     offs_c = index % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
     offs_hw = chunk * BLOCK_HW + tl.arange(0, BLOCK_HW)
     mask_c = offs_c < C
+    return n, chunk, offs_c, offs_hw, mask_c, mask_c[:, None] & (offs_hw < HW)[None, :]
+
+
+@triton.jit
+def element_offsets(
+    n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C: tl.constexpr, VEC_HW: tl.constexpr
+):
+    """int64 [BLOCK_C, BLOCK_HW]; inside an image int32."""
     rows = offs_c[:, None] * multiple_of(stride_c, VEC_HW)
-    offs = n.to(tl.int64) * C * HW + (rows + offs_hw[None, :] * multiple_of(stride_hw, VEC_C))
-    return n, chunk, offs_c, mask_c, offs, mask_c[:, None] & (offs_hw < HW)[None, :]
+    columns = offs_hw[None, :] * multiple_of(stride_hw, VEC_C)
+    return n.to(tl.int64) * multiple_of(C, VEC_C) * multiple_of(HW, VEC_HW) + (rows + columns)
 
 
 @triton.jit

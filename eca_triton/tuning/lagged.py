@@ -13,6 +13,9 @@ TILE_BYTES = 8 * VECTOR_BYTES * THREADS[-1]  # 8 vectors per thread: 32 register
 RESIDENT_THREADS = 512  # per SM, at the kernel's 128 registers
 L2_BYTES = 24 << 20  # of it a tile must come back: half an A100's, H100's or H200's, the rest is for output
 MAX_INDEX = 2**31 - 2**16  # tickets are int32
+# A poll is a round trip to L2, hundreds of ns, so this is milliseconds; what a program waits for, sums that
+# others have begun, takes as long as L2_BYTES from DRAM: a hundredth of that.
+PATIENCE = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class LaggedConfig:
         num_warps: warps of one program.
         vec_c: channels that one vector access covers; 1 unless channels are contiguous.
         vec_hw: spatial elements that one vector access covers; 1 unless these are contiguous.
+        patience: polls for an image's gates after which a program forms them itself.
     """
 
     block_c: int
@@ -38,6 +42,7 @@ class LaggedConfig:
     num_warps: int
     vec_c: int
     vec_hw: int
+    patience: int = PATIENCE
 
     def tiles(self, layout: Layout) -> int:
         """Tiles of one image."""
