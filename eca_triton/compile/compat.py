@@ -8,12 +8,17 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import _disable_current_modes
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Until torch 2.11 Inductor fuses two kernels only if their loops over a map have the same dims.
+EPILOGUES_IN_ANY_LOOPS = torch.__version__ >= TorchVersion("2.12")
+
 __all__ = [
+    "EPILOGUES_IN_ANY_LOOPS",
     "CustomGraphPass",
     "as_passes",
     "inductor_compile",

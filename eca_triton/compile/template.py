@@ -1,0 +1,133 @@
+"""Our one-launch kernels as Inductor templates: their last step is Inductor's own store, epilogue included.
+
+A template's result is dense, and its dims stand in the order of memory: [N, H, W, C] for a channels-last map.
+The loops of a pointwise neighbour are in that order too, so Inductor sees that they walk together, and puts
+the neighbour before the store.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch._inductor.select_algorithm import SymbolicGridFn, TritonTemplate
+
+# What every template starts with: the kernel's arguments, None for those that this call does not have.
+_HEAD = """
+{{def_kernel(*INPUTS)}}
+{%- for name in ["BIAS", "BN_MEAN", "BN_VAR", "BN_WEIGHT", "BN_BIAS"] if name not in INPUTS %}
+    {{name}} = None
+{%- endfor %}
+{%- macro spatial(first) %}
+{%- for i in range(SPATIAL) %}
+    idx_{{i}} = p
+    {%- for j in range(i + 1, SPATIAL) %} // {{size(None, first + j)}}{% endfor %}
+    {%- if i %} % {{size(None, first + i)}}{% endif %}
+{%- endfor %}
+{%- endmacro %}
+{%- set NAMES = ["idx_0", "idx_1", "idx_2"][:SPATIAL] %}
+"""
+
+TILE = (
+    """
+from eca_triton.kernels.tile import gated_tile, rescaled_chunk
+"""
+    + _HEAD
+    + """
+    n, offs_c, mask_c, tile, terms, next_terms = gated_tile(
+        tl.program_id(0), X, WEIGHT, BIAS, BN_MEAN, BN_VAR, BN_WEIGHT, BN_BIAS, BN_EPS, 1.0, C, 1,
+        HW, K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_HALO,
+        BLOCK_C, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED,
+    )
+    idx_n = n.to(INDEX_DTYPE)
+{%- for i in range(CHUNKS + (1 if BLOCK_TAIL else 0)) %}
+    offs, mask, value = rescaled_chunk(
+        tile[{{i}}], {{i}}, offs_c, mask_c, terms, next_terms, C, HW, BN_MEAN is not None, PRE_ACTIVATION,
+        BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, PACKED,
+    )
+{%- set shape = ("BLOCK_C", "BLOCK_HW" if i < CHUNKS else "BLOCK_TAIL") %}
+{%- if FLAT %}
+    idx_chw = offs
+    {{store_output(("idx_n", "idx_chw"), "value", "mask", val_shape=shape)}}
+{%- else %}
+    idx_c = offs_c[:, None]
+    p = offs - idx_c * HW
+    {{spatial(2)}}
+    {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", val_shape=shape)}}
+{%- endif %}
+{%- endfor %}
+"""
+)
+
+TILE_CHANNELS_LAST = (
+    """
+from eca_triton.kernels.tile_channels_last import gated_tile, rescaled_piece
+"""
+    + _HEAD
+    + """
+    n, offs_c, mask_c, tile, terms = gated_tile(
+        tl.program_id(0), X, WEIGHT, BIAS, BN_MEAN, BN_VAR, BN_WEIGHT, BN_BIAS, BN_EPS, 1.0, 1.0 / HW, C, HW, 1,
+        K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, STEPS, BLOCK_HALO, HALO_STEPS,
+    )
+    idx_n = n.to(INDEX_DTYPE)
+    idx_c = offs_c[None, :]
+{%- for step in range(STEPS) %}
+    p = {{step}} * BLOCK_HW + tl.arange(0, BLOCK_HW)[:, None]
+    mask = mask_c[None, :] & (p < HW)
+    value = rescaled_piece(tile[{{step}}], terms, HW, BN_MEAN is not None, PRE_ACTIVATION)
+    {{spatial(1)}}
+    {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", val_shape=("BLOCK_HW", "BLOCK_C"))}}
+{%- endfor %}
+"""
+)
+
+LAGGED = (
+    """
+from eca_triton.kernels.lagged import draw_ticket, rescaled, sum_task
+"""
+    + _HEAD
+    + """
+    N = {{size("X", 0)}}
+    MEAN = SCRATCH + N * CHUNKS * C
+    GATES = MEAN + N * C
+    ticket = draw_ticket(ARRIVED, N)
+    sum_task(
+        ticket, X, WEIGHT, BIAS, SCRATCH, MEAN, GATES, ARRIVED, BN_MEAN, BN_VAR, BN_WEIGHT, BN_BIAS, BN_EPS,
+        1.0 / HW, N, C, HW, STRIDE_C, STRIDE_HW, 1, K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K,
+        BLOCK_C, BLOCK_HW, BLOCK_P, BLOCK_G, VEC_C, VEC_HW,
+    )
+    if ticket >= LAG:
+        n, offs_c, offs_hw, mask, value = rescaled(
+            ticket - LAG, X, WEIGHT, BIAS, SCRATCH, MEAN, GATES, ARRIVED, BN_MEAN, BN_VAR, BN_WEIGHT, BN_BIAS,
+            BN_EPS, 1.0, 1.0 / HW, C, HW, STRIDE_C, STRIDE_HW, 1, K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K,
+            BLOCK_C, BLOCK_HW, BLOCK_P, BLOCK_G, VEC_C, VEC_HW, PATIENCE,
+        )
+        idx_n = n.to(INDEX_DTYPE)
+        idx_c = offs_c[:, None]
+        p = offs_hw[None, :]
+{%- if FLAT %}
+        idx_chw = idx_c * HW + p
+        {{store_output(("idx_n", "idx_chw"), "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
+{%- elif VEC_C > 1 %}
+        {{spatial(1) | indent(4)}}
+        {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
+{%- else %}
+        {{spatial(2) | indent(4)}}
+        {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
+{%- endif %}
+"""
+)
+
+_SOURCES = {"tile": TILE, "tile_channels_last": TILE_CHANNELS_LAST, "lagged": LAGGED}
+
+
+@SymbolicGridFn  # type: ignore[untyped-decorator]
+def grid(programs: Any, _: dict[str, Any]) -> tuple[Any, int, int]:
+    """The launch grid of `programs` programs; Inductor calls it with integers or with symbols."""
+    return programs, 1, 1
+
+
+@functools.cache
+def template(kernel: str) -> TritonTemplate:
+    """The template of one of `tuning.choice`'s kernels."""
+    return TritonTemplate(f"eca_{kernel}", grid, _SOURCES[kernel])
