@@ -13,7 +13,8 @@ import torch
 import eca_triton
 from eca_triton.deviceless import TARGETS, Comparison, compare, lower
 
-SMALL = 0.01  # of S: gates, pooled vectors, weights, partial sums
+SMALL = 0.01  # of S: gates, pooled vectors, weights
+SCRATCH = 0.04  # of S: the partial sums of a map that fits no registers, written and read once
 CONVOLUTION = 1.25  # S: reads a map of a quarter of the channels, writes one
 
 layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
@@ -26,24 +27,24 @@ def both(training: bool, channels_last: bool = True, **size: int) -> tuple[Compa
 
 
 @layouts
-def test_inference_saves_the_batch_norms_output(channels_last: bool) -> None:
+def test_inference_costs_what_a_tail_without_attention_costs(channels_last: bool) -> None:
     result, s = both(training=False, channels_last=channels_last)
     # Inductor makes the convolution channels-last: it copies an input of a quarter of the map that is not.
     copy = 0.0 if channels_last else 0.5
     assert result.stock.bytes_moved / s == pytest.approx(6.25 + copy, abs=SMALL)
-    assert result.lowered.bytes_moved / s == pytest.approx(5.25 + copy, abs=SMALL)
+    assert result.lowered.bytes_moved / s == pytest.approx(4.25 + copy, abs=SCRATCH)
 
 
 def test_the_plan_predicts_the_traffic_of_inference() -> None:
     result, s = both(training=False)
     (record,) = result.records
     assert record.lowered
-    assert record.decision.plan == "gate"
+    assert record.decision.plan == "block"
     assert result.stock.bytes_moved / s - CONVOLUTION == pytest.approx(
         record.decision.traffic_before, abs=SMALL
     )
     assert result.lowered.bytes_moved / s - CONVOLUTION == pytest.approx(
-        record.decision.traffic_after, abs=SMALL
+        record.decision.traffic_after, abs=SCRATCH
     )
 
 

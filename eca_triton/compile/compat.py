@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import _disable_current_modes
@@ -21,6 +22,7 @@ __all__ = [
     "EPILOGUES_IN_ANY_LOOPS",
     "CustomGraphPass",
     "as_passes",
+    "generated_code",
     "inductor_compile",
     "inductor_config",
     "reset_cudagraphs",
@@ -70,3 +72,22 @@ def without_modes(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return wrapper
+
+
+def generated_code(gm: torch.fx.GraphModule, inputs: list[Tensor]) -> str:
+    """The Python code that Inductor makes of an ATen graph with fake inputs; nothing of it is compiled."""
+    from torch._inductor.debug import DebugContext
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.virtualized import V
+
+    graph = GraphLowering(gm, example_inputs=inputs)
+    with (
+        _disable_current_modes(),
+        V.set_debug_handler(DebugContext()),
+        V.set_graph_handler(graph),
+        V.set_extern_kernel_nodes([]),
+        V.set_fake_mode(inputs[0].fake_mode),
+    ):
+        graph.run(*inputs)
+        code: Any = graph.codegen()[0]
+    return str(getattr(code, "value", code))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import sympy
 import torch
+from torch import fx
 from torch._inductor import config as inductor_config
 from torch._inductor import ir
 from torch._inductor.lowering import fallback_handler, lowerings, register_lowering
@@ -31,6 +32,7 @@ from .template import template
 
 log = logging.getLogger("eca_triton")
 aten = torch.ops.aten
+REDUCTIONS = {aten.mean, aten.sum, aten.amax}
 
 
 @functools.cache
@@ -63,9 +65,10 @@ def _block(a: SiteArguments) -> Any:
         return None
     c, *spatial = (int(size) for size in rest)
     hw, taps, dtype = math.prod(spatial), int(a.weight.get_numel()), a.out_dtype or x.get_dtype()
-    contiguous = _dense(x, range(len(rest) + 1))
-    if not contiguous and not _dense(x, [0, *range(2, len(rest) + 1), 1]):
+    order = _memory_order(x)
+    if order is None or not _neighbours_walk_along(order):
         return None
+    contiguous = order[-1] != 1
     properties = torch.cuda.get_device_properties(x.get_device())
     choice = choose(
         common_layout(
@@ -170,14 +173,74 @@ def fp32(value: Any) -> Any:
     return ops.to_dtype(value, torch.float32)
 
 
-def _dense(x: Any, order: Iterable[int]) -> bool:
-    """Whether x has no gaps, its dims in memory in this order, the last one innermost."""
-    sizes, strides, step = x.get_size(), x.get_stride(), 1
-    for dim in reversed(list(order)):
+def _memory_order(x: Any) -> list[int] | None:
+    """The dims of x as they follow each other in memory: contiguous or channels-last, else None."""
+    dims = list(range(len(x.get_size())))
+    return next((order for order in (dims, [0, *dims[2:], 1]) if _dense(x.get_size(), x.get_stride(), order)), None)
+
+
+def _dense(sizes: Sequence[Any], strides: Sequence[Any], order: list[int]) -> bool:
+    """Whether a tensor has no gaps, its dims in memory in this order, the last one innermost."""
+    step = 1
+    for dim in reversed(order):
         if sizes[dim] != 1 and not V.graph.sizevars.statically_known_equals(strides[dim], step):
             return False
         step = step * sizes[dim]
     return True
+
+
+def _neighbours_walk_along(order: list[int]) -> bool:
+    """Whether the pointwise calls behind the current one can be in its kernel, and lose nothing there.
+
+    They cannot if they also read, or leave to the caller, a map in another order. And a reduction that is the
+    only one to read the result would have it from their kernel, without a store.
+    """
+    root = V.graph.current_node
+    behind = _users_of({root})
+    fused = [root]
+    for node in fused:
+        for user in node.users:
+            others = [other for other in user.all_input_nodes if other is not node]
+            if user.op == "output":
+                value = node.meta["val"]
+                if not _dense(value.shape, value.stride(), order):
+                    return False
+            elif _is_view(user.target):
+                return False  # what reads the view has dims that are not the map's
+            elif getattr(user.target, "overloadpacket", None) in REDUCTIONS:
+                if len(node.users) == 1:
+                    return False
+            elif torch.Tag.pointwise in getattr(user.target, "tags", ()):
+                if any(other in behind and other not in fused for other in others):
+                    continue  # of a later kernel, whatever order it has
+                if not all(_walks_along(V.graph.env.get(other), order) for other in others):
+                    return False
+                fused += [user] * (user not in fused)
+    return True
+
+
+def _users_of(nodes: set[fx.Node]) -> set[fx.Node]:
+    """All calls behind these."""
+    found: set[fx.Node] = set()
+    todo = list(nodes)
+    while todo:
+        new = [user for user in todo.pop().users if user not in found]
+        found.update(new)
+        todo += new
+    return found
+
+
+def _walks_along(box: Any, order: list[int]) -> bool:
+    """Whether an operand is in memory in this order, or none of that is known: it is broadcast, or not made."""
+    layout = box.maybe_get_layout() if isinstance(box, ir.TensorBox) else None
+    if not isinstance(layout, ir.FixedLayout) or len(layout.size) != len(order) or 1 in layout.size[1:]:
+        return True
+    return _dense(layout.size, layout.stride, order)
+
+
+def _is_view(target: Any) -> bool:
+    returns = target._schema.returns if isinstance(target, torch._ops.OpOverload) else ()
+    return any(result.alias_info is not None for result in returns)
 
 
 def _stored(node: Any) -> Any:

@@ -16,12 +16,14 @@ from typing import Any
 from torch import fx
 
 from .compat import CustomGraphPass, as_passes, inductor_config
-from .graph import value
+from .graph import op_name, value
+from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .plan import Decision, Facts, Settings, decide
 from .reasons import UNEXPECTED
 from .recognize import recognize
 from .rewrite import rewrite
 from .site import Rejection, Site
+from .trial import templates_work
 
 log = logging.getLogger("eca_triton")
 
@@ -62,7 +64,7 @@ def plan_graph(gm: fx.GraphModule, settings: Settings) -> list[tuple[Site | None
     """Recognize and decide, the graph unchanged: a record per site and, with no site, per rejection."""
     found = recognize(gm)
     planned: list[tuple[Site | None, SiteRecord]] = [
-        (site, SiteRecord(site.name, _hints(site.shape), site.k, decide(_facts(site), settings)))
+        (site, SiteRecord(site.name, _hints(site.shape), site.k, decide(_facts(site, settings), settings)))
         for site in found.sites
     ]
     return planned + [(None, _rejected(rejection)) for rejection in found.rejected]
@@ -100,20 +102,25 @@ def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
     return record
 
 
-def _facts(site: Site) -> Facts:
+def _facts(site: Site, settings: Settings) -> Facts:
     x, norm = value(site.x), site.batch_norm
     shape = _hints(site.shape)
+    grad = value(site.mul).requires_grad
+    # Asked only where the answer counts: it takes a moment, and a device, or the wish to plan for one.
+    asked = not grad and x.device.type == "cuda"
     return Facts(
         numel=math.prod(shape),
         positions=math.prod(shape) // max(1, shape[0] * shape[site.channel_dim]),
         dtype=x.dtype,
         device=x.device.type,
-        grad=value(site.mul).requires_grad,
+        grad=grad,
         batch_norm=None if norm is None else "train" if norm.training else "eval",
         folds=site.folds,
         source_is_stored=site.source_is_stored,
         activation=site.activation,
         tail=site.tail,
+        in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
+        templates=templates_work(x.device) if asked else settings.device == "cuda",
     )
 
 

@@ -16,7 +16,7 @@ import torch
 
 from .reasons import DEVICE, DISABLED, KERNEL_DTYPE, NO_TRITON, TINY
 
-Plan = Literal["skip", "pool", "gate"]
+Plan = Literal["skip", "pool", "gate", "block"]
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Below this a site is bound by launches and dispatch: stock Inductor has three launches and so have we, but
@@ -45,7 +45,8 @@ class Facts:
     """What the decision depends on.
 
     `batch_norm` is "eval", "train" or None; `folds`: it is a fixed affine map; `source_is_stored`: what
-    batch norm and activation read (the map itself where there are none) is in memory whatever we do.
+    batch norm and activation read (the map itself where there are none) is in memory whatever we do;
+    `in_place`: the map itself is rescaled; `templates`: Inductor puts neighbours into our kernels.
     """
 
     numel: int
@@ -58,6 +59,8 @@ class Facts:
     source_is_stored: bool = True
     activation: str = "identity"
     tail: tuple[str, ...] = ()
+    in_place: bool = False
+    templates: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,9 @@ class Decision:
 def decide(facts: Facts, settings: Settings) -> Decision:
     """Choose a plan.
 
-    `gate` computes the gate from what batch norm and activation read, so that their output, now with one
-    reader left, is never stored. In grad mode `pool` keeps the mean native: batch norm and its backward
+    `block` rescales what batch norm and activation read, in one op that Inductor lowers to a kernel of ours
+    with the tail in it: the map is read once. `gate` computes the gate alone from there, so that their
+    output, now with one reader left, is never stored. In grad mode `pool` keeps the mean native: batch norm and its backward
     fuse with it, and an opaque op over the map would cut that (12.5 S against 10 S for the backward of a
     bottleneck's tail). The same plan serves a map that Inductor makes in a kernel of its own, which can
     pool it without a read.
@@ -92,7 +96,10 @@ def decide(facts: Facts, settings: Settings) -> Decision:
     )
     absorbed = absorbed if facts.folds else ()
     after = before - (1.0 if absorbed else 0.0)
-    return Decision("gate", None, "", before, after, (*absorbed, *facts.tail))
+    fused = (*absorbed, *facts.tail)
+    if facts.templates and not facts.in_place:
+        return Decision("block", None, "", before, after - 1.0, fused)
+    return Decision("gate", None, "", before, after, fused)
 
 
 def stock_traffic(facts: Facts) -> float:

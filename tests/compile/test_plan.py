@@ -28,13 +28,15 @@ BOTTLENECK = Facts(
 @pytest.mark.parametrize(
     ("changes", "chosen", "before", "after"),
     [
-        pytest.param({}, "gate", 5.0, 4.0, id="batch norm, residual, relu"),
-        pytest.param({"activation": "silu", "tail": ()}, "gate", 4.0, 3.0, id="batch norm and silu before"),
-        pytest.param({"batch_norm": None, "tail": ()}, "gate", 3.0, 3.0, id="alone"),
+        pytest.param({}, "block", 5.0, 3.0, id="batch norm, residual, relu"),
+        pytest.param({"activation": "silu", "tail": ()}, "block", 4.0, 2.0, id="batch norm and silu before"),
+        pytest.param({"batch_norm": None, "tail": ()}, "block", 3.0, 2.0, id="alone"),
+        pytest.param({"templates": False}, "gate", 5.0, 4.0, id="an Inductor that takes no templates"),
+        pytest.param({"in_place": True}, "gate", 5.0, 4.0, id="rescaled in place"),
         pytest.param(
             {"batch_norm": None, "source_is_stored": False}, "pool", 4.0, 4.0, id="biased convolution"
         ),
-        pytest.param({"folds": False}, "gate", 5.0, 5.0, id="eps unknown"),
+        pytest.param({"folds": False}, "block", 5.0, 4.0, id="eps unknown"),
         pytest.param({"grad": True, "batch_norm": "train"}, "pool", 15.0, 15.0, id="training at 56x56"),
         pytest.param(
             {"grad": True, "batch_norm": "train", "positions": 28 * 28},
@@ -84,7 +86,7 @@ def test_without_triton_nothing_is_lowered(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_force_lowers_on_any_device_and_size() -> None:
     facts = replace(BOTTLENECK, device="cpu", numel=8, dtype=torch.float64)
-    assert decide(facts, Settings(force=True)).plan == "gate"
+    assert decide(facts, Settings(force=True)).plan == "block"
 
 
 @given(
@@ -100,10 +102,13 @@ def test_force_lowers_on_any_device_and_size() -> None:
         source_is_stored=st.booleans(),
         activation=st.sampled_from(["identity", "relu", "silu"]),
         tail=st.sampled_from([(), ("relu",), ("residual",), ("gain", "residual", "silu")]),
+        in_place=st.booleans(),
+        templates=st.booleans(),
     )
 )
 def test_no_plan_moves_more_than_stock(facts: Facts) -> None:
     decision = decide(facts, Settings())
     assert decision.traffic_after <= decision.traffic_before
     assert (decision.plan == "skip") == (decision.reason is not None)
-    assert not (decision.plan == "gate" and (facts.grad or facts.batch_norm == "train"))
+    assert decision.plan in ("pool", "skip") or not (facts.grad or facts.batch_norm == "train")
+    assert decision.plan != "block" or (facts.templates and not facts.in_place)
