@@ -8,9 +8,11 @@ the neighbour before the store.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch._inductor.select_algorithm import SymbolicGridFn, TritonTemplate
+from torch._inductor.select_algorithm import SymbolicGridFn, TritonTemplate, TritonTemplateKernel
 
 # What every template starts with: the kernel's arguments, None for those that this call does not have.
 _HEAD = """
@@ -40,22 +42,28 @@ from eca_triton.kernels.tile import gated_tile, rescaled_chunk
         BLOCK_C, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED,
     )
     idx_n = n.to(INDEX_DTYPE)
-{%- for i in range(CHUNKS + (1 if BLOCK_TAIL else 0)) %}
+{%- macro chunk(i, width, indent) %}
+{%- filter indent(indent) %}
     offs, mask, value = rescaled_chunk(
         tile[{{i}}], {{i}}, offs_c, mask_c, terms, next_terms, C, HW, BN_MEAN is not None, PRE_ACTIVATION,
         BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, PACKED,
     )
-{%- set shape = ("BLOCK_C", "BLOCK_HW" if i < CHUNKS else "BLOCK_TAIL") %}
 {%- if FLAT %}
     idx_chw = offs
-    {{store_output(("idx_n", "idx_chw"), "value", "mask", val_shape=shape)}}
+    {{store_output(["idx_n", "idx_chw"], "value", "mask", indent_width=4 + indent, val_shape=("BLOCK_C", width))}}
 {%- else %}
     idx_c = offs_c[:, None]
     p = offs - idx_c * HW
-    {{spatial(2)}}
-    {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", val_shape=shape)}}
+    {{- spatial(2)}}
+    {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", indent_width=4 + indent, val_shape=("BLOCK_C", width))}}
 {%- endif %}
-{%- endfor %}
+{%- endfilter %}
+{%- endmacro %}
+    for i in tl.static_range(CHUNKS):
+    {{- chunk("i", "BLOCK_HW", 4)}}
+{%- if BLOCK_TAIL %}
+    {{- chunk("CHUNKS", "BLOCK_TAIL", 0)}}
+{%- endif %}
 """
 )
 
@@ -71,13 +79,12 @@ from eca_triton.kernels.tile_channels_last import gated_tile, rescaled_piece
     )
     idx_n = n.to(INDEX_DTYPE)
     idx_c = offs_c[None, :]
-{%- for step in range(STEPS) %}
-    p = {{step}} * BLOCK_HW + tl.arange(0, BLOCK_HW)[:, None]
-    mask = mask_c[None, :] & (p < HW)
-    value = rescaled_piece(tile[{{step}}], terms, HW, BN_MEAN is not None, PRE_ACTIVATION)
-    {{spatial(1)}}
-    {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", val_shape=("BLOCK_HW", "BLOCK_C"))}}
-{%- endfor %}
+    for step in tl.static_range(STEPS):
+        p = step * BLOCK_HW + tl.arange(0, BLOCK_HW)[:, None]
+        mask = mask_c[None, :] & (p < HW)
+        value = rescaled_piece(tile[step], terms, HW, BN_MEAN is not None, PRE_ACTIVATION)
+        {{- spatial(1) | indent(4)}}
+        {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", indent_width=8, val_shape=("BLOCK_HW", "BLOCK_C"))}}
 """
 )
 
@@ -109,10 +116,10 @@ from eca_triton.kernels.lagged import draw_ticket, rescaled, sum_task
         idx_chw = idx_c * HW + p
         {{store_output(("idx_n", "idx_chw"), "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
 {%- elif VEC_C > 1 %}
-        {{spatial(1) | indent(4)}}
+        {{- spatial(1) | indent(4)}}
         {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
 {%- else %}
-        {{spatial(2) | indent(4)}}
+        {{- spatial(2) | indent(4)}}
         {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
 {%- endif %}
 """
@@ -127,7 +134,23 @@ def grid(programs: Any, _: dict[str, Any]) -> tuple[Any, int, int]:
     return programs, 1, 1
 
 
+class _Kernel(TritonTemplateKernel):  # type: ignore[misc]
+    """Lets every store derive its own indices: Inductor would leave those of the first to the second."""
+
+    @contextmanager
+    def set_subgraph_body(self, body_name: str) -> Iterator[None]:
+        """Where the code of one store is written."""
+        with super().set_subgraph_body(body_name):
+            for tree in self.range_trees:
+                tree.cache_clear()
+            yield
+
+
+class _Template(TritonTemplate):  # type: ignore[misc]
+    kernel_type = _Kernel
+
+
 @functools.cache
 def template(kernel: str) -> TritonTemplate:
     """The template of one of `tuning.choice`'s kernels."""
-    return TritonTemplate(f"eca_{kernel}", grid, _SOURCES[kernel])
+    return _Template(f"eca_{kernel}", grid, _SOURCES[kernel])
