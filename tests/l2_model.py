@@ -125,18 +125,21 @@ def resident_programs(threads: int, registers: int, shared_bytes: int, target: T
 def occupancy(kernel: str, shape: Sequence[int], channels_last: bool, threads: int) -> int:
     """Programs resident at a time, at the fewest registers that a compiled variant of the site has.
 
-    tests/budgets.json has the sites at batch 128. A kernel without a row is taken to fill the SMs.
+    tests/budgets.json has them. A site without a row takes the kernel's leanest; `two_pass`, which has none,
+    is taken to fill the SMs.
     """
     site = "x".join(map(str, shape[2:])) + (" last" if channels_last else "")
     rows = [
-        row
+        (name, row)
         for version in BUDGETS.values()
         for name, row in version["sm_90"].items()
-        if name in (site, f"{site} tail") and row["kernel"] == kernel
+        if row["kernel"] == kernel
     ]
-    if not rows:
-        return resident_programs(threads, 32, 0)
-    return max(resident_programs(threads, row["registers"], row["shared_bytes"]) for row in rows)
+    own = [row for name, row in rows if name in (site, f"{site} tail")] or [row for _, row in rows]
+    return max(
+        (resident_programs(threads, row["registers"], row["shared_bytes"]) for row in own),
+        default=resident_programs(threads, 32, 0),
+    )
 
 
 def layout_of(shape: Sequence[int], channels_last: bool, residual: bool) -> Layout:
@@ -146,10 +149,12 @@ def layout_of(shape: Sequence[int], channels_last: bool, residual: bool) -> Layo
     return common_layout(x.shape, *[x.stride()] * (3 if residual else 2))
 
 
-def chosen(shape: Sequence[int], taps: int, channels_last: bool, residual: bool) -> Choice:
-    """The kernel of an H200."""
+def chosen(
+    shape: Sequence[int], taps: int, channels_last: bool, residual: bool, front: bool = False
+) -> Choice:
+    """The kernel of an H200; `front`: with batch norm or an activation before pooling."""
     layout = layout_of(shape, channels_last, residual)
-    return choose(layout, ITEMSIZE, ITEMSIZE, taps, False, DEVICE, True)
+    return choose(layout, ITEMSIZE, ITEMSIZE, taps, front, DEVICE, True)
 
 
 def traffic(

@@ -180,6 +180,7 @@ class TestFigures:
         assert found["op"]["gbps"] == pytest.approx(3 * row.map_bytes / 125e-6 / 1e9, abs=0.1)
         assert found["op"]["share_of_copy"] == pytest.approx(3 / 125 / (2 / 100))
         assert found["op"]["speedup"] == 2.0
+        assert found["copy"]["gbps"] == pytest.approx(2 * row.map_bytes / 100e-6 / 1e9, abs=0.1)
         assert "share_of_copy" not in found["copy"]
 
     def test_goals_name_the_worst_row(self) -> None:

@@ -36,6 +36,14 @@ def test_chosen_kernels_read_the_map_once(site: tuple, channels_last: bool, resi
         assert 2 + residual <= figure <= WITHIN * (2 + residual)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_behind_batch_norm_too(residual: bool) -> None:
+    """Its terms take the registers that the tile of this map would need: another kernel is chosen."""
+    choice = chosen(*RESNET[1], True, residual, front=True)
+    for figure in traffic(choice, *RESNET[1], True, residual):
+        assert figure <= WITHIN * (2 + residual)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_whichever_resident_program_proceeds(channels_last: bool) -> None:
     choice = chosen(*LARGE, channels_last, True)
