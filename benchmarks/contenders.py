@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +93,11 @@ class Check:
     def passed(self) -> bool:
         """False for NaN, too."""
         return self.error <= self.allowed
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, which has no NaN: as text, then."""
+        error = self.error if math.isfinite(self.error) else str(self.error)
+        return {"error": error, "allowed": self.allowed, "passed": self.passed}
 
 
 def check(calls: Mapping[str, Callable[..., Tensor]], tail: Tail, inputs: Inputs) -> dict[str, Check]:

@@ -83,7 +83,7 @@ def record(row: Row, kernel: str, **more: Any) -> Record:
 def save(document: Mapping[str, Any], path: Path) -> None:
     """Write JSON, one line per row, in one step: whoever reads sees the old file or the new one."""
     text = json.dumps({**document, "rows": []}, indent=1)
-    lines = ",\n  ".join(json.dumps(row) for row in document["rows"])
+    lines = ",\n  ".join(json.dumps(row, allow_nan=False) for row in document["rows"])
     text = text.replace('"rows": []', f'"rows": [\n  {lines}\n ]')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -158,12 +158,12 @@ def notes(document: Mapping[str, Any]) -> list[str]:
         name = f"{shape_name(row['shape'])} {row['layout']} {row['variant']}"
         for contender, checked in row.get("checks", {}).items():
             if not checked["passed"]:
-                error, allowed = checked["error"], checked["allowed"]
+                error, allowed = float(checked["error"]), checked["allowed"]
                 lines.append(f"FAIL {name}: error of {contender} {error:.3g}, allowed {allowed:.3g}")
         lines += [f"error {name}: {contender}: {text}" for contender, text in row.get("errors", {}).items()]
     left = document["left_out"]
     if left:
-        lines.append(f"not measured for lack of time, {len(left)} rows: {', '.join(left)}")
+        lines.append(f"not measured, {len(left)} rows: {', '.join(left)}")
     return lines + goals(document["rows"])
 
 

@@ -29,10 +29,8 @@ sites = pytest.mark.parametrize(
 
 @sites
 def test_chosen_kernels_read_the_map_once(site: tuple, channels_last: bool, residual: bool) -> None:
-    """The register tiles without the help of eviction hints, too."""
     choice = chosen(*site, channels_last, residual)
-    sizes = list(SIZES) if choice.kernel == "lagged" else [*SIZES, *UNHINTED]
-    for figure in traffic(choice, *site, channels_last, residual, sizes=sizes):
+    for figure in traffic(choice, *site, channels_last, residual):
         assert 2 + residual <= figure <= WITHIN * (2 + residual)
 
 
