@@ -1,0 +1,153 @@
+"""Who is measured: a block's tail as networks write it, compiled in several ways, and our op; the check."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import eca_triton
+from eca_triton.call import Call
+
+from .sites import DTYPES, LAYOUTS, Row
+
+CHUNK = 1 << 24  # elements of a map that are compared in float64 at a time
+
+Inputs = tuple[Tensor, ...]
+"""x and, where there is one, the residual."""
+
+
+class Tail(nn.Module):
+    """[Batch norm,] ECA [, addition, ReLU], written as networks write it."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(row.shape[0]) if row.normalises else None
+        self.conv = nn.Conv1d(1, 1, row.taps, padding=row.taps // 2, bias=False)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.norm is not None:
+            x = self.norm(x)
+        y = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        out = x * y.view(x.shape[0], -1, 1, 1).expand_as(x)
+        return out if residual is None else torch.relu(out + residual)
+
+
+def tail_of(row: Row, device: torch.device) -> Tail:
+    """In eval mode and the row's dtype, with random parameters."""
+    tail = Tail(row)
+    if tail.norm is not None:
+        mean, var, weight, bias = _vectors(tail.norm)
+        for vector in (mean, weight, bias):
+            nn.init.normal_(vector)
+        nn.init.uniform_(var, 0.5, 2.0)
+    return tail.to(device, DTYPES[row.dtype]).eval().requires_grad_(False)
+
+
+def inputs_of(row: Row, device: torch.device) -> Inputs:
+    """Fresh random maps."""
+    shape = (row.batch, *row.shape)
+    return tuple(
+        torch.empty(
+            shape, dtype=DTYPES[row.dtype], device=device, memory_format=LAYOUTS[row.layout]
+        ).normal_()
+        for _ in range(2 if row.adds else 1)
+    )
+
+
+def contender(name: str, tail: Tail) -> Callable[..., Tensor]:
+    """A function of x and the residual.
+
+    Args:
+        name: "eager", "inductor" (stock torch.compile), "max-autotune" (the same in that mode, without CUDA
+            graphs), "compiled" (torch.compile with our backend), "op" (the eager `eca`), or "two_pass" (the
+            two launches that the op falls back to).
+        tail: Equal to the function.
+    """
+    torch_compile = partial(torch.compile, tail, dynamic=False, fullgraph=True)
+    if name == "eager":
+        return tail
+    if name == "inductor":
+        return torch_compile()
+    if name == "max-autotune":
+        return torch_compile(mode="max-autotune-no-cudagraphs")
+    if name == "compiled":
+        return torch_compile(backend="eca_triton")
+    return partial(_op if name == "op" else _two_pass, tail)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Largest error against float64, and the largest that is allowed: twice eager's own, plus one ulp."""
+
+    error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """False for NaN, too."""
+        return self.error <= self.allowed
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, which has no NaN: as text, then."""
+        error = self.error if math.isfinite(self.error) else str(self.error)
+        return {"error": error, "allowed": self.allowed, "passed": self.passed}
+
+
+def check(calls: Mapping[str, Callable[..., Tensor]], tail: Tail, inputs: Inputs) -> dict[str, Check]:
+    """Compare what each call writes, to memory that held NaN, with float64; all images, some at a time."""
+    exact_tail = copy.deepcopy(tail).double()
+    outs = {"eager": tail(*inputs)}
+    for name, call in calls.items():
+        poison = torch.full_like(inputs[0], torch.nan)
+        del poison  # the allocator hands this memory out again
+        outs[name] = call(*inputs)
+
+    errors = {name: inputs[0].new_zeros((), dtype=torch.float64) for name in outs}
+    largest = inputs[0].new_zeros((), dtype=torch.float64)
+    images = max(1, CHUNK // inputs[0][0].numel())
+    for start in range(0, len(inputs[0]), images):
+        part = slice(start, start + images)
+        exact = exact_tail(*(tensor[part].double() for tensor in inputs))
+        largest = torch.maximum(largest, exact.abs().max())
+        for name, out in outs.items():
+            errors[name] = torch.maximum(errors[name], (out[part].double() - exact).abs().max())
+    ulp = torch.finfo(inputs[0].dtype).eps * largest.item()
+    allowed = 2 * errors["eager"].item() + ulp
+    return {name: Check(errors[name].item(), allowed) for name in calls}
+
+
+def _op(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    batch_norm = None
+    if tail.norm is not None:
+        batch_norm = eca_triton.BatchNormParameters(*_vectors(tail.norm), tail.norm.eps)
+    activation = "identity" if residual is None else "relu"
+    return eca_triton.eca(
+        x, tail.conv.weight, batch_norm=batch_norm, residual=residual, activation=activation
+    )
+
+
+def _two_pass(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    from eca_triton import launch
+
+    bn = None if tail.norm is None else _vectors(tail.norm)
+    activation = "identity" if residual is None else "relu"
+    out = torch.empty_like(x)
+    launch.two_pass(
+        Call(
+            x, tail.conv.weight, None, bn, 1e-5, "identity", False, "sigmoid", 1.0, residual, activation, out
+        )
+    )
+    return out
+
+
+def _vectors(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var, norm.weight, norm.bias

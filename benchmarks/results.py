@@ -1,0 +1,200 @@
+"""From samples to figures, tables and JSON: pure functions, tested without a GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .sites import BASELINES, OURS, VARIANTS, Row, shape_name
+
+COPY = "copy"  # of the map, whose bandwidth at this size is what a kernel of these bytes could reach
+NOT_MEASURED = "-"
+TEXT_COLUMNS = ("map", "layout", "variant", "kernel", "plan")
+LARGE_BYTES = 50e6  # above, the goal is bandwidth
+COPY_SHARE = 0.90
+SPEEDUP = {"eca": 1.45, "eca_add_relu": 1.6, "bn_eca_add_relu": 1.6}  # over stock Inductor, large maps
+SMALL_BATCH, SMALL_BATCH_SPEEDUP = 8, 2.0
+
+Figures = dict[str, Any]
+Record = dict[str, Any]
+"""One row of the JSON."""
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The value below which a share of the samples lies, linear between neighbours; 0.5 is the median.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if not samples:
+        raise ValueError("a percentile needs at least one sample")
+    ordered = sorted(samples)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def figures(row: Row, samples: Mapping[str, Sequence[float]]) -> dict[str, Figures]:
+    """What a row's samples (microseconds per call; `COPY` among them) say, per contender.
+
+    gbps: of the least bytes that the row needs, so the same share of work for each contender.
+    share_of_copy: of the bandwidth of the copy.
+    speedup: over stock Inductor, if it was measured.
+    """
+    medians = {name: percentile(each, 0.5) for name, each in samples.items()}
+    copy_gbps = 2 * row.map_bytes / medians[COPY] / 1e3
+    found: dict[str, Figures] = {}
+    for name, each in samples.items():
+        moved = 2 * row.map_bytes if name == COPY else row.least_bytes
+        gbps = moved / medians[name] / 1e3
+        found[name] = {
+            "median_us": round(medians[name], 3),
+            "p20_us": round(percentile(each, 0.2), 3),
+            "p80_us": round(percentile(each, 0.8), 3),
+            "samples": len(each),
+            "gbps": round(gbps, 1),
+        }
+        if name != COPY:
+            found[name]["share_of_copy"] = round(gbps / copy_gbps, 4)
+            if "inductor" in medians:
+                found[name]["speedup"] = round(medians["inductor"] / medians[name], 4)
+    return found
+
+
+def record(row: Row, kernel: str, **more: Any) -> Record:
+    """A row of the JSON: what was measured, and what `more` says came of it."""
+    return {
+        "shape": [row.batch, *row.shape],
+        "layout": row.layout,
+        "variant": row.variant,
+        "dtype": row.dtype,
+        "taps": row.taps,
+        "kernel": kernel,
+        "map_bytes": row.map_bytes,
+        "least_bytes": row.least_bytes,
+        **more,
+    }
+
+
+def save(document: Mapping[str, Any], path: Path) -> None:
+    """Write JSON, one line per row, in one step: whoever reads sees the old file or the new one."""
+    text = json.dumps({**document, "rows": []}, indent=1)
+    lines = ",\n  ".join(json.dumps(row, allow_nan=False) for row in document["rows"])
+    text = text.replace('"rows": []', f'"rows": [\n  {lines}\n ]')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    partial.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote.
+
+    Raises:
+        ValueError: the file is no JSON of this command.
+    """
+    document = json.loads(path.read_text())
+    if not isinstance(document, dict) or document.get("command") != "op":
+        raise ValueError(f"{path} was not written by `python -m benchmarks op`")
+    return document
+
+
+def heading(document: Mapping[str, Any]) -> str:
+    """One line: on what, when, and how much of it."""
+    machine = document["machine"]
+    left = len(document["left_out"])
+    return (
+        f"{machine['gpu']}, driver {machine['driver']}, torch {machine['torch']}, "
+        f"Triton {machine['triton']}, {document['date']}: {len(document['rows'])} rows"
+        + (f", {left} not measured" if left else "")
+    )
+
+
+def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells; contenders that no row has are left out."""
+    seen = {name for row in document["rows"] for name in row.get("results", {})}
+    baselines = [name for name in BASELINES if name in seen]
+    ours = [name for name in OURS if name in seen]
+    columns = [*TEXT_COLUMNS, "copy GB/s", *(f"{name} us" for name in baselines)]
+    for name in ours:
+        columns += [f"{name} us", "p20-p80", "GB/s", "of copy", "x Inductor"]
+    cells = []
+    for row in document["rows"]:
+        line = [shape_name(row["shape"]), row["layout"].replace("_", "-"), VARIANTS[row["variant"]]]
+        line += [row["kernel"], row["plan"] or NOT_MEASURED]
+        if row["status"] != "ok":
+            cells.append([*line, row["status"], *[""] * (len(columns) - len(line) - 1)])
+            continue
+        results = row["results"]
+        line.append(_cell(results.get(COPY), "gbps", "{:.0f}"))
+        line += [_cell(results.get(name), "median_us", "{:.1f}") for name in baselines]
+        for name in ours:
+            result = results.get(name)
+            line += [
+                _cell(result, "median_us", "{:.1f}"),
+                f"{result['p20_us']:.1f}-{result['p80_us']:.1f}" if result else NOT_MEASURED,
+                _cell(result, "gbps", "{:.0f}"),
+                _cell(result, "share_of_copy", "{:.0%}"),
+                _cell(result, "speedup", "{:.2f}"),
+            ]
+        cells.append(line)
+    return columns, cells
+
+
+def markdown(columns: Sequence[str], cells: Iterable[Sequence[str]], text: Collection[str]) -> str:
+    """A table for a page; columns other than those of `text` are set to the right."""
+    rule = ["---" if name in text else "--:" for name in columns]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, rule, *cells))
+
+
+def notes(document: Mapping[str, Any]) -> list[str]:
+    """What the table cannot say: what failed and why, what was left out, which goals were met."""
+    lines = []
+    for row in document["rows"]:
+        name = f"{shape_name(row['shape'])} {row['layout']} {row['variant']}"
+        for contender, checked in row.get("checks", {}).items():
+            if not checked["passed"]:
+                error, allowed = float(checked["error"]), checked["allowed"]
+                lines.append(f"FAIL {name}: error of {contender} {error:.3g}, allowed {allowed:.3g}")
+        lines += [f"error {name}: {contender}: {text}" for contender, text in row.get("errors", {}).items()]
+    left = document["left_out"]
+    if left:
+        lines.append(f"not measured, {len(left)} rows: {', '.join(left)}")
+    return lines + goals(document["rows"])
+
+
+def goals(rows: Iterable[Record]) -> list[str]:
+    """Each goal, in how many of the rows it speaks of it was met, and the worst of them."""
+    measured = [row for row in rows if row["status"] == "ok"]
+    large = [row for row in measured if row["map_bytes"] >= LARGE_BYTES]
+    small = [row for row in measured if row["shape"][0] <= SMALL_BATCH]
+    lines = []
+    for name in OURS:
+        lines += _goal(name, "share_of_copy", COPY_SHARE, large, "of copy bandwidth, S >= 50 MB")
+        for variant, least in SPEEDUP.items():
+            of_variant = [row for row in large if row["variant"] == variant]
+            lines += _goal(name, "speedup", least, of_variant, f"x Inductor, {VARIANTS[variant]}, S >= 50 MB")
+        lines += _goal(name, "speedup", SMALL_BATCH_SPEEDUP, small, f"x Inductor, batch <= {SMALL_BATCH}")
+    return lines
+
+
+def _goal(name: str, figure: str, least: float, rows: Iterable[Record], what: str) -> list[str]:
+    with_figure = [row for row in rows if figure in row["results"].get(name, {})]
+    if not with_figure:
+        return []
+    worst = min(with_figure, key=lambda row: float(row["results"][name][figure]))
+    met = sum(row["results"][name][figure] >= least for row in with_figure)
+    where = f"{shape_name(worst['shape'])} {worst['layout']} {worst['variant']}"
+    verdict = "met" if met == len(with_figure) else "MISSED"
+    return [
+        f"goal {verdict}: {name} at least {least:.2f} {what}: {met} of {len(with_figure)} rows, "
+        f"worst {worst['results'][name][figure]:.2f} at {where}"
+    ]
+
+
+def _cell(result: Mapping[str, Any] | None, figure: str, form: str) -> str:
+    return form.format(result[figure]) if result and figure in result else NOT_MEASURED
