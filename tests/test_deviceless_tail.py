@@ -17,22 +17,24 @@ SMALL = 0.01  # of S: gates, pooled vectors, weights
 SCRATCH = 0.04  # of S: the partial sums of a map that fits no registers, written and read once
 CONVOLUTION = 1.25  # S: reads a map of a quarter of the channels, writes one
 
-layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-
-
 def both(training: bool, channels_last: bool = True, **size: int) -> tuple[Comparison, int]:
     model, inputs, s = deviceless_models.tail(**size)
     arguments = {"dtype": torch.bfloat16, "channels_last": channels_last, "training": training}
     return compare(model, inputs, **arguments), s
 
 
-@layouts
-def test_inference_costs_what_a_tail_without_attention_costs(channels_last: bool) -> None:
-    result, s = both(training=False, channels_last=channels_last)
-    # Inductor makes the convolution channels-last: it copies an input of a quarter of the map that is not.
-    copy = 0.0 if channels_last else 0.5
-    assert result.stock.bytes_moved / s == pytest.approx(6.25 + copy, abs=SMALL)
-    assert result.lowered.bytes_moved / s == pytest.approx(4.25 + copy, abs=SCRATCH)
+def test_inference_costs_what_a_tail_without_attention_costs() -> None:
+    result, s = both(training=False)
+    assert result.stock.bytes_moved / s == pytest.approx(6.25, abs=SMALL)
+    assert result.lowered.bytes_moved / s == pytest.approx(4.25, abs=SCRATCH)
+
+
+def test_a_residual_in_another_order_leaves_the_gate() -> None:
+    """Inductor makes the convolution channels-last, whose kernel could not walk along a contiguous residual."""
+    result, s = both(training=False, channels_last=False)
+    copied = 0.5  # the convolution's input, a quarter of the map
+    assert result.stock.bytes_moved / s == pytest.approx(6.25 + copied, abs=SMALL)
+    assert result.lowered.bytes_moved / s == pytest.approx(5.25 + copied, abs=SMALL)
 
 
 def test_the_plan_predicts_the_traffic_of_inference() -> None:
@@ -50,7 +52,7 @@ def test_the_plan_predicts_the_traffic_of_inference() -> None:
 
 def test_the_gate_reads_the_map_once_and_writes_a_vector() -> None:
     """Its five vectors (batch norm's four and the taps) are a few kilobytes beside it."""
-    result, s = both(training=False)
+    result, s = both(training=False, channels_last=False)
     (gate,) = [kernel for kernel in result.lowered.kernels if kernel.name == "eca_triton.gate.default"]
     x, *vectors = sorted(gate.reads, key=lambda buffer: -buffer.bytes_moved)
     (g,) = gate.writes

@@ -119,7 +119,7 @@ ALLOWED = {
     "ops": {"reference", "launch"},
     "functional": {"ops", "reference"},
     "module": {"functional"},
-    "compile": {"ops", "__init__"},
+    "compile": {"ops", "tuning", "__init__"},
     "deviceless": {"compile", "__init__"},
     "tables": set(),
     "models": set(),

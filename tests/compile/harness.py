@@ -13,19 +13,22 @@ from eca_triton.compile.plan import Settings
 class Lowering:
     """A backend for torch.compile that lowers every ECA site and hands the graph on to the backend `then`.
 
+    `device`: plan as though the maps were there, "cuda" for what a GPU gets.
+
     Attributes:
         graphs: the lowered graphs, in the order in which Dynamo delivered them.
         sites: the records of the sites that were lowered.
         rejected: the records of the sites and candidates that were left alone.
     """
 
-    def __init__(self, then: str = "eager") -> None:
+    def __init__(self, then: str = "eager", device: str | None = None) -> None:
         self.then: Callable = lookup_backend(then)
+        self.settings = Settings(force=True, device=device)
         self.graphs: list[fx.GraphModule] = []
         self.records: list = []
 
     def __call__(self, gm: fx.GraphModule, example_inputs: list[Tensor]) -> Callable:
-        self.records += lower_graph(gm, Settings(force=True))
+        self.records += lower_graph(gm, self.settings)
         self.graphs.append(gm)
         return self.then(gm, example_inputs)
 
