@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .addressing import multiple_of
-from .elementwise import activate, batch_norm_terms, gate_of
+from .elementwise import activate, batch_norm_terms, gate_of, unseen
 
 
 @triton.jit
@@ -121,16 +121,19 @@ def gated_tile(
 
 @triton.jit
 def rescaled_chunk(
-    chunk, i: tl.constexpr, offs_c, mask_c, terms, next_terms, C, HW: tl.constexpr,
+    chunk, i: tl.constexpr, offs_c, mask_c, terms, next_terms, number, HW: tl.constexpr,
     BATCH_NORM: tl.constexpr, PRE_ACTIVATION: tl.constexpr, BLOCK_HW: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK_TAIL: tl.constexpr, VEC: tl.constexpr, WINDOWED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Chunk i of the tile: its offsets in the image, which of them the rows store, and gain * gate * xhat."""
+    """Chunk i of the tile: its offsets in the image, which of them the rows store, and gain * gate * xhat.
+
+    number: as for `unseen`.
+    """
     offs, _, mask, element = chunk_offsets(
         offs_c, mask_c, i * BLOCK_HW, HW, BLOCK_HW if i < CHUNKS else BLOCK_TAIL,
         i * BLOCK_HW + (BLOCK_HW if i < CHUNKS else BLOCK_TAIL) > HW, VEC, WINDOWED,
     )  # fmt: skip
-    v = (unseen(chunk, C) if PACKED else chunk).to(tl.float32)
+    v = (unseen(chunk, number) if PACKED else chunk).to(tl.float32)
     if BATCH_NORM:
         v -= spread(terms, next_terms, 1, element, HW, WINDOWED)
         v *= spread(terms, next_terms, 2, element, HW, WINDOWED)
@@ -224,15 +227,6 @@ def row_means(
     if PRE_ACTIVATION == "identity" and center is not None:
         y = (y - center) * scale + shift
     return tile, y
-
-
-@triton.jit
-def unseen(v, C):
-    """v, of 16 bits and C < 2**30, such that the compiler does not recognize it: it would keep every element
-    converted to 32 bits since the sums, in twice the registers, to spare a second conversion.
-    """
-    bits = v.to(tl.int16, bitcast=True) ^ (C >> 30).to(tl.int16)
-    return bits.to(v.dtype, bitcast=True)
 
 
 @triton.jit

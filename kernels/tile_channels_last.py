@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .addressing import multiple_of
-from .elementwise import activate, batch_norm_terms, gate_of
+from .elementwise import activate, batch_norm_terms, gate_of, unseen
 
 HALO = tl.constexpr(8)  # channels beside the tile, per side: a vector of 16 bits each; C is a multiple
 
@@ -100,14 +100,16 @@ def piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW: tl.constexpr):
     """Offsets in the image of piece `step` of channels offs_c, and their mask: [hw, channels]."""
     C = multiple_of(C, HALO)
     offs_hw = tl.arange(0, BLOCK_HW)[:, None]
-    return offs_hw * C + offs_c[None, :] + step * BLOCK_HW * C, mask_c[None, :] & (offs_hw + step * BLOCK_HW < HW)
+    return offs_hw * C + offs_c[None, :] + step * BLOCK_HW * C, mask_c[None, :] & (
+        offs_hw + step * BLOCK_HW < HW
+    )
 
 
 @triton.jit
-def rescaled_piece(v, terms, HW, BATCH_NORM: tl.constexpr, PRE_ACTIVATION: tl.constexpr):
-    """gain * gate * xhat of a piece of the tile, fp32."""
+def rescaled_piece(v, terms, number, BATCH_NORM: tl.constexpr, PRE_ACTIVATION: tl.constexpr):
+    """gain * gate * xhat of a piece of the tile, fp32; number: as for `unseen`."""
     if BATCH_NORM:
-        v = normalised(packed_again(v, HW).to(tl.float32), terms[1], terms[2], terms[3])
+        v = normalised(unseen(v, number).to(tl.float32), terms[1], terms[2], terms[3])
     return activate(v.to(tl.float32), PRE_ACTIVATION) * terms[0][None, :]
 
 
@@ -116,18 +118,6 @@ def normalised(v, center, scale, shift):
     """Batch norm of a tile [hw, channels]; v itself where there are no terms."""
     if center is not None:
         v = (v - center[None, :]) * scale[None, :] + shift[None, :]
-    return v
-
-
-@triton.jit
-def packed_again(v, HW):
-    """v, which the compiler takes for a new value, and so converts to fp32 once more.
-
-    It would keep the fp32 tile of the sum in registers, twice the 16-bit one: with batch norm that spills.
-    """
-    if v.dtype.primitive_bitwidth == 16:
-        zero = (HW < 0).to(tl.int16)
-        v = (v.to(tl.int16, bitcast=True) ^ zero).to(v.dtype, bitcast=True)
     return v
 
 

@@ -103,10 +103,11 @@ def compiled(item: Launch) -> Code:
     source = ASTSource(item.kernel, signature, constants, attributes)
     target = TARGETS[item.target]
     binary = triton.compile(source, target=target, options={"num_warps": item.num_warps})
-    return _read_amd(binary) if target.backend == "hip" else _read_nvidia(binary)
+    return _read_amd(binary) if target.backend == "hip" else read_nvidia(binary)
 
 
-def _read_nvidia(binary: triton.compiler.CompiledKernel) -> Code:
+def read_nvidia(binary: triton.compiler.CompiledKernel) -> Code:
+    """Of a compiled kernel's machine code for an NVIDIA GPU."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()

@@ -88,11 +88,11 @@ def test_every_site_of_a_timm_network_is_listed(capsys: pytest.CaptureFixture[st
     assert (first["shape"], first["k"], first["plan"], first["lowered"]) == (
         [8, 256, 56, 56],
         5,
-        "gate",
+        "block",
         True,
     )
     assert first["fused"] == ["batch_norm", "residual", "relu"]
-    assert (first["reason"], first["traffic_before"], first["traffic_after"]) == (None, 5.0, 4.0)
+    assert (first["reason"], first["traffic_before"], first["traffic_after"]) == (None, 5.0, 3.0)
 
 
 def test_without_a_target_the_totals_of_the_network_are_null(
@@ -106,7 +106,7 @@ def test_without_a_target_the_totals_of_the_network_are_null(
 
 def test_training_is_planned_differently(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
     inference, training = (explain(capsys, f"{own_model}:network", *mode) for mode in ([], ["--training"]))
-    assert [site["plan"] for site in inference["sites"]] == ["gate", "skip"]
+    assert [site["plan"] for site in inference["sites"]] == ["block", "skip"]
     assert [site["plan"] for site in training["sites"]] == ["pool", "skip"]
 
 

@@ -100,7 +100,11 @@ def _block(a: SiteArguments) -> Any:
         programs = programs * chunks + config.lag
         scratch["SCRATCH"] = _scratch(x, n * (chunks + 2) * c, torch.float32)
         scratch["ARRIVED"] = _scratch(x, n + 1, torch.int32, zero=True)
-        constants = {"CHUNKS": chunks, "STRIDE_C": hw if contiguous else 1, "STRIDE_HW": 1 if contiguous else c}
+        constants = {
+            "CHUNKS": chunks,
+            "STRIDE_C": hw if contiguous else 1,
+            "STRIDE_HW": 1 if contiguous else c,
+        }
     constants |= {name.upper(): value for name, value in asdict(config).items() if name != "num_warps"}
     vectors = {
         "WEIGHT": a.weight,
@@ -152,7 +156,9 @@ def _native(a: SiteArguments) -> Any:
     def rescaled(index: list[Any]) -> Any:
         v, channel = fp32(load(index)), [index[1]]
         if mean is not None and var is not None:
-            v = (v - fp32(mean(channel))) * ops.rsqrt(fp32(var(channel)) + ops.constant(a.bn_eps, torch.float32))
+            v = (v - fp32(mean(channel))) * ops.rsqrt(
+                fp32(var(channel)) + ops.constant(a.bn_eps, torch.float32)
+            )
             v = v if scale is None else v * fp32(scale(channel))
             v = v if shift is None else v + fp32(shift(channel))
         if a.pre_activation == "relu":
@@ -176,7 +182,9 @@ def fp32(value: Any) -> Any:
 def _memory_order(x: Any) -> list[int] | None:
     """The dims of x as they follow each other in memory: contiguous or channels-last, else None."""
     dims = list(range(len(x.get_size())))
-    return next((order for order in (dims, [0, *dims[2:], 1]) if _dense(x.get_size(), x.get_stride(), order)), None)
+    return next(
+        (order for order in (dims, [0, *dims[2:], 1]) if _dense(x.get_size(), x.get_stride(), order)), None
+    )
 
 
 def _dense(sizes: Sequence[Any], strides: Sequence[Any], order: list[int]) -> bool:

@@ -45,8 +45,8 @@ from eca_triton.kernels.tile import gated_tile, rescaled_chunk
 {%- macro chunk(i, width, indent) %}
 {%- filter indent(indent) %}
     offs, mask, value = rescaled_chunk(
-        tile[{{i}}], {{i}}, offs_c, mask_c, terms, next_terms, C, HW, BN_MEAN is not None, PRE_ACTIVATION,
-        BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, PACKED,
+        tile[{{i}}], {{i}}, offs_c, mask_c, terms, next_terms, tl.num_programs(0), HW, BN_MEAN is not None,
+        PRE_ACTIVATION, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, PACKED,
     )
 {%- if FLAT %}
     idx_chw = offs
@@ -82,7 +82,7 @@ from eca_triton.kernels.tile_channels_last import gated_tile, rescaled_piece
     for step in tl.static_range(STEPS):
         p = step * BLOCK_HW + tl.arange(0, BLOCK_HW)[:, None]
         mask = mask_c[None, :] & (p < HW)
-        value = rescaled_piece(tile[step], terms, HW, BN_MEAN is not None, PRE_ACTIVATION)
+        value = rescaled_piece(tile[step], terms, tl.num_programs(0), BN_MEAN is not None, PRE_ACTIVATION)
         {{- spatial(1) | indent(4)}}
         {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", indent_width=8, val_shape=("BLOCK_HW", "BLOCK_C"))}}
 """

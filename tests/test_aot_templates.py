@@ -1,0 +1,75 @@
+"""Machine code of the kernels that Inductor generates for an absent H200, ours with their neighbours in them."""
+
+from __future__ import annotations
+
+import deviceless_models
+import pytest
+import torch
+import torch.nn.functional as F
+from aot import Code, read_nvidia
+from torch import Tensor, nn
+from torch._inductor import config
+from torch._inductor.codecache import PyCodeCache
+from torch._inductor.utils import fresh_cache
+
+from eca_triton.compile import compat
+from eca_triton.deviceless import TARGETS, Kernel, lower
+from eca_triton.deviceless.mocks import absent_gpu
+
+STAGES = {"56x56": (256, 56), "28x28": (512, 28), "14x14": (1024, 14), "7x7": (2048, 7)}
+
+
+def machine_code(kernel: Kernel, target: str = "h200") -> list[Code]:
+    """Of every config that Inductor would try."""
+    assert kernel.source is not None
+    with (
+        absent_gpu(TARGETS[target]),
+        fresh_cache(),
+        config.patch(use_static_triton_launcher=False),  # so that the compiled kernel keeps its code
+    ):
+        tuner = getattr(PyCodeCache.load(kernel.source), kernel.name)
+        tuner.precompile(warm_cache_only=True)
+        binaries = [result.kernel for result in tuner.compile_results]
+    assert {binary.metadata.target.arch for binary in binaries} == {TARGETS[target].arch}
+    return [read_nvidia(binary) for binary in binaries]
+
+
+class Rescale(nn.Module):
+    """Batch norm, ECA, residual, ReLU on a map in memory."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+        self.eca = deviceless_models.Eca()
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return F.relu(self.eca(self.bn(x)) + residual)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_templates_compile_without_spills(stage: str, channels_last: bool) -> None:
+    channels, side = STAGES[stage]
+    with torch.device("meta"):
+        model, x = Rescale(channels), torch.empty(128, channels, side, side)
+    arguments = {"dtype": torch.bfloat16, "channels_last": channels_last, "backend": "eca_triton"}
+    kernels = [
+        k for k in lower(model, (x, x.clone()), sources=True, **arguments).kernels if k.kind == "triton"
+    ]
+    # Until torch 2.11 rows that do not end on a vector keep the gate.
+    template = channels_last or compat.EPILOGUES_IN_ANY_LOOPS or stage == "56x56"
+    assert any("triton_tem" in kernel.name for kernel in kernels) == template
+    for kernel in kernels:
+        for code in machine_code(kernel):
+            assert code.spilled_bytes == 0
+            assert code.registers <= 128
+
+
+def test_stock_kernels_compile_for_the_target() -> None:
+    """The sources are what a GPU would get."""
+    model, inputs, _ = deviceless_models.tail()
+    arguments = {"dtype": torch.bfloat16, "channels_last": True, "sources": True}
+    kernels = [kernel for kernel in lower(model, inputs, **arguments).kernels if kernel.kind == "triton"]
+    assert len(kernels) == 2
+    for kernel in kernels:
+        assert all(code.spilled_bytes == 0 for code in machine_code(kernel))
