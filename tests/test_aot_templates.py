@@ -1,4 +1,4 @@
-"""Machine code of the kernels that Inductor generates for an absent H200, ours with their neighbours in them."""
+"""Machine code of the kernels that Inductor generates for an H200, ours with their neighbours in them."""
 
 from __future__ import annotations
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import sympy
 import torch
-from torch import fx
 from torch._inductor import config as inductor_config
 from torch._inductor import ir
 from torch._inductor.lowering import fallback_handler, lowerings, register_lowering
@@ -27,12 +25,13 @@ from ..tuning.config import Device
 from ..tuning.heuristic import power_of_2
 from ..tuning.layout import common_layout
 from .compat import EPILOGUES_IN_ANY_LOOPS
+from .epilogue import fits, memory_order
 from .plan import KERNEL_DTYPES
 from .template import template
 
 log = logging.getLogger("eca_triton")
 aten = torch.ops.aten
-REDUCTIONS = {aten.mean, aten.sum, aten.amax}
+VECTORS = ("weight", "bias", "bn_mean", "bn_var", "bn_weight", "bn_bias")
 
 
 @functools.cache
@@ -43,10 +42,11 @@ def install() -> None:
 
 def lower_eca(*args: Any, **kwargs: Any) -> Any:
     """The op in Inductor's IR; arguments are those of its schema, with Inductor's boxes for tensors."""
-    a = SiteArguments(*args, **kwargs)
+    a: Any = SiteArguments(*args, **kwargs)
     tail = a.residual is not None or a.gain != 1.0 or a.activation != "identity"
     if tail or a.x.get_device().type != "cuda" or a.x.get_dtype() not in KERNEL_DTYPES:
-        return fallback_handler(ECA, add_to_fallback_set=False)(*args, **kwargs)
+        return _call(ECA, *args, **kwargs)
+    a = a._replace(out_dtype=a.out_dtype or a.x.get_dtype())
     try:
         block = _block(a)
     except Exception:  # Inductor's private surface is not what it was; the other way needs little of it
@@ -55,7 +55,7 @@ def lower_eca(*args: Any, **kwargs: Any) -> Any:
     return _native(a) if block is None else block
 
 
-def _block(a: SiteArguments) -> Any:
+def _block(a: Any) -> Any:
     """The map [N, C, *spatial] as a template makes it, or None where no kernel takes it."""
     x = ir.ExternKernel.realize_input(a.x)
     n, *rest = x.get_size()
@@ -64,204 +64,121 @@ def _block(a: SiteArguments) -> Any:
     if not static or not isinstance(x.get_layout(), ir.FixedLayout) or not inductor_config.epilogue_fusion:
         return None
     c, *spatial = (int(size) for size in rest)
-    hw, taps, dtype = math.prod(spatial), int(a.weight.get_numel()), a.out_dtype or x.get_dtype()
-    order = _memory_order(x)
-    if order is None or not _neighbours_walk_along(order):
+    order = memory_order(x.get_size(), x.get_stride())
+    if order is None or not fits(V.graph.current_node, V.graph.env, order):
         return None
-    contiguous = order[-1] != 1
-    properties = torch.cuda.get_device_properties(x.get_device())
-    choice = choose(
-        common_layout(
-            (V.graph.sizevars.optimization_hint(n), c, hw), (c * hw, hw, 1) if contiguous else (c * hw, 1, c)
-        ),
-        x.get_dtype().itemsize,
-        max(x.get_dtype().itemsize, dtype.itemsize),
-        taps,
-        a.bn_mean is not None or a.pre_activation != "identity",
-        Device(num_sms=properties.multi_processor_count, warp_size=properties.warp_size),
-        True,
-    )
-    config = choice.config
+    contiguous, hw = order[-1] != 1, math.prod(spatial)
+    kernel, config = _choice(a, x, c, hw, contiguous)
     if config is None:
         return None
 
-    # Where loops must look alike to be fused, a contiguous result has the map's dims, and vectors may not
-    # run over the end of one.
+    # Where only loops that look alike are fused, a contiguous result has the map's own dims, and no vector
+    # may run over the end of a row.
     flat = contiguous and EPILOGUES_IN_ANY_LOOPS
-    if contiguous and not flat and spatial[-1] % (config.vec if choice.kernel == "tile" else config.vec_hw):
+    if contiguous and not flat and spatial[-1] % (config.vec if kernel == "tile" else config.vec_hw):
         return None
     size = [n, c * hw] if flat else [n, c, *spatial] if contiguous else [n, *spatial, c]
-
-    scratch: dict[str, Any] = {}
-    constants = {"BLOCK_HALO": power_of_2(max(taps - 1, 1))}
-    programs = n * -(-c // config.block_c)
-    if choice.kernel == "lagged":
-        chunks = -(-hw // config.block_hw)
-        programs = programs * chunks + config.lag
-        scratch["SCRATCH"] = _scratch(x, n * (chunks + 2) * c, torch.float32)
-        scratch["ARRIVED"] = _scratch(x, n + 1, torch.int32, zero=True)
-        constants = {
-            "CHUNKS": chunks,
-            "STRIDE_C": hw if contiguous else 1,
-            "STRIDE_HW": 1 if contiguous else c,
-        }
-    constants |= {name.upper(): value for name, value in asdict(config).items() if name != "num_warps"}
-    vectors = {
-        "WEIGHT": a.weight,
-        "BIAS": a.bias,
-        "BN_MEAN": a.bn_mean,
-        "BN_VAR": a.bn_var,
-        "BN_WEIGHT": a.bn_weight,
-        "BN_BIAS": a.bn_bias,
-    }
-    stored = {name: _stored(node) for name, node in vectors.items() if node is not None}
-    inputs = {"X": x, **stored, **scratch}
-    out = (
-        template(choice.kernel)
-        .generate(
-            input_nodes=list(inputs.values()),
-            layout=ir.FixedLayout(x.get_device(), dtype, size, ir.FlexibleLayout.contiguous_strides(size)),
-            num_stages=1,
-            num_warps=config.num_warps,
-            call_sizes=[programs],
-            mutated_inputs=list(scratch.values()) or None,
-            INPUTS=tuple(inputs),
-            SPATIAL=len(spatial),
-            FLAT=flat,
-            C=c,
-            HW=hw,
-            K=taps,
-            BLOCK_K=power_of_2(taps),
-            CIRCULAR=a.circular,
-            GATE=repr(a.gate),
-            PRE_ACTIVATION=repr(a.pre_activation),
-            BN_EPS=a.bn_eps,
-            **constants,
-        )
-        .output_node()
+    programs, scratch, constants = _launch(kernel, config, x, n, c, hw, contiguous)
+    vectors = {name.upper(): _stored(getattr(a, name)) for name in VECTORS if getattr(a, name) is not None}
+    inputs = {"X": x, **vectors, **scratch}
+    taps = int(a.weight.get_numel())
+    caller: Any = template(kernel).generate(
+        input_nodes=tuple(inputs.values()),
+        layout=ir.FixedLayout(
+            x.get_device(), a.out_dtype, size, ir.FlexibleLayout.contiguous_strides(size)
+        ),
+        num_stages=1,
+        num_warps=config.num_warps,
+        call_sizes=[programs],
+        mutated_inputs=list(scratch.values()) or None,
+        INPUTS=tuple(inputs),
+        SPATIAL=len(spatial),
+        FLAT=flat,
+        C=c,
+        HW=hw,
+        K=taps,
+        BLOCK_K=power_of_2(taps),
+        CIRCULAR=a.circular,
+        GATE=repr(a.gate),
+        PRE_ACTIVATION=repr(a.pre_activation),
+        BN_EPS=a.bn_eps,
+        **{"BLOCK_HALO": power_of_2(max(taps - 1, 1))} | constants,
     )
+    out = caller.output_node()
     if contiguous:
         return lowerings[aten.view](out, [n, c, *spatial])
     return lowerings[aten.permute](out, [0, len(size) - 1, *range(1, len(size) - 1)])
 
 
-def _native(a: SiteArguments) -> Any:
-    """The gate by its op, which reads the map once, and the rescaling in Inductor's own code."""
-    options = {"bn_eps": a.bn_eps, "pre_activation": a.pre_activation, "circular": a.circular, "gate": a.gate}
-    gate_op = fallback_handler(GATE, add_to_fallback_set=False)
-    load_gate = gate_op(*a[:7], **options, out_dtype=torch.float32).make_loader()
-    load = a.x.make_loader()
-    mean, var, scale, shift = (None if vector is None else vector.make_loader() for vector in a[3:7])
-
-    def rescaled(index: list[Any]) -> Any:
-        v, channel = fp32(load(index)), [index[1]]
-        if mean is not None and var is not None:
-            v = (v - fp32(mean(channel))) * ops.rsqrt(
-                fp32(var(channel)) + ops.constant(a.bn_eps, torch.float32)
-            )
-            v = v if scale is None else v * fp32(scale(channel))
-            v = v if shift is None else v + fp32(shift(channel))
-        if a.pre_activation == "relu":
-            v = ops.maximum(v, ops.constant(0.0, torch.float32))
-        elif a.pre_activation == "silu":
-            v = v * ops.sigmoid(v)
-        return ops.to_dtype(v * load_gate(index[:2]), a.out_dtype or a.x.get_dtype())
-
-    return ir.Pointwise.create(
-        device=a.x.get_device(),
-        dtype=a.out_dtype or a.x.get_dtype(),
-        inner_fn=rescaled,
-        ranges=a.x.get_size(),
-    )
+def _choice(a: Any, x: Any, c: int, hw: int, contiguous: bool) -> tuple[str, Any]:
+    """The kernel and its config, or None where two passes are best."""
+    n = V.graph.sizevars.optimization_hint(x.get_size()[0])
+    layout = common_layout((n, c, hw), (c * hw, hw, 1) if contiguous else (c * hw, 1, c))
+    itemsize = x.get_dtype().itemsize
+    front = a.bn_mean is not None or a.pre_activation != "identity"
+    gpu = torch.cuda.get_device_properties(x.get_device())
+    device = Device(num_sms=gpu.multi_processor_count, warp_size=gpu.warp_size)
+    taps = int(a.weight.get_numel())
+    choice = choose(layout, itemsize, max(itemsize, a.out_dtype.itemsize), taps, front, device, True)
+    return choice.kernel, choice.config
 
 
-def fp32(value: Any) -> Any:
-    return ops.to_dtype(value, torch.float32)
-
-
-def _memory_order(x: Any) -> list[int] | None:
-    """The dims of x as they follow each other in memory: contiguous or channels-last, else None."""
-    dims = list(range(len(x.get_size())))
-    return next(
-        (order for order in (dims, [0, *dims[2:], 1]) if _dense(x.get_size(), x.get_stride(), order)), None
-    )
-
-
-def _dense(sizes: Sequence[Any], strides: Sequence[Any], order: list[int]) -> bool:
-    """Whether a tensor has no gaps, its dims in memory in this order, the last one innermost."""
-    step = 1
-    for dim in reversed(order):
-        if sizes[dim] != 1 and not V.graph.sizevars.statically_known_equals(strides[dim], step):
-            return False
-        step = step * sizes[dim]
-    return True
-
-
-def _neighbours_walk_along(order: list[int]) -> bool:
-    """Whether the pointwise calls behind the current one can be in its kernel, and lose nothing there.
-
-    They cannot if they also read, or leave to the caller, a map in another order. And a reduction that is the
-    only one to read the result would have it from their kernel, without a store.
-    """
-    root = V.graph.current_node
-    behind = _users_of({root})
-    fused = [root]
-    for node in fused:
-        for user in node.users:
-            others = [other for other in user.all_input_nodes if other is not node]
-            if user.op == "output":
-                value = node.meta["val"]
-                if not _dense(value.shape, value.stride(), order):
-                    return False
-            elif _is_view(user.target):
-                return False  # what reads the view has dims that are not the map's
-            elif getattr(user.target, "overloadpacket", None) in REDUCTIONS:
-                if len(node.users) == 1:
-                    return False
-            elif torch.Tag.pointwise in getattr(user.target, "tags", ()):
-                if any(other in behind and other not in fused for other in others):
-                    continue  # of a later kernel, whatever order it has
-                if not all(_walks_along(V.graph.env.get(other), order) for other in others):
-                    return False
-                fused += [user] * (user not in fused)
-    return True
-
-
-def _users_of(nodes: set[fx.Node]) -> set[fx.Node]:
-    """All calls behind these."""
-    found: set[fx.Node] = set()
-    todo = list(nodes)
-    while todo:
-        new = [user for user in todo.pop().users if user not in found]
-        found.update(new)
-        todo += new
-    return found
-
-
-def _walks_along(box: Any, order: list[int]) -> bool:
-    """Whether an operand is in memory in this order, or none of that is known: it is broadcast, or not made."""
-    layout = box.maybe_get_layout() if isinstance(box, ir.TensorBox) else None
-    if not isinstance(layout, ir.FixedLayout) or len(layout.size) != len(order) or 1 in layout.size[1:]:
-        return True
-    return _dense(layout.size, layout.stride, order)
-
-
-def _is_view(target: Any) -> bool:
-    returns = target._schema.returns if isinstance(target, torch._ops.OpOverload) else ()
-    return any(result.alias_info is not None for result in returns)
+def _launch(
+    kernel: str, config: Any, x: Any, n: Any, c: int, hw: int, contiguous: bool
+) -> tuple[Any, dict[str, Any], dict[str, int]]:
+    """How many programs, the buffers that they need beside their inputs, and their constants by name."""
+    constants = {name.upper(): value for name, value in asdict(config).items() if name != "num_warps"}
+    programs = n * -(-c // config.block_c)
+    if kernel != "lagged":
+        return programs, {}, constants
+    chunks = -(-hw // config.block_hw)
+    constants |= {"CHUNKS": chunks, "STRIDE_C": hw if contiguous else 1, "STRIDE_HW": 1 if contiguous else c}
+    device = x.get_device()
+    arrived = lowerings[aten.full]([n + 1], 0, dtype=torch.int32, device=device)
+    arrived.realize()
+    # Partial sums, means and gates.
+    sums = lowerings[aten.empty_strided]([n * (chunks + 2) * c], [1], dtype=torch.float32, device=device)
+    return programs * chunks + config.lag, {"SCRATCH": sums, "ARRIVED": arrived}, constants
 
 
 def _stored(node: Any) -> Any:
-    """A vector in memory, with its elements next to each other."""
+    """A vector in memory, its elements next to each other."""
     node = ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(node))
     node.freeze_layout()
     return node
 
 
-def _scratch(x: Any, length: Any, dtype: torch.dtype, zero: bool = False) -> Any:
-    """A buffer that the template writes."""
-    if zero:
-        buffer = lowerings[aten.full]([length], 0, dtype=dtype, device=x.get_device())
-        buffer.realize()
-        return buffer
-    return lowerings[aten.empty_strided]([length], [1], dtype=dtype, device=x.get_device())
+def _native(a: Any) -> Any:
+    """The gate by its op, which reads the map once, and the rescaling in Inductor's own code."""
+    options = {"bn_eps": a.bn_eps, "pre_activation": a.pre_activation, "circular": a.circular, "gate": a.gate}
+    gate = _call(GATE, a.x, *(getattr(a, name) for name in VECTORS), **options, out_dtype=torch.float32)
+    load, load_gate = a.x.make_loader(), gate.make_loader()
+    mean, var, scale, shift = (
+        None if vector is None else vector.make_loader()
+        for vector in (a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias)
+    )
+
+    def fp32(value: Any) -> Any:
+        return ops.to_dtype(value, torch.float32)
+
+    def rescaled(index: list[Any]) -> Any:
+        v, channel = fp32(load(index)), [index[1]]
+        if mean is not None and var is not None:
+            eps = ops.constant(a.bn_eps, torch.float32)
+            v = (v - fp32(mean(channel))) * ops.rsqrt(fp32(var(channel)) + eps)
+            v = v if scale is None else v * fp32(scale(channel))
+            v = v if shift is None else v + fp32(shift(channel))
+        if a.pre_activation == "relu":
+            v = ops.relu(v)
+        elif a.pre_activation == "silu":
+            v = v * ops.sigmoid(v)
+        return ops.to_dtype(v * load_gate(index[:2]), a.out_dtype)
+
+    return ir.Pointwise.create(
+        device=a.x.get_device(), dtype=a.out_dtype, inner_fn=rescaled, ranges=a.x.get_size()
+    )
+
+
+def _call(op: Any, *args: Any, **kwargs: Any) -> Any:
+    """The op itself, as a kernel that Inductor knows nothing about."""
+    return fallback_handler(op, add_to_fallback_set=False)(*args, **kwargs)  # type: ignore[no-untyped-call]

@@ -80,10 +80,10 @@ def decide(facts: Facts, settings: Settings) -> Decision:
 
     `block` rescales what batch norm and activation read, in one op that Inductor lowers to a kernel of ours
     with the tail in it: the map is read once. `gate` computes the gate alone from there, so that their
-    output, now with one reader left, is never stored. In grad mode `pool` keeps the mean native: batch norm and its backward
-    fuse with it, and an opaque op over the map would cut that (12.5 S against 10 S for the backward of a
-    bottleneck's tail). The same plan serves a map that Inductor makes in a kernel of its own, which can
-    pool it without a read.
+    output, now with one reader left, is never stored. In grad mode `pool` keeps the mean native: batch norm
+    and its backward fuse with it, and an opaque op over the map would cut that (12.5 S against 10 S for the
+    backward of a bottleneck's tail). The same plan serves a map that Inductor makes in a kernel of its own,
+    which can pool it without a read.
     """
     before = stock_traffic(facts)
     reason, detail = _obstacle(facts, settings)

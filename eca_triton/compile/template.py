@@ -43,6 +43,7 @@ from eca_triton.kernels.tile import gated_tile, rescaled_chunk
     )
     idx_n = n.to(INDEX_DTYPE)
 {%- macro chunk(i, width, indent) %}
+{%- set shape = ("BLOCK_C", width) %}
 {%- filter indent(indent) %}
     offs, mask, value = rescaled_chunk(
         tile[{{i}}], {{i}}, offs_c, mask_c, terms, next_terms, tl.num_programs(0), HW, BN_MEAN is not None,
@@ -50,12 +51,12 @@ from eca_triton.kernels.tile import gated_tile, rescaled_chunk
     )
 {%- if FLAT %}
     idx_chw = offs
-    {{store_output(["idx_n", "idx_chw"], "value", "mask", indent_width=4 + indent, val_shape=("BLOCK_C", width))}}
+    {{store_output(["idx_n", "idx_chw"], "value", "mask", 4 + indent, shape)}}
 {%- else %}
     idx_c = offs_c[:, None]
     p = offs - idx_c * HW
     {{- spatial(2)}}
-    {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", indent_width=4 + indent, val_shape=("BLOCK_C", width))}}
+    {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", 4 + indent, shape)}}
 {%- endif %}
 {%- endfilter %}
 {%- endmacro %}
@@ -74,8 +75,9 @@ from eca_triton.kernels.tile_channels_last import gated_tile, rescaled_piece
     + _HEAD
     + """
     n, offs_c, mask_c, tile, terms = gated_tile(
-        tl.program_id(0), X, WEIGHT, BIAS, BN_MEAN, BN_VAR, BN_WEIGHT, BN_BIAS, BN_EPS, 1.0, 1.0 / HW, C, HW, 1,
-        K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, STEPS, BLOCK_HALO, HALO_STEPS,
+        tl.program_id(0), X, WEIGHT, BIAS, BN_MEAN, BN_VAR, BN_WEIGHT, BN_BIAS, BN_EPS, 1.0, 1.0 / HW,
+        C, HW, 1, K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, STEPS, BLOCK_HALO,
+        HALO_STEPS,
     )
     idx_n = n.to(INDEX_DTYPE)
     idx_c = offs_c[None, :]
@@ -84,7 +86,7 @@ from eca_triton.kernels.tile_channels_last import gated_tile, rescaled_piece
         mask = mask_c[None, :] & (p < HW)
         value = rescaled_piece(tile[step], terms, tl.num_programs(0), BN_MEAN is not None, PRE_ACTIVATION)
         {{- spatial(1) | indent(4)}}
-        {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", indent_width=8, val_shape=("BLOCK_HW", "BLOCK_C"))}}
+        {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", 8, ("BLOCK_HW", "BLOCK_C"))}}
 """
 )
 
@@ -112,15 +114,16 @@ from eca_triton.kernels.lagged import draw_ticket, rescaled, sum_task
         idx_n = n.to(INDEX_DTYPE)
         idx_c = offs_c[:, None]
         p = offs_hw[None, :]
+{%- set shape = ("BLOCK_C", "BLOCK_HW") %}
 {%- if FLAT %}
         idx_chw = idx_c * HW + p
-        {{store_output(("idx_n", "idx_chw"), "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
+        {{store_output(["idx_n", "idx_chw"], "value", "mask", 8, shape)}}
 {%- elif VEC_C > 1 %}
         {{- spatial(1) | indent(4)}}
-        {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
+        {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", 8, shape)}}
 {%- else %}
         {{- spatial(2) | indent(4)}}
-        {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", indent_width=8, val_shape=("BLOCK_C", "BLOCK_HW"))}}
+        {{store_output(["idx_n", "idx_c"] + NAMES, "value", "mask", 8, shape)}}
 {%- endif %}
 """
 )

@@ -1,8 +1,8 @@
 """Compiled against eager on every spelling and style: values, gradients, batch norm statistics.
 
-Half of the cases are planned for a GPU: in evaluation mode the op takes the place of the whole site there, else
-that of its gate. The largest error against float64 over all maps must not exceed twice that of the code without our ops in the
-same mode, plus one unit in the last place.
+Half of the cases are planned for a GPU: in evaluation mode the op takes the place of the whole site there,
+else that of its gate. The largest error against float64 over all maps must not exceed twice that of the code
+without our ops in the same mode, plus one unit in the last place.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What Inductor generates for a GPU, run on CPU tensors: its own wrapper, its kernels in Triton's interpreter."""
+"""What Inductor generates for a GPU, run on CPU tensors: its wrapper, and its kernels in the interpreter."""
 
 from __future__ import annotations
 

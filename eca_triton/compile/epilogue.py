@@ -1,0 +1,88 @@
+"""Can the pointwise calls behind a node be part of its kernel, which walks over a map in the order of memory?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor import ir
+from torch._inductor.virtualized import V
+
+aten = torch.ops.aten
+REDUCTIONS = {aten.mean, aten.sum, aten.amax}
+
+
+def memory_order(sizes: Sequence[Any], strides: Sequence[Any]) -> list[int] | None:
+    """The dims [N, C, *spatial] as they follow each other: contiguous or channels-last, without gaps; or None."""
+    dims = list(range(len(sizes)))
+    return next((order for order in (dims, [0, *dims[2:], 1]) if _has_order(sizes, strides, order)), None)
+
+
+def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> bool:
+    """Whether the pointwise calls behind `root` can be in its kernel, and lose nothing there.
+
+    They cannot if they also read, or leave to the caller, a map in another order. And a reduction that is the
+    only one to read the result would have it from their kernel, without a store.
+
+    Args:
+        root: the call that the kernel computes.
+        lowered: what Inductor has made of the nodes so far.
+        order: the dims of the map as they follow each other in memory.
+    """
+    behind = _users_of(root)
+    fused = [root]
+    for node in fused:
+        for user in node.users:
+            if user.op == "output":
+                value = node.meta["val"]
+                if not _has_order(value.shape, value.stride(), order):
+                    return False
+            elif _is_view(user.target):
+                return False  # what reads the view has dims that are not the map's
+            elif getattr(user.target, "overloadpacket", None) in REDUCTIONS:
+                if len(node.users) == 1:
+                    return False
+            elif torch.Tag.pointwise in getattr(user.target, "tags", ()) and user not in fused:
+                others = [other for other in user.all_input_nodes if other not in fused]
+                if any(other in behind for other in others):
+                    continue  # of a later kernel, whatever its order
+                if not all(_walks_along(lowered.get(other), order) for other in others):
+                    return False
+                fused.append(user)
+    return True
+
+
+def _users_of(root: fx.Node) -> set[fx.Node]:
+    """All calls behind a node."""
+    found: set[fx.Node] = set()
+    todo = [root]
+    while todo:
+        new = [user for user in todo.pop().users if user not in found]
+        found.update(new)
+        todo += new
+    return found
+
+
+def _is_view(target: Any) -> bool:
+    returns = target._schema.returns if isinstance(target, torch._ops.OpOverload) else ()
+    return any(result.alias_info is not None for result in returns)
+
+
+def _walks_along(box: Any, order: list[int]) -> bool:
+    """Whether an operand has the order, or none is known: it is broadcast, or not in memory, or not made."""
+    layout = box.maybe_get_layout() if isinstance(box, ir.TensorBox) else None
+    if not isinstance(layout, ir.FixedLayout) or len(layout.size) != len(order) or 1 in layout.size[1:]:
+        return True
+    return _has_order(layout.size, layout.stride, order)
+
+
+def _has_order(sizes: Sequence[Any], strides: Sequence[Any], order: list[int]) -> bool:
+    """Whether a tensor has no gaps, its dims in memory in this order, the last one innermost."""
+    step = 1
+    for dim in reversed(order):
+        if sizes[dim] != 1 and not V.graph.sizevars.statically_known_equals(strides[dim], step):
+            return False
+        step = step * sizes[dim]
+    return True
