@@ -102,7 +102,7 @@ class Row:
         x = torch.empty((self.batch, *self.shape), device="meta").to(memory_format=LAYOUTS[self.layout])
         layout = common_layout(x.shape, *[x.stride()] * (3 if self.adds else 2))
         itemsize = DTYPES[self.dtype].itemsize
-        return choose(layout, itemsize, itemsize, self.taps, self.normalises, device, True).kernel
+        return choose(layout, itemsize, itemsize, self.taps, self.normalises, device).kernel
 
 
 def rows(

@@ -113,8 +113,6 @@ def gate_from_pool_backward(
 def eca(call: Call) -> None:
     """Fills call.out. The map is read once where `choose` knows a kernel for that, else twice."""
     x = call.x
-    # Not on a GPU yet: no run there has shown that waiting ends, and the interpreter cannot show it.
-    may_wait = not x.is_cuda
     config = choose(
         call.layout,
         x.element_size(),
@@ -122,7 +120,6 @@ def eca(call: Call) -> None:
         call.weight.numel(),
         call.front,
         _device(x.device),
-        may_wait,
     ).config
     with _on_device_of(x):
         if isinstance(config, TileConfig):

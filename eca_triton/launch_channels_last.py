@@ -38,11 +38,15 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     gates = torch.empty((n, c), dtype=torch.float32, device=x.device)
     arrived = torch.zeros(n + 1, dtype=torch.int32, device=x.device)
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
+    # Only ptxas takes a limit. Exponentials before the pooling and the error function take more registers.
+    many = call.pre_activation in ("silu", "gelu") or call.activation == "gelu"
+    registers = 255 if many else config.max_registers
+    limit = {} if torch.version.hip else {"maxnreg": registers}
     lagged_kernel[(n * config.tiles(layout) + config.lag,)](
         x, call.weight, call.bias, call.residual, call.out, partial, mean, gates, arrived,
         *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw,
         n, c, hw, config.lag, stride_c, stride_hw, call.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         BLOCK_P=config.block_p, BLOCK_G=config.block_g, VEC_C=config.vec_c, VEC_HW=config.vec_hw,
-        PATIENCE=config.patience, num_warps=config.num_warps,
+        PATIENCE=config.patience, num_warps=config.num_warps, **limit,
     )  # fmt: skip

@@ -2,6 +2,17 @@
 
 `draw_ticket`, `sum_task` and `rescaled` are the kernel up to what follows the gates; `lagged_kernel` adds the
 residual, the activation and the store. Their sizes and strides may be run-time values or constants.
+
+Why every program sees the gates, whatever the order in which programs are dispatched and run:
+- A ticket is only a number (relaxed). Whoever waits for an image was preceded by the tickets of all its tiles,
+  so programs that have started sum them, without waiting.
+- An arrival releases a tile's sums and acquires those of the arrivals before it, at GPU scope. One thread
+  performs it: the barrier before it puts the stores of all threads in front, and its result reaches the others
+  through a barrier. So the last of an image reads all sums, and releases the gates in the same way.
+- A poll acquires them. Loads of what another program stored pass by L1 (.cg).
+- Nobody depends on progress of others: after PATIENCE polls a program sums its image and forms the gates
+  itself. The same tiles in the same order make the same bits, so it does not matter who stores them, how often
+  and when.
 """
 
 import triton
@@ -23,9 +34,10 @@ def lagged_kernel(
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr, PATIENCE: tl.constexpr,
 ):  # fmt: skip
     """out[n, c, :] = activation(gain * xhat * g[n, c] + residual), xhat = pre_activation(batch_norm(x)).
-    One program draws ticket t, sums tile t (BLOCK_C x BLOCK_HW of an image), then rescales tile t - lag.
+    One program draws ticket t, sums tile t (BLOCK_C x BLOCK_HW of an image), then rescales tile t - lag; for
+    the best speed lag is at least the tiles of an image.
     Reads x once from DRAM and once from L2, residual once, writes out (2 S; 3 S with a residual).
-    x, residual, out: [N, C, HW] dense, same strides, fp16/bf16/fp32; fp32 inside. lag >= tiles per image.
+    x, residual, out: [N, C, HW] dense, same strides, fp16/bf16/fp32; fp32 inside.
     partial: [N, chunks, C], mean, gate: [N, C], fp32; arrived: [N + 1] zeros: sums per image, then tickets.
     """
     ticket = draw_ticket(arrived_ptr, N)
@@ -53,7 +65,7 @@ def lagged_kernel(
 
 @triton.jit
 def draw_ticket(arrived_ptr, N):
-    """The next of 0, 1, 2, ...: who draws one knows that the programs of all tickets before it have started."""
+    """The next of 0, 1, 2, ...: all programs with tickets before it have started."""
     return tl.atomic_add(arrived_ptr + N, 1, sem="relaxed")
 
 
@@ -75,7 +87,6 @@ def sum_task(
             C, HW, stride_c, stride_hw, PRE_ACTIVATION, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW,
         )  # fmt: skip
         n = ticket // tiles
-        # The atomic of one thread publishes the stores of all: a barrier first.
         tl.debug_barrier()
         if tl.atomic_add(arrived_ptr + n, 1, sem="acq_rel") == tiles - 1:
             form_gates(
@@ -104,10 +115,9 @@ def rescaled(
     Returns:
         n, offs_c [BLOCK_C], offs_hw [BLOCK_HW], mask [BLOCK_C, BLOCK_HW], v fp32 [BLOCK_C, BLOCK_HW].
     """
-    n, chunk, offs_c, offs_hw, mask_c, mask = tile_of(task, C, HW, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW)
-    ptrs = x_ptr + element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
-    v = tl.load(ptrs, mask=mask, other=0.0, eviction_policy="evict_first")
-
+    n, _, offs_c, offs_hw, mask_c, mask, v = load_tile(
+        task, x_ptr, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW, "evict_first"
+    )
     tiles = tl.cdiv(C, BLOCK_C) * tl.cdiv(HW, BLOCK_HW)
     arrived = tl.atomic_add(arrived_ptr + n, 0, sem="acquire")
     polls = 0
@@ -115,7 +125,6 @@ def rescaled(
         arrived = tl.atomic_add(arrived_ptr + n, 0, sem="acquire")
         polls += 1
     if arrived <= tiles:
-        # Whoever else does the same stores the same bits: same tiles, same order.
         for tile in range(tiles):
             sum_tile(
                 n * tiles + tile, x_ptr, partial_ptr,
@@ -131,19 +140,26 @@ def rescaled(
             K, CIRCULAR, GATE, BLOCK_K, BLOCK_P, BLOCK_G,
         )  # fmt: skip
         tl.debug_barrier()
-        # Again, so that nothing of it is in registers meanwhile.
-        v = tl.load(ptrs, mask=mask, other=0.0)
+        # Loaded again, so that it took no registers meanwhile; nor do its addresses, since the compiler does
+        # not know that counts are never negative.
+        v = load_tile(
+            task + tl.minimum(arrived, 0), x_ptr, C, HW, stride_c, stride_hw,
+            BLOCK_C, BLOCK_HW, VEC_C, VEC_HW, "evict_first",
+        )[6]  # fmt: skip
 
     v = v.to(tl.float32)
-    # Not from L1, where a line may be older than the gates.
     ptrs = gate_ptr + n.to(tl.int64) * C + offs_c
     factor = gain * tl.load(ptrs, mask=mask_c, other=0.0, cache_modifier=".cg")
     if bn_mean_ptr is not None:
         center, scale, shift = batch_norm_terms(
             bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
         )
+        if PRE_ACTIVATION == "identity":
+            scale *= factor
+            shift *= factor
         v = (v - center[:, None]) * scale[:, None] + shift[:, None]
-    v = activate(v, PRE_ACTIVATION) * factor[:, None]
+    if PRE_ACTIVATION != "identity" or bn_mean_ptr is None:
+        v = activate(v, PRE_ACTIVATION) * factor[:, None]
     return n, offs_c, offs_hw, mask, v
 
 
@@ -154,11 +170,11 @@ def sum_tile(
     PRE_ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
 ):  # fmt: skip
-    """Stores the partial sums of tile `index`, over its part of hw."""
-    n, chunk, offs_c, offs_hw, mask_c, mask = tile_of(index, C, HW, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW)
-    ptrs = x_ptr + element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
-    # Kept in L2 until it is rescaled.
-    v = tl.load(ptrs, mask=mask, other=0.0, eviction_policy="evict_last").to(tl.float32)
+    """Stores the partial sums of tile `index`, over its part of hw; keeps the tile in L2."""
+    n, chunk, offs_c, _, mask_c, mask, v = load_tile(
+        index, x_ptr, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW, "evict_last"
+    )
+    v = v.to(tl.float32)
     if PRE_ACTIVATION != "identity":
         if bn_mean_ptr is not None:
             center, scale, shift = batch_norm_terms(
@@ -171,10 +187,12 @@ def sum_tile(
 
 
 @triton.jit
-def tile_of(
-    index, C, HW, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, VEC_C: tl.constexpr, VEC_HW: tl.constexpr
-):
-    """Tile `index`, channels first: image, chunk of hw, channels, spatial indices, their masks."""
+def load_tile(
+    index, x_ptr, C, HW, stride_c, stride_hw,
+    BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
+    EVICTION: tl.constexpr,
+):  # fmt: skip
+    """Tile `index`, channels first: image, chunk of hw, channels, spatial indices, both masks, elements."""
     C = multiple_of(C, VEC_C)
     HW = multiple_of(HW, VEC_HW)
     blocks_c = tl.cdiv(C, BLOCK_C)
@@ -184,7 +202,10 @@ def tile_of(
     offs_c = index % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
     offs_hw = chunk * BLOCK_HW + tl.arange(0, BLOCK_HW)
     mask_c = offs_c < C
-    return n, chunk, offs_c, offs_hw, mask_c, mask_c[:, None] & (offs_hw < HW)[None, :]
+    mask = mask_c[:, None] & (offs_hw < HW)[None, :]
+    ptrs = x_ptr + element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
+    v = tl.load(ptrs, mask=mask, other=0.0, eviction_policy=EVICTION)
+    return n, chunk, offs_c, offs_hw, mask_c, mask, v
 
 
 @triton.jit

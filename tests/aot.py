@@ -48,9 +48,13 @@ class Launch:
 
     kernel: JITFunction
     arguments: dict[str, object]
-    num_warps: int
+    options: dict[str, int]  # of the compiler: num_warps, maxnreg
     grid: tuple[int, ...]
     target: str
+
+    @property
+    def num_warps(self) -> int:
+        return self.options["num_warps"]
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,10 @@ def captured(target: str, function: Callable[..., None], *arguments: object) -> 
     def record(
         kernel: JITFunction, *args: object, grid: tuple[int, ...], warmup: bool, **kwargs: object
     ) -> None:
-        num_warps = kwargs.pop("num_warps", 4)
+        options = {"num_warps": 4} | {k: kwargs.pop(k) for k in ("num_warps", "maxnreg") if k in kwargs}
         named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
         assert set(named) == set(kernel.arg_names)
-        launches.append(Launch(kernel, named, num_warps, grid, target))
+        launches.append(Launch(kernel, named, options, grid, target))
 
     device = mock.patch.object(launch, "_device", return_value=DEVICES[target])
     with mock.patch.object(JITFunction, "run", record), device:
@@ -84,6 +88,11 @@ def captured(target: str, function: Callable[..., None], *arguments: object) -> 
 
 
 def compiled(item: Launch) -> Code:
+    """What `built` made."""
+    return (_read_amd if TARGETS[item.target].backend == "hip" else read_nvidia)(built(item))
+
+
+def built(item: Launch) -> triton.compiler.CompiledKernel:
     """Compiles as a launch would: 1 is a constant, multiples of 16 and aligned pointers are known."""
     signature, constants, attributes = {}, {}, {}
     for index, (parameter, name) in enumerate(zip(item.kernel.params, item.kernel.arg_names, strict=True)):
@@ -101,9 +110,7 @@ def compiled(item: Launch) -> Code:
         if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(item.kernel, signature, constants, attributes)
-    target = TARGETS[item.target]
-    binary = triton.compile(source, target=target, options={"num_warps": item.num_warps})
-    return _read_amd(binary) if target.backend == "hip" else read_nvidia(binary)
+    return triton.compile(source, target=TARGETS[item.target], options=item.options)
 
 
 def read_nvidia(binary: triton.compiler.CompiledKernel) -> Code:

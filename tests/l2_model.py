@@ -154,7 +154,7 @@ def chosen(
 ) -> Choice:
     """The kernel of an H200; `front`: with batch norm or an activation before pooling."""
     layout = layout_of(shape, channels_last, residual)
-    return choose(layout, ITEMSIZE, ITEMSIZE, taps, front, DEVICE, True)
+    return choose(layout, ITEMSIZE, ITEMSIZE, taps, front, DEVICE)
 
 
 def traffic(

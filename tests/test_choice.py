@@ -44,9 +44,8 @@ def choice(
     itemsize: int = 2,
     device: Device = H200,
     front: bool = False,
-    may_wait: bool = True,
 ) -> Choice:
-    return choose(layout_of(shape, channels_last), itemsize, itemsize, k, front, device, may_wait)
+    return choose(layout_of(shape, channels_last), itemsize, itemsize, k, front, device)
 
 
 def assert_fits(config: TileConfig, layout: Layout, itemsize: int, k: int, device: Device) -> None:
@@ -82,11 +81,14 @@ def test_contiguous_sites_are_read_once(c: int, size: int, k: int, itemsize: int
         assert_fits(found.config, layout_of(shape), itemsize, k, H200)
 
 
+@pytest.mark.parametrize("front", [False, True])
+@pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize(("c", "size", "k"), TIMM + MOBILENET_V2)
-def test_channels_last_sites_are_read_once(c: int, size: int, k: int) -> None:
+def test_channels_last_sites_are_read_once(c: int, size: int, k: int, itemsize: int, front: bool) -> None:
     """Off a vector of 8 channels, in pruned networks, they keep the two passes."""
-    found = choice((128, c, size, size), k, channels_last=True)
-    assert found.kernel == "two_pass" if c % 8 else found.kernel in ("tile_channels_last", "lagged")
+    for batch in (1, 8, 32, 128):
+        found = choice((batch, c, size, size), k, channels_last=True, itemsize=itemsize, front=front)
+        assert found.kernel == "two_pass" if c % 8 else found.kernel in ("tile_channels_last", "lagged")
 
 
 @pytest.mark.parametrize(
@@ -139,13 +141,13 @@ def test_other_ranks_and_sizes(shape: tuple[int, ...], kernel: str) -> None:
 def test_maps_with_gaps_keep_two_passes() -> None:
     x = torch.empty(128, 64, 58, 58, device="meta")[..., 1:-1, 1:-1]
     layout = common_layout(x.shape, x.stride())
-    assert choose(layout, 2, 2, 5, False, H200, True) == Choice("two_pass", None)
+    assert choose(layout, 2, 2, 5, False, H200) == Choice("two_pass", None)
 
 
 def test_layouts_that_differ_keep_two_passes() -> None:
     x = torch.empty(128, 64, 8, 8, device="meta")
     layout = common_layout(x.shape, x.stride(), x.to(memory_format=torch.channels_last).stride())
-    assert choose(layout, 2, 2, 5, False, H200, True).kernel == "two_pass"
+    assert choose(layout, 2, 2, 5, False, H200).kernel == "two_pass"
 
 
 def test_any_shape_has_a_kernel_that_fits() -> None:
@@ -159,9 +161,3 @@ def test_any_shape_has_a_kernel_that_fits() -> None:
         assert (found.config is None) == (found.kernel == "two_pass")
         if isinstance(found.config, TileConfig):
             assert_fits(found.config, layout_of(shape), itemsize, k, device)
-
-
-def test_where_programs_may_not_wait_large_maps_are_read_twice() -> None:
-    shape = (128, 256, 56, 56)
-    assert choice(shape, 5, channels_last=True).kernel == "lagged"
-    assert choice(shape, 5, channels_last=True, may_wait=False).kernel == "two_pass"

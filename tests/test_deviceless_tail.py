@@ -31,7 +31,7 @@ def test_inference_costs_what_a_tail_without_attention_costs() -> None:
 
 
 def test_a_residual_in_another_order_leaves_the_gate() -> None:
-    """Inductor makes the convolution channels-last, whose kernel could not walk along a contiguous residual."""
+    """Inductor makes the convolution channels-last: its map and a contiguous residual need two walks."""
     result, s = both(training=False, channels_last=False)
     copied = 0.5  # the convolution's input, a quarter of the map
     assert result.stock.bytes_moved / s == pytest.approx(6.25 + copied, abs=SMALL)

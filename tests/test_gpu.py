@@ -68,29 +68,6 @@ def test_maps_and_gates(shape: tuple[int, ...], dtype: torch.dtype, layout: Any,
 
 
 @layouts
-def test_the_waiting_launch(layout: Any) -> None:
-    """The op does not choose it on a GPU before this test has passed on one."""
-    from eca_triton.launch import Call, _device
-    from eca_triton.launch_channels_last import lagged
-    from eca_triton.tuning.lagged import lagged_config
-
-    for n in (1, 8, 128):
-        a = site((n, 256, 56, 56), torch.bfloat16, layout, tail=False)
-        out = torch.full_like(a["x"], float("nan"))
-        call = Call(
-            a["x"], a["weight"], None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out
-        )
-        config = lagged_config(call.layout, 2, _device(out.device))
-        assert config is not None
-        for _ in range(50):
-            out.fill_(float("nan"))
-            lagged(call, config)
-            assert_as_good_as(
-                out[:4], eager_eca(a["x"][:4], a["weight"]), eager_eca(*to_double((a["x"][:4], a["weight"])))
-            )
-
-
-@layouts
 def test_more_than_two_to_the_31_elements(layout: Any) -> None:
     x = torch.empty(2700, 256, 56, 56, dtype=torch.bfloat16, device="cuda").contiguous(memory_format=layout)
     x.normal_()

@@ -86,15 +86,16 @@ class TestTile:
 
 
 class TestLagged:
+    @pytest.mark.parametrize("front", [False, True])
     @pytest.mark.parametrize("itemsize", [2, 4])
     @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
     @pytest.mark.parametrize(("n", "site"), list(itertools.product(BATCHES, LARGE)), ids=str)
     def test_nobody_waits_for_a_later_ticket_and_tiles_come_back_from_l2(
-        self, n: int, site: tuple[int, int], channels_last: bool, itemsize: int
+        self, n: int, site: tuple[int, int], channels_last: bool, itemsize: int, front: bool
     ) -> None:
         c, size = site
         layout = layout_of(n, c, size, size, channels_last=channels_last)
-        config = lagged_config(layout, itemsize, H200)
+        config = lagged_config(layout, itemsize, front, H200)
         if config is None:
             assert c * size * size * itemsize * 5 > L2_BYTES, "only images of which few fit L2"
             return
@@ -114,7 +115,7 @@ class TestLagged:
     @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
     def test_one_image_gives_most_sms_a_tile(self, channels_last: bool) -> None:
         layout = layout_of(1, 256, 56, 56, channels_last=channels_last)
-        config = lagged_config(layout, 2, H200)
+        config = lagged_config(layout, 2, False, H200)
         assert config is not None
         assert config.tiles(layout) >= H200.num_sms
 
@@ -128,4 +129,4 @@ class TestLagged:
         ],
     )
     def test_leaves_other_maps_alone(self, layout: Layout, device: Device) -> None:
-        assert lagged_config(layout, 2, device) is None
+        assert lagged_config(layout, 2, False, device) is None

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -74,8 +75,8 @@ def without_modes(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def generated_code(gm: torch.fx.GraphModule, inputs: list[Tensor]) -> str:
-    """The Python code that Inductor makes of an ATen graph with fake inputs; nothing of it is compiled."""
+def generated_code(gm: torch.fx.GraphModule, inputs: list[Tensor], mode: FakeTensorMode) -> str:
+    """The Python code that Inductor makes of an ATen graph with inputs of `mode`; nothing of it is compiled."""
     from torch._inductor.debug import DebugContext
     from torch._inductor.graph import GraphLowering
     from torch._inductor.virtualized import V
@@ -86,7 +87,7 @@ def generated_code(gm: torch.fx.GraphModule, inputs: list[Tensor]) -> str:
         V.set_debug_handler(DebugContext()),
         V.set_graph_handler(graph),
         V.set_extern_kernel_nodes([]),
-        V.set_fake_mode(inputs[0].fake_mode),
+        V.set_fake_mode(mode),
     ):
         graph.run(*inputs)
         code: Any = graph.codegen()[0]

@@ -1,4 +1,4 @@
-"""Can the pointwise calls behind a node be part of its kernel, which walks over a map in the order of memory?"""
+"""Can the pointwise calls behind a node be in its kernel, which walks over a map as it lies in memory?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REDUCTIONS = {aten.mean, aten.sum, aten.amax}
 
 
 def memory_order(sizes: Sequence[Any], strides: Sequence[Any]) -> list[int] | None:
-    """The dims [N, C, *spatial] as they follow each other: contiguous or channels-last, without gaps; or None."""
+    """The dims [N, C, *spatial] as they lie in memory: contiguous or channels-last, no gaps; else None."""
     dims = list(range(len(sizes)))
     return next((order for order in (dims, [0, *dims[2:], 1]) if _has_order(sizes, strides, order)), None)
 

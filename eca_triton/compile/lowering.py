@@ -12,7 +12,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch._inductor import config as inductor_config
 from torch._inductor import ir
@@ -57,7 +57,7 @@ def lower_eca(*args: Any, **kwargs: Any) -> Any:
 
 def _block(a: Any) -> Any:
     """The map [N, C, *spatial] as a template makes it, or None where no kernel takes it."""
-    x = ir.ExternKernel.realize_input(a.x)
+    x: Any = ir.ExternKernel.realize_input(a.x)
     n, *rest = x.get_size()
     # The batch may be symbolic, since only the grid depends on it.
     static = all(isinstance(size, (int, sympy.Integer)) for size in rest)
@@ -82,11 +82,10 @@ def _block(a: Any) -> Any:
     vectors = {name.upper(): _stored(getattr(a, name)) for name in VECTORS if getattr(a, name) is not None}
     inputs = {"X": x, **vectors, **scratch}
     taps = int(a.weight.get_numel())
-    caller: Any = template(kernel).generate(
-        input_nodes=tuple(inputs.values()),
-        layout=ir.FixedLayout(
-            x.get_device(), a.out_dtype, size, ir.FlexibleLayout.contiguous_strides(size)
-        ),
+    constants = {"BLOCK_HALO": power_of_2(max(taps - 1, 1))} | constants  # a config may have its own
+    out: Any = template(kernel).generate(
+        input_nodes=list(inputs.values()),
+        layout=ir.FixedLayout(x.get_device(), a.out_dtype, size, ir.FlexibleLayout.contiguous_strides(size)),
         num_stages=1,
         num_warps=config.num_warps,
         call_sizes=[programs],
@@ -102,9 +101,9 @@ def _block(a: Any) -> Any:
         GATE=repr(a.gate),
         PRE_ACTIVATION=repr(a.pre_activation),
         BN_EPS=a.bn_eps,
-        **{"BLOCK_HALO": power_of_2(max(taps - 1, 1))} | constants,
+        **constants,
     )
-    out = caller.output_node()
+    out = out.output_node()
     if contiguous:
         return lowerings[aten.view](out, [n, c, *spatial])
     return lowerings[aten.permute](out, [0, len(size) - 1, *range(1, len(size) - 1)])
@@ -119,13 +118,13 @@ def _choice(a: Any, x: Any, c: int, hw: int, contiguous: bool) -> tuple[str, Any
     gpu = torch.cuda.get_device_properties(x.get_device())
     device = Device(num_sms=gpu.multi_processor_count, warp_size=gpu.warp_size)
     taps = int(a.weight.get_numel())
-    choice = choose(layout, itemsize, max(itemsize, a.out_dtype.itemsize), taps, front, device, True)
+    choice = choose(layout, itemsize, max(itemsize, a.out_dtype.itemsize), taps, front, device)
     return choice.kernel, choice.config
 
 
 def _launch(
     kernel: str, config: Any, x: Any, n: Any, c: int, hw: int, contiguous: bool
-) -> tuple[Any, dict[str, Any], dict[str, int]]:
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """How many programs, the buffers that they need beside their inputs, and their constants by name."""
     constants = {name.upper(): value for name, value in asdict(config).items() if name != "num_warps"}
     programs = n * -(-c // config.block_c)

@@ -131,13 +131,13 @@ from eca_triton.kernels.lagged import draw_ticket, rescaled, sum_task
 _SOURCES = {"tile": TILE, "tile_channels_last": TILE_CHANNELS_LAST, "lagged": LAGGED}
 
 
-@SymbolicGridFn  # type: ignore[untyped-decorator]
+@SymbolicGridFn
 def grid(programs: Any, _: dict[str, Any]) -> tuple[Any, int, int]:
     """The launch grid of `programs` programs; Inductor calls it with integers or with symbols."""
     return programs, 1, 1
 
 
-class _Kernel(TritonTemplateKernel):  # type: ignore[misc]
+class _Kernel(TritonTemplateKernel):
     """Lets every store derive its own indices: Inductor would leave those of the first to the second."""
 
     @contextmanager
@@ -149,7 +149,7 @@ class _Kernel(TritonTemplateKernel):  # type: ignore[misc]
             yield
 
 
-class _Template(TritonTemplate):  # type: ignore[misc]
+class _Template(TritonTemplate):
     kernel_type = _Kernel
 
 

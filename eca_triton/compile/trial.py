@@ -27,8 +27,8 @@ def templates_work(device: torch.device) -> bool:
         from . import lowering
 
         lowering.install()
-        graph, inputs = _toy(device)
-        code = generated_code(graph, inputs)
+        mode = FakeTensorMode()
+        code = generated_code(*_toy(device, mode), mode)
         works = code.count("async_compile.triton(") == 1 and "triton_tem_fused" in code
     except Exception:  # whatever a release may have changed
         log.debug("Inductor does not take our templates", exc_info=True)
@@ -37,9 +37,9 @@ def templates_work(device: torch.device) -> bool:
     return works
 
 
-def _toy(device: torch.device) -> tuple[fx.GraphModule, list[Tensor]]:
+def _toy(device: torch.device, mode: FakeTensorMode) -> tuple[fx.GraphModule, list[Tensor]]:
     """eca(x, weight) + residual on fake channels-last tensors, in ATen."""
-    with FakeTensorMode():
+    with mode:
         x = torch.empty(8, 64, 8, 8, dtype=torch.float16, device=device)
         x = x.to(memory_format=torch.channels_last)
         weight = torch.empty(1, 1, 3, dtype=torch.float16, device=device)

@@ -35,7 +35,6 @@ def choose(
     taps: int,
     front: bool,
     device: Device,
-    may_wait: bool,
 ) -> Choice:
     """The kernel for one call.
 
@@ -46,7 +45,6 @@ def choose(
         taps: Of the convolution over channels.
         front: Whether batch norm or an activation comes before pooling.
         device: What runs it.
-        may_wait: Whether a program may wait for another one, as "lagged" does.
     """
     # Registers first: what is in them needs no luck with L2, no scratch and no waiting.
     tile = tile_config(layout, x_itemsize, itemsize, taps, device)
@@ -56,7 +54,7 @@ def choose(
     if last is not None:
         return Choice("tile_channels_last", last)
     # Maps too large for registers, or so few channels that most SMs would idle: any program may sum any part.
-    lagged = lagged_config(layout, x_itemsize, device) if may_wait else None
+    lagged = lagged_config(layout, x_itemsize, front, device)
     if lagged is not None:
         return Choice("lagged", lagged)
     # Two passes cut the spatial dims too, which outweighs their second launch: a starved tile is no choice.

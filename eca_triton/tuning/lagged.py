@@ -10,7 +10,9 @@ from .layout import Layout
 
 THREADS = (128, 256)
 TILE_BYTES = 8 * VECTOR_BYTES * THREADS[-1]  # 8 vectors per thread: 32 registers
-RESIDENT_THREADS = 512  # per SM, at the kernel's 128 registers
+# Two wide programs or three narrow ones per SM. Left to itself, ptxas spills some values to fit one more.
+MAX_REGISTERS = {128: 168, 256: 128}
+RESIDENT_THREADS = 512  # per SM, about
 L2_BYTES = 24 << 20  # of it a tile must come back: half an A100's, H100's or H200's, the rest is for output
 MAX_INDEX = 2**31 - 2**16  # tickets are int32
 # A poll is a round trip to L2, hundreds of ns, so this is milliseconds; what a program waits for, sums that
@@ -31,6 +33,7 @@ class LaggedConfig:
         num_warps: warps of one program.
         vec_c: channels that one vector access covers; 1 unless channels are contiguous.
         vec_hw: spatial elements that one vector access covers; 1 unless these are contiguous.
+        max_registers: of a thread, which the kernel fits unless it has SiLU before the pooling, or GELU.
         patience: polls for an image's gates after which a program forms them itself.
     """
 
@@ -42,6 +45,7 @@ class LaggedConfig:
     num_warps: int
     vec_c: int
     vec_hw: int
+    max_registers: int
     patience: int = PATIENCE
 
     def tiles(self, layout: Layout) -> int:
@@ -49,8 +53,11 @@ class LaggedConfig:
         return -(-layout.c // self.block_c) * -(-layout.hw // self.block_hw)
 
 
-def lagged_config(layout: Layout, itemsize: int, device: Device) -> LaggedConfig | None:
-    """Config for x of `itemsize` bytes; `layout` covers x, out and the residual."""
+def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) -> LaggedConfig | None:
+    """Config for x of `itemsize` bytes; `front`: with batch norm or an activation before the pooling.
+
+    `layout` covers x, out and the residual.
+    """
     # Wavefronts of 64 are CDNA: its L2 is one per die, so a tile may not come back from it.
     if device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
         return None
@@ -61,9 +68,10 @@ def lagged_config(layout: Layout, itemsize: int, device: Device) -> LaggedConfig
     if vec_c == vector:
         vec_hw = 1
 
-    # Of smaller tiles, compiled for as many programs per SM as there may be, some variants spill.
+    # Smaller tiles would be mostly overhead.
     smallest = (4 if vec_c == vector else 2) * VECTOR_BYTES * THREADS[0]
-    size = TILE_BYTES
+    # Beside batch norm's terms, 64 elements per thread need more registers than two wide programs leave them.
+    size = TILE_BYTES // 2 if front and itemsize == 2 else TILE_BYTES
     while True:
         block_c, block_hw = _tile(layout, size // itemsize, vec_c == vector)
         tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
@@ -92,6 +100,7 @@ def lagged_config(layout: Layout, itemsize: int, device: Device) -> LaggedConfig
         num_warps=threads // device.warp_size,
         vec_c=vec_c,
         vec_hw=vec_hw,
+        max_registers=MAX_REGISTERS[threads],
     )
 
 

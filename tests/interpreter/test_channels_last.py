@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,11 +37,12 @@ def by_tile(site: Site, device: Device) -> Tensor:
     return out
 
 
-def by_lag(site: Site, device: Device) -> Tensor:
+def by_lag(site: Site, device: Device, **changes: int) -> Tensor:
     out = torch.empty_like(site.x).fill_(NAN)
-    config = lagged_config(layout_of(site, out), site.x.element_size(), device)
+    front = site.bn is not None or site.pre_activation != "identity"
+    config = lagged_config(layout_of(site, out), site.x.element_size(), front, device)
     assert config is not None
-    launch_channels_last.lagged(site.call(out), config)
+    launch_channels_last.lagged(site.call(out), replace(config, **changes))
     return out
 
 
@@ -99,6 +101,23 @@ def test_large_contiguous_maps_lag_too(spatial: tuple[int, ...], circular: bool,
     site = Site(x, torch.randn(5), circular=circular, bn=batch_norm(19, torch.float32), residual=x.flip(0))
     exact = site.to(torch.float64).by_torch()[1]
     assert_earned(by_lag(site, device), site.to(torch.float32).by_torch()[1], exact)
+
+
+# The interpreter runs programs in order: without a lag only the last tile of an image finds its gates formed.
+@pytest.mark.parametrize(
+    ("layout", "front", "patience"),
+    [("contiguous", "bn", 2), ("channels_last", "plain", 0), ("channels_last", "bn+silu", 2)],
+)
+def test_who_waits_in_vain_forms_the_same_gates(layout: str, front: str, patience: int) -> None:
+    torch.manual_seed(0)
+    site = Site(
+        x=LAYOUTS[layout]((2, 40, 24, 24), torch.float16),
+        weight=torch.randn(5),
+        bn=batch_norm(40, torch.float32) if front != "plain" else None,
+        pre_activation="silu" if front == "bn+silu" else "identity",
+    )
+    device = Device(num_sms=12, warp_size=32)  # six tiles or more per image
+    assert torch.equal(by_lag(site, device, lag=0, patience=patience), by_lag(site, device))
 
 
 # Channels 63 and 64 lie on two sides of a tile's edge; 71 is the last, in a tile that it does not fill.
