@@ -84,7 +84,7 @@ def _block(a: Any) -> Any:
     taps = int(a.weight.get_numel())
     constants = {"BLOCK_HALO": power_of_2(max(taps - 1, 1))} | constants  # a config may have its own
     out: Any = template(kernel).generate(
-        input_nodes=list(inputs.values()),
+        input_nodes=tuple(inputs.values()),
         layout=ir.FixedLayout(x.get_device(), a.out_dtype, size, ir.FlexibleLayout.contiguous_strides(size)),
         num_stages=1,
         num_warps=config.num_warps,

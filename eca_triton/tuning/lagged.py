@@ -108,7 +108,7 @@ def _tile(layout: Layout, elements: int, channels_last: bool) -> tuple[int, int]
     """Channels and spatial elements: of the sizes along the contiguous axis the one that pads least."""
     if channels_last:
         # From 64 bytes of bf16 to 1 kB.
-        block_c = _least_padding(layout.c, (256, 128, 64, 32))
+        block_c = _least_padding(layout.c, (64, 128, 32))
         return block_c, min(elements // block_c, power_of_2(layout.hw))
     block_hw = min(_least_padding(layout.hw, (1024, 512, 256)), elements)
     return min(elements // block_hw, power_of_2(layout.c)), block_hw
@@ -116,4 +116,4 @@ def _tile(layout: Layout, elements: int, channels_last: bool) -> tuple[int, int]
 
 def _least_padding(extent: int, blocks: tuple[int, ...]) -> int:
     """The block that pads `extent` least, the largest of equals; all of a short extent."""
-    return min(power_of_2(extent), min(blocks, key=lambda block: (-extent % block, -block)))
+    return min(power_of_2(extent), min(blocks, key=lambda block: -extent % block))
