@@ -1,0 +1,406 @@
+"""Eager calls made again: the same launches as the first time, and nothing but them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from unittest import mock
+
+import pytest
+import torch
+import triton
+from recording_driver import KERNELS, Launch, recorded_launches
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import eca_triton
+from eca_triton import direct
+from eca_triton.ops.implementation import CALLS
+from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+
+OPS = torch.ops.eca_triton
+STREAM = 5
+
+
+@pytest.fixture
+def launches() -> Iterator[list[Launch]]:
+    with recorded_launches([STREAM]) as launches, torch.no_grad():
+        yield launches
+
+
+def weight(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(size or (1, 1, 3), dtype=dtype)
+
+
+def pooled(*size: int, dtype: torch.dtype = torch.float32, offset: int = 0) -> Tensor:
+    """[N, C], `offset` elements off the start of an allocation."""
+    n, c = size or (2, 8)
+    return torch.randn(n * c + offset, dtype=dtype)[offset:].view(n, c)
+
+
+def plans() -> int:
+    """How many calls can be made again."""
+    return sum(len(calls.plans) for calls in CALLS.values())
+
+
+# Every operator and every kernel; channels-last and contiguous; the tensors that may be absent.
+SITE = {"bias": torch.randn(1), "bn_mean": torch.randn(8), "bn_var": torch.rand(8), "bn_bias": torch.randn(8)}
+TAIL = {"residual": torch.randn(2, 8, 4, 4), "gain": 0.2, "activation": "relu", "out_dtype": torch.float16}
+CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...], dict[str, object], list[str]]] = {
+    "tile": (ECA, (torch.randn(2, 8, 4, 4), weight()), {}, ["tile"]),
+    "tile with everything": (ECA, (torch.randn(2, 8, 4, 4), weight()), SITE | TAIL, ["tile"]),
+    "tile_channels_last": (
+        ECA,
+        (torch.randn(2, 64, 7, 7).to(memory_format=torch.channels_last), weight()),
+        {},
+        ["tile_channels_last"],
+    ),
+    "two passes": (ECA, (torch.randn(2, 8, 5, 5)[..., 1:], weight()), {}, ["pool", "rescale"]),
+    "gate": (GATE, (torch.randn(2, 8, 5, 5), weight()), SITE, ["pool", "gate"]),
+    "gate_from_pool": (GATE_FROM_POOL, (pooled(), weight()), {"circular": True}, ["gate"]),
+    "gate_from_pool_backward": (
+        GATE_FROM_POOL_BACKWARD,
+        (pooled(), pooled(), weight()),
+        {"gate": "hard_sigmoid"},
+        ["gate_backward", "gate_backward_finish"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_call_is_launched_again_as_the_first_time(launches: list[Launch], case: str) -> None:
+    op, tensors, options, kernels = CASES[case]
+    first = op(*tensors, **options)
+    by_triton = launches.copy()
+    launches.clear()
+    with mock.patch.object(triton.runtime.jit.JITFunction, "run", side_effect=AssertionError):
+        again = op(*tensors, **options)
+    assert plans() == 1
+    assert len(by_triton) == len(kernels)
+
+    given = [v.data_ptr() for v in (*tensors, *options.values()) if isinstance(v, Tensor)]
+    for one, two in zip(by_triton, launches, strict=True):
+        assert (one.function, one.grid, one.stream) == (two.function, two.grid, two.stream)
+        for a, b in zip(one.arguments, two.arguments, strict=True):
+            assert a == b or (a > 2**32 and a not in given)  # an output's or scratch's pointer
+            assert a not in given or a == b
+    for one, two in zip(_as_tuple(first), _as_tuple(again), strict=True):
+        assert (one.shape, one.stride(), one.dtype) == (two.shape, two.stride(), two.dtype)
+        assert any(two.data_ptr() in launch.arguments for launch in launches)
+
+
+def _as_tuple(value: object) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: list[Launch]) -> None:
+    x = torch.randn(1, 256, 56, 56, dtype=torch.float16).to(memory_format=torch.channels_last)
+    from eca_triton import launch, launch_channels_last
+    from eca_triton.tuning.lagged import lagged_config
+
+    out, calls = torch.empty_like(x), direct.Calls()
+    call = launch.Call(x, weight(), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out)
+    config = lagged_config(call.layout, 2, launch._device(x.device))
+    assert config is not None
+    zeros = mock.Mock(side_effect=torch.zeros)
+    with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.weight), {}, (out,)):
+        launch_channels_last.lagged(call, config)
+    calls.again((x, call.weight), {})
+    assert [launch.grid for launch in launches] == [launches[0].grid] * 2
+    assert zeros.call_count == 2
+    two_pass = torch.randn(2, 8, 5, 5)[..., 1:]
+    for _ in range(2):
+        launches.clear()
+        OPS.eca(two_pass, call.weight)
+        pool, rescale = launches
+        assert pool.arguments[1] == rescale.arguments[1]  # the partial sums
+
+
+# The key.
+
+GATE_VARIANTS: dict[str, Callable[[], Tensor]] = {
+    "same": lambda: OPS.gate_from_pool(pooled(), weight()),
+    "n": lambda: OPS.gate_from_pool(pooled(3, 8), weight()),
+    "c": lambda: OPS.gate_from_pool(pooled(2, 9), weight()),
+    "strides": lambda: OPS.gate_from_pool(pooled(8, 2).t(), weight()),
+    "dtype": lambda: OPS.gate_from_pool(pooled(dtype=torch.float16), weight()),
+    "alignment": lambda: OPS.gate_from_pool(pooled(offset=1), weight()),
+    "weight dims": lambda: OPS.gate_from_pool(pooled(), weight(3)),
+    "taps": lambda: OPS.gate_from_pool(pooled(), weight(1, 1, 5)),
+    "weight dtype": lambda: OPS.gate_from_pool(pooled(), weight(dtype=torch.float16)),
+    "weight stride": lambda: OPS.gate_from_pool(pooled(), weight(1, 1, 6)[..., ::2]),
+    "weight alignment": lambda: OPS.gate_from_pool(pooled(), weight(4)[1:]),
+    "bias": lambda: OPS.gate_from_pool(pooled(), weight(), torch.randn(1)),
+    "bias dtype": lambda: OPS.gate_from_pool(pooled(), weight(), torch.randn(1).half()),
+    "circular": lambda: OPS.gate_from_pool(pooled(), weight(), circular=True),
+    "gate": lambda: OPS.gate_from_pool(pooled(), weight(), gate="hard_sigmoid"),
+    "out_dtype": lambda: OPS.gate_from_pool(pooled(), weight(), out_dtype=torch.float16),
+}
+
+
+def test_everything_that_a_launch_depends_on_is_part_of_the_key(launches: list[Launch]) -> None:
+    for number, (name, call) in enumerate(GATE_VARIANTS.items(), 1):
+        call()
+        assert plans() == number, name
+        call()
+        assert plans() == number, name
+        *_, first, again = launches
+        assert first.function == again.function, name
+        constants = [a for a in first.arguments if not (type(a) is int and a > 2**32)]
+        assert constants == [a for a in again.arguments if not (type(a) is int and a > 2**32)], name
+
+
+def test_a_kernel_compiled_for_aligned_pointers_gets_no_other(launches: list[Launch]) -> None:
+    for offset in (0, 1, 4, 2, 0):
+        OPS.gate_from_pool(pooled(offset=offset), weight())
+    zero, one, four, two, again = (launch.function for launch in launches)
+    assert zero == four == again
+    assert one == two != zero
+
+
+BN = {"bn_mean": torch.zeros(8), "bn_var": torch.ones(8)}
+OPTIONS: list[dict[str, object]] = [
+    {},
+    {"gain": 0.0},
+    {"gain": -0.0},
+    {"activation": "relu"},
+    {"pre_activation": "relu"},
+    BN,
+    BN | {"bn_eps": 1e-3},
+    BN | {"bn_weight": torch.ones(8)},
+    BN | {"bn_bias": torch.ones(8)},
+    {"residual": torch.ones(2, 8, 4, 4)},
+    {"residual": torch.ones(2, 4, 4, 8).permute(0, 3, 1, 2)},
+]
+
+
+def test_every_option_of_a_site_is_part_of_the_key(launches: list[Launch]) -> None:
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    for _ in range(2):
+        for options in OPTIONS:
+            OPS.eca(x, w, **options)
+    assert plans() == len(OPTIONS)
+
+
+def test_the_function_and_the_operator_share_their_calls(launches: list[Launch]) -> None:
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    bn = eca_triton.BatchNormParameters(torch.zeros(8), torch.ones(8), eps=1e-3)
+    OPS.eca(x, w)
+    OPS.eca(x, w, **BN, residual=x + 1, bn_eps=1e-3, circular=True, gain=2.0, activation="relu")
+    OPS.gate(x, w, gate="hard_sigmoid")
+    with mock.patch.object(triton.runtime.jit.JITFunction, "run", side_effect=AssertionError):
+        eca_triton.eca(x, w)
+        residual = x + 1
+        eca_triton.eca(x, w, batch_norm=bn, residual=residual, circular=True, gain=2.0, activation="relu")
+        eca_triton.eca_gate(x, w, gate="hard_sigmoid")
+    assert plans() == 3
+
+
+def test_wrong_arguments_are_found_however_often_right_ones_came_before(launches: list[Launch]) -> None:
+    right = (torch.randn(2, 8, 4, 4), weight())
+    for _ in range(2):
+        OPS.eca(*right)
+    with pytest.raises(ValueError, match="odd number"):
+        OPS.eca(right[0], weight(1, 1, 2))
+    with pytest.raises(ValueError, match="gate must be one of"):
+        OPS.eca(*right, gate="nonsense")
+    with pytest.raises(TypeError, match="share their dtype"):
+        eca_triton.eca(right[0].half(), right[1])
+
+
+def test_the_memory_of_calls_is_bounded(launches: list[Launch]) -> None:
+    with mock.patch.object(direct, "MAX_PLANS", 3):
+        for n in range(1, 9):
+            OPS.gate_from_pool(pooled(n, 8), weight())
+            assert plans() <= 3
+    assert len(launches) == 8
+
+
+# Whoever is to see the operator, sees it.
+
+
+def test_hooks_see_every_launch(launches: list[Launch]) -> None:
+    from triton import knobs
+
+    arguments, seen = (pooled(), weight()), []
+    kernel = next(kernel for kernel in KERNELS if kernel.fn.__name__ == "gate_kernel")
+
+    def enter(metadata: object) -> None:
+        seen.append(metadata.get()["name"])
+
+    def before(*args: object, **kwargs: object) -> None:
+        seen.append("before")
+
+    OPS.gate_from_pool(*arguments)
+    for chain in (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook):
+        chain.add(enter)
+        OPS.gate_from_pool(*arguments)
+        chain.remove(enter)
+    kernel.add_pre_run_hook(before)
+    OPS.gate_from_pool(*arguments)
+    kernel.pre_run_hooks.clear()
+    with mock.patch.object(knobs.runtime, "launch_enter_hook", enter):  # a function instead of the list
+        OPS.gate_from_pool(*arguments)
+    OPS.gate_from_pool(*arguments)
+    assert seen == ["gate_kernel", "gate_kernel", "before", "gate_kernel"]
+    assert len(launches) == 6
+
+
+def test_dispatch_modes_and_profilers_see_the_operator(launches: list[Launch]) -> None:
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    for function in (eca_triton.eca, OPS.eca):
+        function(x, w)
+        with Names():
+            function(x, w)
+        with torch.profiler.profile() as profiler:
+            function(x, w)
+        assert "eca_triton::eca" in {event.name for event in profiler.events()}
+    assert names == ["eca_triton.eca.default"] * 2
+
+
+def test_derivatives_and_transforms_are_not_cut_short(launches: list[Launch]) -> None:
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    eca_triton.eca(x, w)
+    launches.clear()
+    with torch.enable_grad():
+        assert eca_triton.eca(x, w.clone().requires_grad_()).requires_grad
+        assert OPS.eca(x.clone().requires_grad_(), w).requires_grad
+    assert torch.func.vmap(eca_triton.eca, (0, None))(x[None], w).shape == (1, 2, 8, 4, 4)
+    _, tangent = torch.func.jvp(lambda x: eca_triton.eca(x, w), (x,), (x,))
+    assert tangent.shape == x.shape
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize("function", [eca_triton.eca, OPS.eca], ids=["function", "operator"])
+def test_tensors_that_kernels_do_not_see_as_they_are(
+    launches: list[Launch], function: Callable[..., Tensor]
+) -> None:
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    function(x, w)
+    assert type(function(x.as_subclass(Subclass), w)) is Subclass
+    negative = (
+        torch.randn(2, 8, 4, 4, dtype=torch.complex64)
+        .conj()
+        .imag.contiguous()
+        .as_strided(x.shape, x.stride())
+    )
+    lazily = torch._neg_view(negative)
+    assert lazily.is_neg()
+    launches.clear()
+    function(lazily, w)
+    assert lazily.data_ptr() not in launches[0].arguments  # the operand was materialised first
+
+
+def test_one_tensor_in_two_places_is_not_taken_for_two(launches: list[Launch]) -> None:
+    x, w, other = torch.randn(2, 8, 4, 4), weight(), torch.randn(2, 8, 4, 4)
+    OPS.eca(x, w, residual=x)
+    launches.clear()
+    OPS.eca(x, w, residual=other)
+    assert x.data_ptr() in launches[0].arguments
+    assert other.data_ptr() in launches[0].arguments
+
+
+# Where launches go.
+
+
+def test_the_stream_is_asked_for_at_every_call() -> None:
+    stream = [1]
+    with recorded_launches(stream) as launches, torch.no_grad():
+        arguments = (pooled(), weight())
+        OPS.gate_from_pool(*arguments)
+        stream.append(2)
+        OPS.gate_from_pool(*arguments)
+    assert [launch.stream for launch in launches] == [1, 2]
+
+
+def test_the_device_of_the_first_call_is_entered_where_another_is_current(launches: list[Launch]) -> None:
+    arguments, driver = (pooled(), weight()), triton.runtime.driver.active
+    current = [0]
+    with mock.patch.object(driver, "get_current_device", lambda: current[-1]):
+        OPS.gate_from_pool(*arguments)
+
+        def enter(device: int) -> mock.MagicMock:
+            context = mock.MagicMock()
+            context.__enter__.side_effect = lambda: current.append(device)
+            context.__exit__.side_effect = lambda *error: current.pop() and None
+            return context
+
+        current[:] = [1]
+        with mock.patch.object(torch.cuda, "device", side_effect=enter) as device:
+            OPS.gate_from_pool(*arguments)
+    device.assert_called_once_with(0)
+    assert current == [1]
+    assert len(launches) == 2
+
+
+def test_threads_may_call_at_once(launches: list[Launch]) -> None:
+    def calls(seed: int) -> None:
+        with torch.no_grad():
+            for n in range(1, 40):
+                OPS.gate_from_pool(pooled(1 + (n + seed) % 4, 8), w)
+
+    w = weight()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(calls, range(4)))
+    assert len(launches) == 4 * 39
+    assert plans() == 4
+
+
+# What stands in the way.
+
+
+def test_a_triton_that_hands_kernels_over_differently_launches_them_itself(launches: list[Launch]) -> None:
+    def other_order(kernel, grid):
+        return lambda *args, stream: kernel.run(stream, *grid, kernel.function, *args)
+
+    direct._triton_launches_as_we_do.cache_clear()
+    with mock.patch.object(triton.compiler.CompiledKernel, "__getitem__", other_order):
+        for _ in range(2):
+            OPS.gate_from_pool(pooled(), weight())
+    direct._triton_launches_as_we_do.cache_clear()
+    assert plans() == 0
+    assert len(launches) == 2
+
+
+def test_copies_that_the_launcher_makes_are_not_launched_again(launches: list[Launch]) -> None:
+    x, w, mean = torch.randn(2, 8, 4, 4), weight(), torch.randn(16)[::2]
+    for _ in range(2):
+        OPS.eca(x, w, bn_mean=mean, bn_var=torch.ones(8))
+    assert plans() == 0
+    assert len(launches) == 2
+
+
+@pytest.mark.parametrize("function", [eca_triton.eca, OPS.eca], ids=["function", "operator"])
+def test_a_repeated_call_runs_a_handful_of_functions(
+    launches: list[Launch], function: Callable[..., Tensor]
+) -> None:
+    """Counted, since time on a busy machine says nothing; `make bench` holds the microseconds."""
+
+    def ours() -> int:
+        names: list[str] = []
+
+        def note(frame: FrameType, event: str, argument: object) -> None:
+            if event == "call" and package in Path(frame.f_code.co_filename).parents:
+                names.append(frame.f_code.co_name)
+
+        sys.setprofile(note)
+        function(x, w)
+        sys.setprofile(None)
+        return len(names)
+
+    package = Path(eca_triton.__file__).parent
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    assert ours() > 30
+    assert ours() <= 10
