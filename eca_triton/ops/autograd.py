@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _get_tracing_state, _is_torch_function_mode_enabled
+from torch._C import _is_torch_function_mode_enabled
 from torch._C._autograd import _profiler_enabled
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
@@ -38,12 +38,7 @@ def call(op: Callable[..., Any], tensors: tuple[Tensor | None, ...], options: di
 
     `options`: as for `Calls.again`.
     """
-    if not (
-        _differentiates(tensors)
-        or _is_torch_function_mode_enabled()
-        or _profiler_enabled()
-        or _get_tracing_state()
-    ):
+    if not (_differentiates(tensors) or _is_torch_function_mode_enabled() or _profiler_enabled()):
         result = CALLS[op].again(tensors, options)
         if result is not None:
             return result
