@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import pytest
@@ -45,13 +46,16 @@ def stub_h200(folder: Path) -> Iterator[Callable[[], int]]:
 
     from eca_triton import launch
 
+    def launcher(x: torch.Tensor) -> ModuleType:
+        return launch
+
     with (
         mock.patch.dict(
             "os.environ", TRITON_LIBCUDA_PATH=str(folder), TRITON_CACHE_DIR=str(folder / "cache")
         ),
         mock.patch.object(triton.runtime.driver, "_active", None),
         mock.patch.object(launch, "_device", return_value=H200),
-        mock.patch.object(implementation, "_launcher", return_value=launch),
+        mock.patch.object(implementation, "_launcher", launcher),
     ):
         from triton.backends.nvidia.driver import CudaDriver
 

@@ -159,13 +159,13 @@ class _Recording:
         named = {**dict(zip(kernel.arg_names, args, strict=False)), **options}
         arguments = [named[name] for name in kernel.arg_names]
         tensors = {i: value.data_ptr() for i, value in enumerate(arguments) if isinstance(value, Tensor)}
-        if not isinstance(compiled, triton.compiler.CompiledKernel) or not {*tensors.values()} <= {
-            *self.pointers
-        }:
+        known = set(self.pointers).issuperset(tensors.values())
+        if not known or not isinstance(compiled, triton.compiler.CompiledKernel):
             self.complete = False
             return
         x, y, z = (*grid, 1, 1)[:3]
         places = [(i, self.pointers.index(pointer)) for i, pointer in tensors.items()]
+        arguments = [None if i in tensors else value for i, value in enumerate(arguments)]
         handles = compiled.function, compiled.packed_metadata
         self.launches.append(_Launch(compiled.run, x, y, z, *handles, arguments, places))
         self.hooks.append(kernel.pre_run_hooks)
@@ -180,13 +180,9 @@ class _Recording:
 
         # Names of a closure: attributes of an object would take half a microsecond more.
         driver = triton.runtime.driver.active
-        current_device, current_stream, device = (
-            driver.get_current_device,
-            driver.get_current_stream,
-            self.device,
-        )
+        current_device, current_stream = driver.get_current_device, driver.get_current_stream
         runtime, compilation, hooks = triton.knobs.runtime, triton.knobs.compilation, self.hooks
-        makes, launches, outputs = self.makes, self.launches, self.outputs
+        device, makes, launches, outputs = self.device, self.makes, self.launches, self.outputs
 
         def plan(pointers: list[int]) -> Any:
             try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -226,6 +228,16 @@ def test_the_memory_of_calls_is_bounded(launches: list[Launch]) -> None:
             OPS.gate_from_pool(pooled(n, 8), weight())
             assert plans() <= 3
     assert len(launches) == 8
+
+
+def test_no_tensor_of_a_call_is_kept(launches: list[Launch]) -> None:
+    tensors = [torch.randn(2, 8, 5, 5)[..., 1:], weight(), torch.randn(1)]
+    tensors.append(OPS.eca(*tensors))
+    assert plans() == 1
+    kept = [weakref.ref(tensor) for tensor in tensors]
+    tensors.clear()
+    gc.collect()
+    assert not any(ref() is not None for ref in kept)
 
 
 # Whoever is to see the operator, sees it.
