@@ -11,11 +11,13 @@ from unittest import mock
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from eca_triton import launch, launch_channels_last
 from eca_triton.ops import implementation
+from eca_triton.ops.implementation import CALLS
 from eca_triton.tuning.config import Device
 
 KERNELS = {
@@ -84,5 +86,20 @@ def _forget() -> None:
     """Kernels compiled for one driver are not for another."""
     for kernel in KERNELS:
         kernel.device_caches.clear()
-    for calls in implementation.CALLS.values():
+    for calls in CALLS.values():
         calls.plans.clear()
+
+
+def weight(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(size or (1, 1, 3), dtype=dtype)
+
+
+def pooled(*size: int, dtype: torch.dtype = torch.float32, offset: int = 0) -> Tensor:
+    """[N, C], `offset` elements off the start of an allocation."""
+    n, c = size or (2, 8)
+    return torch.randn(n * c + offset, dtype=dtype)[offset:].view(n, c)
+
+
+def plans() -> int:
+    """How many calls can be made again."""
+    return sum(len(calls.plans) for calls in CALLS.values())
