@@ -1,4 +1,4 @@
-"""Eager calls made again: seen by whoever is to see them, sent where they should go, given up where needed."""
+"""Eager calls made again: seen by whoever is to see them, sent where they belong, given up where needed."""
 
 from __future__ import annotations
 
