@@ -73,17 +73,10 @@ def eca(
     checks.check_same_dtype("eca", x, weight)
     mean, var, bn_weight, bn_bias, eps = batch_norm or _NO_BATCH_NORM
     tensors = (x, weight, bias, mean, var, bn_weight, bn_bias, residual)
-    options: dict[str, Any] = {
-        "bn_eps": eps,
-        "pre_activation": pre_activation,
-        "circular": circular,
-        "gate": gate,
-        "gain": gain,
-        "activation": activation,
-    }
+    options = (eps, pre_activation, circular, gate, gain, activation)
     if torch.compiler.is_compiling():
-        return _native_eca(SiteArguments(*tensors, **options))
-    return ops.ECA(*tensors, **options)
+        return _native_eca(SiteArguments(*tensors, *options))
+    return ops.call(ops.ECA, tensors, _changed(options))  # type: ignore[no-any-return]
 
 
 def eca_gate(
@@ -106,15 +99,10 @@ def eca_gate(
     checks.check_same_dtype("gate", x, weight)
     mean, var, bn_weight, bn_bias, eps = batch_norm or _NO_BATCH_NORM
     tensors = (x, weight, bias, mean, var, bn_weight, bn_bias)
-    options: dict[str, Any] = {
-        "bn_eps": eps,
-        "pre_activation": pre_activation,
-        "circular": circular,
-        "gate": gate,
-    }
+    options = (eps, pre_activation, circular, gate)
     if torch.compiler.is_compiling():
-        return _native_gate(SiteArguments(*tensors, **options))
-    return ops.GATE(*tensors, **options)
+        return _native_gate(SiteArguments(*tensors, None, *options))
+    return ops.call(ops.GATE, tensors, _changed(options))  # type: ignore[no-any-return]
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
@@ -138,6 +126,16 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
 
 
 _NO_BATCH_NORM = (None, None, None, None, 1e-5)
+_OPTIONS = {name: SiteArguments._field_defaults[name] for name in SiteArguments._fields[8:-1]}
+_DEFAULTS = tuple(_OPTIONS.values())
+
+
+def _changed(options: tuple[Any, ...]) -> dict[str, Any]:
+    """Of the first options of the operators those that differ from their defaults, by name."""
+    if options == _DEFAULTS[: len(options)]:
+        return {}
+    named = zip(options, _OPTIONS.items(), strict=False)
+    return {name: value for value, (name, default) in named if value != default}
 
 
 # What a compiler sees: native operators, since an opaque one would cut the fusion with the call's neighbours.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .call import BatchNorm, Call, vectors
+from .direct import run, scratch
 from .kernels.gate import gate_kernel
 from .kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from .kernels.pool import pool_kernel
@@ -96,14 +97,16 @@ def gate_from_pool_backward(
     block = backward_block(total, block_k)
     rows = -(-total // block)
     with _on_device_of(pooled):
-        dz = torch.empty((n, c), dtype=torch.float32, device=pooled.device)
-        partial = torch.empty((rows, taps + 1), dtype=torch.float32, device=pooled.device)
-        gate_backward_kernel[(rows,)](
+        dz = scratch((n, c), torch.float32, pooled.device)
+        partial = scratch((rows, taps + 1), torch.float32, pooled.device)
+        run(
+            gate_backward_kernel, (rows,),
             grad, pooled, weight, bias, dz, partial,
             total, c, *grad.stride(), *pooled.stride(), weight.stride(-1),
             K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,
         )  # fmt: skip
-        gate_backward_finish_kernel[(rows + taps + 1,)](
+        run(
+            gate_backward_finish_kernel, (rows + taps + 1,),
             dz, partial, weight, d_pooled, d_weight, d_bias,
             total, c, *d_pooled.stride(), weight.stride(-1), d_weight.stride(-1),
             K=taps, CIRCULAR=circular, BLOCK=block, BLOCK_K=block_k,
@@ -136,7 +139,8 @@ def tile(call: Call, config: TileConfig) -> None:
     """`eca` for maps that `tile_config` takes, as one launch without scratch."""
     x = call.x
     n, c = x.shape[:2]
-    tile_kernel[(n * -(-c // config.block_c),)](
+    run(
+        tile_kernel, (n * -(-c // config.block_c),),
         x, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps, call.gain,
         c, call.weight.stride(-1), HW=x.numel() // (n * c), **call.flags,
         BLOCK_HALO=power_of_2(max(call.weight.numel() - 1, 1)), BLOCK_C=config.block_c,
@@ -153,7 +157,8 @@ def two_pass(call: Call) -> None:
     config = rescale_config(layout, call.itemsize, _device(x.device))
     x_strides, out_strides, residual_strides = layout.strides[0], layout.strides[1], layout.strides[-1]
     grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
-    rescale_kernel[grid](
+    run(
+        rescale_kernel, grid,
         x, partial, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps,
         call.gain, 1.0 / layout.hw,
         layout.n, layout.c, layout.hw, *layout.spatial[1:], call.weight.stride(-1),
@@ -167,9 +172,10 @@ def _pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -
     """Partial sums over the spatial dims, fp32 [N, splits, C]."""
     layout = common_layout(x.shape, x.stride())
     config = pool_config(layout, x.element_size(), _device(x.device))
-    partial = torch.empty((layout.n, config.splits, layout.c), dtype=torch.float32, device=x.device)
+    partial = scratch((layout.n, config.splits, layout.c), torch.float32, x.device)
     grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
-    pool_kernel[grid](
+    run(
+        pool_kernel, grid,
         x, partial, *vectors(None if pre_activation == "identity" else bn), bn_eps,
         layout.c, layout.hw, *layout.spatial[1:], *layout.strides[0],
         PRE_ACTIVATION=pre_activation, SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
@@ -195,7 +201,8 @@ def _gate(
     taps = weight.numel()
     block_k = power_of_2(taps)
     block = gate_block(splits, block_k)
-    gate_kernel[(-(-n * c // block),)](
+    run(
+        gate_kernel, (-(-n * c // block),),
         pooled, weight, bias, *vectors(bn), bn_eps, out,
         n * c, c, 1.0 / hw, *pooled.stride(), weight.stride(-1),
         SPLITS=splits, K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .call import Call, vectors
+from .direct import run, scratch
 from .kernels.lagged import lagged_kernel
 from .kernels.tile_channels_last import tile_channels_last_kernel
 from .tuning.lagged import LaggedConfig
@@ -17,7 +18,8 @@ def tile_channels_last(call: Call, config: TileChannelsLastConfig) -> None:
     x = call.x
     n, c = x.shape[:2]
     hw = x.numel() // (n * c)
-    tile_channels_last_kernel[(n * -(-c // config.block_c),)](
+    run(
+        tile_channels_last_kernel, (n * -(-c // config.block_c),),
         x, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps, call.gain,
         1.0 / hw, c, hw, call.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, STEPS=config.steps,
@@ -33,16 +35,17 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     x = call.x
     layout = common_layout(x.shape, x.stride())
     n, c, hw = layout.n, layout.c, layout.hw
-    partial = torch.empty((n, -(-hw // config.block_hw), c), dtype=torch.float32, device=x.device)
-    mean = torch.empty((n, c), dtype=torch.float32, device=x.device)
-    gates = torch.empty((n, c), dtype=torch.float32, device=x.device)
-    arrived = torch.zeros(n + 1, dtype=torch.int32, device=x.device)
+    partial = scratch((n, -(-hw // config.block_hw), c), torch.float32, x.device)
+    mean = scratch((n, c), torch.float32, x.device)
+    gates = scratch((n, c), torch.float32, x.device)
+    arrived = scratch((n + 1,), torch.int32, x.device, zeroed=True)
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
     # Only ptxas takes a limit. Exponentials before the pooling and the error function take more registers.
     many = call.pre_activation in ("silu", "gelu") or call.activation == "gelu"
     registers = 255 if many else config.max_registers
     limit = {} if torch.version.hip else {"maxnreg": registers}
-    lagged_kernel[(n * config.tiles(layout) + config.lag,)](
+    run(
+        lagged_kernel, (n * config.tiles(layout) + config.lag,),
         x, call.weight, call.bias, call.residual, call.out, partial, mean, gates, arrived,
         *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw,
         n, c, hw, config.lag, stride_c, stride_hw, call.weight.stride(-1),

@@ -43,7 +43,8 @@ class ECA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, *spatial] -> [N, C, *spatial], as `eca_triton.eca`."""
-        return eca(x, self.conv.weight, self.conv.bias)
+        conv = self.conv
+        return eca(x, conv.weight, conv.bias)
 
     def extra_repr(self) -> str:
         return "" if self.channels is None else f"channels={self.channels}"

@@ -7,14 +7,19 @@ plain formula, which all of them can take apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _is_torch_function_mode_enabled
+from torch._C._autograd import _profiler_enabled
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from .. import reference
 from . import checks
+from .implementation import CALLS, untraced
 from .schema import (
     ECA,
     GATE,
@@ -25,6 +30,19 @@ from .schema import (
     PoolBackwardArguments,
     SiteArguments,
 )
+
+
+@untraced
+def call(op: Callable[..., Any], tensors: tuple[Tensor | None, ...], options: dict[str, Any]) -> Any:
+    """op(*tensors, **options), past the dispatcher where an earlier call is made again and nobody listens.
+
+    `options`: as for `Calls.again`.
+    """
+    if not (_differentiates(tensors) or _is_torch_function_mode_enabled() or _profiler_enabled()):
+        result = CALLS[op].again(tensors, options)
+        if result is not None:
+            return result
+    return op(*tensors, **options)
 
 
 class _GateFromPool(torch.autograd.Function):
@@ -48,10 +66,29 @@ class _GateFromPool(torch.autograd.Function):
         )
 
 
+def _derivative_of(op: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates what is to be done where a derivative is asked for; elsewhere the operator goes on."""
+    again = CALLS[op].again
+
+    def decorate(derivative: Callable[..., Any]) -> Callable[..., Any]:
+        @untraced
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            if _differentiates(args):
+                return derivative(*args, **kwargs)
+            # An earlier call made again need not pass the dispatcher a second time.
+            result = again(args, kwargs)
+            if result is None:
+                with torch._C._AutoDispatchBelowAutograd():
+                    result = op(*args, **kwargs)
+            return result
+
+        return kernel
+
+    return decorate
+
+
+@_derivative_of(GATE_FROM_POOL)
 def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
-    if not _differentiates(args, kwargs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return GATE_FROM_POOL(*args, **kwargs)
     a = PoolArguments(*args, **kwargs)
     checks.check_pool("gate_from_pool", a)
     if _transforms_are_active():
@@ -59,19 +96,15 @@ def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
     return _GateFromPool.apply(a, a.pooled, a.weight, a.bias)  # type: ignore[no-any-return]
 
 
+@_derivative_of(GATE_FROM_POOL_BACKWARD)
 def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if not _differentiates(args, kwargs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return GATE_FROM_POOL_BACKWARD(*args, **kwargs)
     a = PoolBackwardArguments(*args, **kwargs)
     checks.check_pool_backward("gate_from_pool_backward", a)
     return reference.gate_from_pool_backward(**a._asdict())
 
 
+@_derivative_of(GATE)
 def _gate(*args: Any, **kwargs: Any) -> Tensor:
-    if not _differentiates(args, kwargs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return GATE(*args, **kwargs)
     a = SiteArguments(*args, **kwargs)
     checks.check_site("gate", a)
     return reference.gate(
@@ -79,10 +112,8 @@ def _gate(*args: Any, **kwargs: Any) -> Tensor:
     )
 
 
+@_derivative_of(ECA)
 def _eca(*args: Any, **kwargs: Any) -> Tensor:
-    if not _differentiates(args, kwargs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return ECA(*args, **kwargs)
     a = SiteArguments(*args, **kwargs)
     checks.check_site("eca", a)
     return reference.eca(
@@ -90,19 +121,21 @@ def _eca(*args: Any, **kwargs: Any) -> Tensor:
     )
 
 
-def _differentiates(args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
-    """Whether a derivative of any kind is asked for."""
+def _differentiates(args: tuple[Any, ...]) -> bool:
+    """Whether a derivative of any kind is asked for. No keyword argument is a tensor."""
     if _transforms_are_active():
         return True
-    return torch.is_grad_enabled() and any(
-        isinstance(v, Tensor) and v.requires_grad for v in (*args, *kwargs.values())
-    )
+    if torch.is_grad_enabled():
+        for tensor in args:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def _transforms_are_active() -> bool:
     # An autograd.Function with saved tensors and without a jvp would raise under functorch, and a call below
     # autograd would silently drop the tangents of dual tensors.
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 LIBRARY.impl("gate", _gate, "Autograd")

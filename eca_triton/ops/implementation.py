@@ -5,13 +5,20 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
 
 from .. import reference
+from ..direct import Calls
 from .schema import (
+    ECA,
+    GATE,
+    GATE_FROM_POOL,
+    GATE_FROM_POOL_BACKWARD,
     LIBRARY,
     check_and_allocate_eca,
     check_and_allocate_gate,
@@ -19,16 +26,47 @@ from .schema import (
     check_and_allocate_gate_from_pool_backward,
 )
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
+CALLS: dict[Callable[..., Any], Calls] = {
+    op: Calls() for op in (GATE, ECA, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD)
+}
+"""Per operator the calls that were launched before."""
+
+
+def untraced(function: Function) -> Function:
+    """Keeps Dynamo from tracing its frames and those below, which it tries where a graph is broken."""
+    set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
+    return function
+
+
+def _first_of(op: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates what is to be done unless the call can be launched as an earlier one was."""
+    again = CALLS[op].again
+
+    def decorate(first: Callable[..., Any]) -> Callable[..., Any]:
+        @untraced
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            result = again(args, kwargs)
+            return first(*args, **kwargs) if result is None else result
+
+        return kernel
+
+    return decorate
+
+
+@_first_of(GATE)
 def _gate(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_gate(*args, **kwargs)
     launch = _launcher(a.x)
     if launch is None:
         return out.copy_(reference.gate(a.x, a.weight, a.bias, **a.gate_options, out_dtype=out.dtype))
-    launch.gate(a.x, a.weight, a.bias, **a.gate_options, out=out)
+    with CALLS[GATE].first(args, kwargs, (out,)):
+        launch.gate(a.x, a.weight, a.bias, **a.gate_options, out=out)
     return out
 
 
+@_first_of(ECA)
 def _eca(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_eca(*args, **kwargs)
     launch = _launcher(a.x)
@@ -36,20 +74,24 @@ def _eca(*args: Any, **kwargs: Any) -> Tensor:
         # In the dtype of the arithmetic: the copy into `out` is the one rounding.
         dtype = reference.compute_dtype(a.x)
         return out.copy_(reference.eca(a.x, a.weight, a.bias, **a.eca_options, out_dtype=dtype))
-    launch.eca(launch.Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
+    with CALLS[ECA].first(args, kwargs, (out,)):
+        launch.eca(launch.Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
     return out
 
 
+@_first_of(GATE_FROM_POOL)
 def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_gate_from_pool(*args, **kwargs)
     options: dict[str, Any] = {"circular": a.circular, "gate": a.gate}
     launch = _launcher(a.pooled)
     if launch is None:
         return out.copy_(reference.gate_from_pool(a.pooled, a.weight, a.bias, **options, out_dtype=out.dtype))
-    launch.gate_from_pool(a.pooled, a.weight, a.bias, **options, out=out)
+    with CALLS[GATE_FROM_POOL].first(args, kwargs, (out,)):
+        launch.gate_from_pool(a.pooled, a.weight, a.bias, **options, out=out)
     return out
 
 
+@_first_of(GATE_FROM_POOL_BACKWARD)
 def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     a, outs = check_and_allocate_gate_from_pool_backward(*args, **kwargs)
     options: dict[str, Any] = {"circular": a.circular, "gate": a.gate}
@@ -60,9 +102,11 @@ def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor,
             out.copy_(grad)
     else:
         d_pooled, d_weight, d_bias = outs
-        launch.gate_from_pool_backward(
-            a.grad, a.pooled, a.weight, a.bias, **options, d_pooled=d_pooled, d_weight=d_weight, d_bias=d_bias
-        )
+        with CALLS[GATE_FROM_POOL_BACKWARD].first(args, kwargs, outs):
+            launch.gate_from_pool_backward(
+                a.grad, a.pooled, a.weight, a.bias, **options,
+                d_pooled=d_pooled, d_weight=d_weight, d_bias=d_bias,
+            )  # fmt: skip
     return outs
 
 

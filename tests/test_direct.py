@@ -1,0 +1,217 @@
+"""Eager calls made again: the same launches as the first time, and nothing but them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import pytest
+import torch
+import triton
+from recording_driver import Launch, plans, pooled, recorded_launches, weight
+from torch import Tensor
+
+import eca_triton
+from eca_triton import direct
+from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+
+OPS = torch.ops.eca_triton
+
+
+@pytest.fixture
+def launches() -> Iterator[list[Launch]]:
+    with recorded_launches([0]) as launches, torch.no_grad():
+        yield launches
+
+
+# Operator, tensors, options, number of launches.
+SITE = {"bias": torch.randn(1), "bn_mean": torch.randn(8), "bn_var": torch.rand(8), "bn_bias": torch.randn(8)}
+TAIL = {"residual": torch.randn(2, 8, 4, 4), "gain": 0.2, "activation": "relu", "out_dtype": torch.float16}
+CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...], dict[str, object], int]] = {
+    "tile": (ECA, (torch.randn(2, 8, 4, 4), weight()), {}, 1),
+    "tile with everything": (ECA, (torch.randn(2, 8, 4, 4), weight()), SITE | TAIL, 1),
+    "tile_channels_last": (
+        ECA,
+        (torch.randn(2, 64, 7, 7).to(memory_format=torch.channels_last), weight()),
+        {},
+        1,
+    ),
+    "two passes": (ECA, (torch.randn(2, 8, 5, 5)[..., 1:], weight()), {}, 2),
+    "gate": (GATE, (torch.randn(2, 8, 5, 5), weight()), SITE, 2),
+    "gate_from_pool": (GATE_FROM_POOL, (pooled(), weight()), {"circular": True}, 1),
+    "gate_from_pool_backward": (
+        GATE_FROM_POOL_BACKWARD,
+        (pooled(), pooled(), weight()),
+        {"gate": "hard_sigmoid"},
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_call_is_launched_again_as_the_first_time(launches: list[Launch], case: str) -> None:
+    op, tensors, options, number = CASES[case]
+    first = op(*tensors, **options)
+    by_triton = launches.copy()
+    launches.clear()
+    with mock.patch.object(triton.runtime.jit.JITFunction, "run", side_effect=AssertionError):
+        again = op(*tensors, **options)
+    assert plans() == 1
+    assert len(by_triton) == number
+
+    given = [v.data_ptr() for v in (*tensors, *options.values()) if isinstance(v, Tensor)]
+    for one, two in zip(by_triton, launches, strict=True):
+        assert (one.function, one.grid, one.stream) == (two.function, two.grid, two.stream)
+        for a, b in zip(one.arguments, two.arguments, strict=True):
+            assert a == b or (a > 2**32 and a not in given)  # an output's or scratch's pointer
+            assert a not in given or a == b
+    for one, two in zip(_as_tuple(first), _as_tuple(again), strict=True):
+        assert (one.shape, one.stride(), one.dtype) == (two.shape, two.stride(), two.dtype)
+        assert any(two.data_ptr() in launch.arguments for launch in launches)
+
+
+def _as_tuple(value: object) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: list[Launch]) -> None:
+    x = torch.randn(1, 256, 56, 56, dtype=torch.float16).to(memory_format=torch.channels_last)
+    from eca_triton import launch, launch_channels_last
+    from eca_triton.tuning.lagged import lagged_config
+
+    out, calls = torch.empty_like(x), direct.Calls()
+    call = launch.Call(x, weight(), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out)
+    config = lagged_config(call.layout, 2, launch._device(x.device))
+    assert config is not None
+    zeros = mock.Mock(side_effect=torch.zeros)
+    with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.weight), {}, (out,)):
+        launch_channels_last.lagged(call, config)
+    calls.again((x, call.weight), {})
+    assert [launch.grid for launch in launches] == [launches[0].grid] * 2
+    assert zeros.call_count == 2
+    two_pass = torch.randn(2, 8, 5, 5)[..., 1:]
+    for _ in range(2):
+        launches.clear()
+        OPS.eca(two_pass, call.weight)
+        pool, rescale = launches
+        assert pool.arguments[1] == rescale.arguments[1]  # the partial sums
+
+
+# The key.
+
+GATE_VARIANTS: dict[str, Callable[[], Tensor]] = {
+    "same": lambda: OPS.gate_from_pool(pooled(), weight()),
+    "n": lambda: OPS.gate_from_pool(pooled(3, 8), weight()),
+    "c": lambda: OPS.gate_from_pool(pooled(2, 9), weight()),
+    "strides": lambda: OPS.gate_from_pool(pooled(8, 2).t(), weight()),
+    "dtype": lambda: OPS.gate_from_pool(pooled(dtype=torch.float16), weight()),
+    "alignment": lambda: OPS.gate_from_pool(pooled(offset=1), weight()),
+    "weight dims": lambda: OPS.gate_from_pool(pooled(), weight(3)),
+    "taps": lambda: OPS.gate_from_pool(pooled(), weight(1, 1, 5)),
+    "weight dtype": lambda: OPS.gate_from_pool(pooled(), weight(dtype=torch.float16)),
+    "weight stride": lambda: OPS.gate_from_pool(pooled(), weight(1, 1, 6)[..., ::2]),
+    "weight alignment": lambda: OPS.gate_from_pool(pooled(), weight(4)[1:]),
+    "bias": lambda: OPS.gate_from_pool(pooled(), weight(), torch.randn(1)),
+    "bias dtype": lambda: OPS.gate_from_pool(pooled(), weight(), torch.randn(1).half()),
+    "circular": lambda: OPS.gate_from_pool(pooled(), weight(), circular=True),
+    "gate": lambda: OPS.gate_from_pool(pooled(), weight(), gate="hard_sigmoid"),
+    "out_dtype": lambda: OPS.gate_from_pool(pooled(), weight(), out_dtype=torch.float16),
+}
+
+
+def test_everything_that_a_launch_depends_on_is_part_of_the_key(launches: list[Launch]) -> None:
+    for number, (name, call) in enumerate(GATE_VARIANTS.items(), 1):
+        call()
+        assert plans() == number, name
+        call()
+        assert plans() == number, name
+        *_, first, again = launches
+        assert first.function == again.function, name
+        constants = [a for a in first.arguments if not (type(a) is int and a > 2**32)]
+        assert constants == [a for a in again.arguments if not (type(a) is int and a > 2**32)], name
+
+
+def test_a_kernel_compiled_for_aligned_pointers_gets_no_other(launches: list[Launch]) -> None:
+    for offset in (0, 1, 4, 2, 0):
+        OPS.gate_from_pool(pooled(offset=offset), weight())
+    zero, one, four, two, again = (launch.function for launch in launches)
+    assert zero == four == again
+    assert one == two != zero
+
+
+BN = {"bn_mean": torch.zeros(8), "bn_var": torch.ones(8)}
+OPTIONS: list[dict[str, object]] = [
+    {},
+    {"gain": 0.0},
+    {"gain": -0.0},
+    {"activation": "relu"},
+    {"pre_activation": "relu"},
+    BN,
+    BN | {"bn_eps": 1e-3},
+    BN | {"bn_weight": torch.ones(8)},
+    BN | {"bn_bias": torch.ones(8)},
+    {"residual": torch.ones(2, 8, 4, 4)},
+    {"residual": torch.ones(2, 4, 4, 8).permute(0, 3, 1, 2)},
+]
+
+
+def test_every_option_of_a_site_is_part_of_the_key(launches: list[Launch]) -> None:
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    for _ in range(2):
+        for options in OPTIONS:
+            OPS.eca(x, w, **options)
+    assert plans() == len(OPTIONS)
+
+
+def test_functions_make_the_calls_of_operators_again(launches: list[Launch]) -> None:
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    bn = eca_triton.BatchNormParameters(BN["bn_mean"], BN["bn_var"], eps=1e-3)
+    tail = {"residual": x + 1, "circular": True, "gain": 2.0, "activation": "relu"}
+    OPS.eca(x, w)
+    OPS.eca(x, w, **BN, bn_eps=1e-3, **tail)
+    OPS.gate(x, w, gate="hard_sigmoid")
+    made: list[Tensor | None] = []
+    again = direct.Calls.again
+
+    def noted(calls: direct.Calls, *call: object) -> Tensor | None:
+        made.append(again(calls, *call))
+        return made[-1]
+
+    with mock.patch.object(direct.Calls, "again", noted):
+        eca_triton.eca(x, w)
+        eca_triton.eca(x, w, batch_norm=bn, **tail)
+        eca_triton.eca_gate(x, w, gate="hard_sigmoid")
+    assert len(made) == 3
+    assert all(out is not None for out in made)  # else the operator would have been asked
+
+
+def test_wrong_arguments_are_found_however_often_right_ones_came_before(launches: list[Launch]) -> None:
+    right = (torch.randn(2, 8, 4, 4), weight())
+    for _ in range(2):
+        OPS.eca(*right)
+    with pytest.raises(ValueError, match="odd number"):
+        OPS.eca(right[0], weight(1, 1, 2))
+    with pytest.raises(ValueError, match="gate must be one of"):
+        OPS.eca(*right, gate="nonsense")
+    with pytest.raises(TypeError, match="share their dtype"):
+        eca_triton.eca(right[0].half(), right[1])
+
+
+def test_the_memory_of_calls_is_bounded(launches: list[Launch]) -> None:
+    with mock.patch.object(direct, "MAX_PLANS", 3):
+        for n in range(1, 9):
+            OPS.gate_from_pool(pooled(n, 8), weight())
+            assert plans() <= 3
+    assert len(launches) == 8
+
+
+def test_no_tensor_of_a_call_is_kept(launches: list[Launch]) -> None:
+    tensors = [torch.randn(2, 8, 5, 5)[..., 1:], weight(), torch.randn(1)]
+    tensors.append(OPS.eca(*tensors))
+    assert plans() == 1
+    kept = [weakref.ref(tensor) for tensor in tensors]
+    tensors.clear()
+    gc.collect()
+    assert not any(ref() is not None for ref in kept)

@@ -1,0 +1,238 @@
+"""Eager calls made again: seen by whoever is to see them, sent where they belong, given up where needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from unittest import mock
+
+import pytest
+import torch
+import triton
+from recording_driver import KERNELS, Launch, plans, pooled, recorded_launches, weight
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import eca_triton
+from eca_triton import direct
+
+OPS = torch.ops.eca_triton
+
+
+@pytest.fixture
+def launches() -> Iterator[list[Launch]]:
+    with recorded_launches([0]) as launches, torch.no_grad():
+        yield launches
+
+
+# Whoever is to see the operator, sees it.
+
+
+def test_hooks_see_every_launch(launches: list[Launch]) -> None:
+    from triton import knobs
+
+    arguments, seen = (pooled(), weight()), []
+    kernel = next(kernel for kernel in KERNELS if kernel.fn.__name__ == "gate_kernel")
+
+    def enter(metadata: object) -> None:
+        seen.append(metadata.get()["name"])
+
+    def before(*args: object, **kwargs: object) -> None:
+        seen.append("before")
+
+    OPS.gate_from_pool(*arguments)
+    for chain in (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook):
+        chain.add(enter)
+        OPS.gate_from_pool(*arguments)
+        chain.remove(enter)
+    kernel.add_pre_run_hook(before)
+    OPS.gate_from_pool(*arguments)
+    kernel.pre_run_hooks.clear()
+    with mock.patch.object(knobs.runtime, "launch_enter_hook", enter):  # a function instead of the list
+        OPS.gate_from_pool(*arguments)
+    with mock.patch.object(knobs.compilation, "instrumentation_mode", "other code"):
+        before_it = launches[-1].function
+        OPS.gate_from_pool(*arguments)
+    assert launches.pop().function != before_it
+    OPS.gate_from_pool(*arguments)
+    assert seen == ["gate_kernel", "gate_kernel", "before", "gate_kernel"]
+    assert len(launches) == 6
+
+
+def test_modes_tracers_and_profilers_see_the_operator(launches: list[Launch]) -> None:
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class Calls(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            called.append(func)
+            return func(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    called: list[object] = []
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    for function in (eca_triton.eca, OPS.eca):
+        function(x, w)
+        with Calls():
+            function(x, w)
+        assert any("eca_triton.eca" in str(func) for func in called)
+        called.clear()
+        assert "eca_triton::eca" in str(torch.jit.trace(function, (x, w), check_trace=False).graph)
+        with Names():
+            function(x, w)
+        with torch.profiler.profile() as profiler:
+            function(x, w)
+        assert "eca_triton::eca" in {event.name for event in profiler.events()}
+    assert names == ["eca_triton.eca.default"] * 2
+
+
+def test_derivatives_and_transforms_are_not_cut_short(launches: list[Launch]) -> None:
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    eca_triton.eca(x, w)
+    launches.clear()
+    with torch.enable_grad():
+        assert eca_triton.eca(x, w.clone().requires_grad_()).requires_grad
+        assert OPS.eca(x.clone().requires_grad_(), w).requires_grad
+    assert torch.func.vmap(eca_triton.eca, (0, None))(x[None], w).shape == (1, 2, 8, 4, 4)
+    _, tangent = torch.func.jvp(lambda x: eca_triton.eca(x, w), (x,), (x,))
+    assert tangent.shape == x.shape
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize("function", [eca_triton.eca, OPS.eca], ids=["function", "operator"])
+def test_tensors_that_kernels_do_not_see_as_they_are(
+    launches: list[Launch], function: Callable[..., Tensor]
+) -> None:
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    function(x, w)
+    assert type(function(x.as_subclass(Subclass), w)) is Subclass
+    lazily = torch._neg_view(x)
+    assert lazily.is_neg()
+    launches.clear()
+    function(lazily, w)
+    assert lazily.data_ptr() not in launches[0].arguments  # but a copy that holds the negative values
+
+
+def test_dynamo_leaves_the_operator_alone_where_a_graph_is_broken(launches: list[Launch]) -> None:
+    def broken(x: Tensor) -> Tensor:
+        for _ in range(2):
+            torch._dynamo.graph_break()  # in a loop: none of this function is compiled
+        return OPS.eca(x, w)
+
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    broken(x)
+    launches.clear()
+    torch.compile(broken, backend="eager")(x)
+    assert len(launches) == 1
+
+
+def test_one_tensor_in_two_places_is_not_taken_for_two(launches: list[Launch]) -> None:
+    x, w, other = torch.randn(2, 8, 4, 4), weight(), torch.randn(2, 8, 4, 4)
+    OPS.eca(x, w, residual=x)
+    launches.clear()
+    OPS.eca(x, w, residual=other)
+    assert x.data_ptr() in launches[0].arguments
+    assert other.data_ptr() in launches[0].arguments
+
+
+# Where launches go.
+
+
+def test_the_stream_is_asked_for_at_every_call() -> None:
+    stream = [1]
+    with recorded_launches(stream) as launches, torch.no_grad():
+        arguments = (pooled(), weight())
+        OPS.gate_from_pool(*arguments)
+        stream.append(2)
+        OPS.gate_from_pool(*arguments)
+    assert [launch.stream for launch in launches] == [1, 2]
+
+
+def test_the_device_of_the_first_call_is_entered_where_another_is_current(launches: list[Launch]) -> None:
+    arguments, driver = (pooled(), weight()), triton.runtime.driver.active
+    current = [0]
+    with mock.patch.object(driver, "get_current_device", side_effect=lambda: current[-1]):
+        OPS.gate_from_pool(*arguments)
+
+        def enter(device: int) -> mock.MagicMock:
+            context = mock.MagicMock()
+            context.__enter__.side_effect = lambda: current.append(device)
+            context.__exit__.side_effect = lambda *error: current.pop() and None
+            return context
+
+        current[:] = [1]
+        with mock.patch.object(torch.cuda, "device", side_effect=enter) as device:
+            OPS.gate_from_pool(*arguments)
+    device.assert_called_once_with(0)
+    assert current == [1]
+    assert len(launches) == 2
+
+
+def test_threads_may_call_at_once(launches: list[Launch]) -> None:
+    def calls(seed: int) -> None:
+        with torch.no_grad():
+            for n in range(1, 40):
+                OPS.gate_from_pool(pooled(1 + (n + seed) % 4, 8), w)
+
+    w = weight()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(calls, range(4)))
+    assert len(launches) == 4 * 39
+    assert plans() == 4
+
+
+# What stands in the way.
+
+
+def test_a_triton_that_hands_kernels_over_differently_launches_them_itself(launches: list[Launch]) -> None:
+    def other_order(kernel, grid):
+        return lambda *args, stream: kernel.run(stream, *grid, kernel.function, *args)
+
+    direct._triton_launches_as_we_do.cache_clear()
+    with mock.patch.object(triton.compiler.CompiledKernel, "__getitem__", other_order):
+        for _ in range(2):
+            OPS.gate_from_pool(pooled(), weight())
+    direct._triton_launches_as_we_do.cache_clear()
+    assert plans() == 0
+    assert len(launches) == 2
+
+
+def test_copies_that_the_launcher_makes_are_not_launched_again(launches: list[Launch]) -> None:
+    x, w, mean = torch.randn(2, 8, 4, 4), weight(), torch.randn(16)[::2]
+    for _ in range(2):
+        OPS.eca(x, w, bn_mean=mean, bn_var=torch.ones(8))
+    assert plans() == 0
+    assert len(launches) == 2
+
+
+@pytest.mark.parametrize("function", [eca_triton.eca, OPS.eca], ids=["function", "operator"])
+def test_a_repeated_call_runs_a_handful_of_functions(
+    launches: list[Launch], function: Callable[..., Tensor]
+) -> None:
+    """Counted, since time on a busy machine says nothing; `make bench` holds the microseconds."""
+
+    def ours() -> int:
+        names: list[str] = []
+
+        def note(frame: FrameType, event: str, argument: object) -> None:
+            if event == "call" and package in Path(frame.f_code.co_filename).parents:
+                names.append(frame.f_code.co_name)
+
+        sys.setprofile(note)
+        function(x, w)
+        sys.setprofile(None)
+        return len(names)
+
+    package = Path(eca_triton.__file__).parent
+    x, w = torch.randn(2, 8, 4, 4), weight()
+    assert ours() > 30
+    assert ours() <= 10
