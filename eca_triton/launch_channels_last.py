@@ -38,10 +38,9 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     gates = torch.empty((n, c), dtype=torch.float32, device=x.device)
     arrived = torch.zeros(n + 1, dtype=torch.int32, device=x.device)
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
-    # Only ptxas takes a limit. Exponentials before the pooling and the error function take more registers.
-    many = call.pre_activation in ("silu", "gelu") or call.activation == "gelu"
-    registers = 255 if many else config.max_registers
-    limit = {} if torch.version.hip else {"maxnreg": registers}
+    # Only ptxas takes a limit. Exponentials and the error function take more registers.
+    many = {call.pre_activation, call.activation} & {"silu", "gelu"}
+    limit = {} if torch.version.hip else {"maxnreg": 255 if many else config.max_registers}
     lagged_kernel[(n * config.tiles(layout) + config.lag,)](
         x, call.weight, call.bias, call.residual, call.out, partial, mean, gates, arrived,
         *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw,
