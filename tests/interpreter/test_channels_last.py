@@ -107,8 +107,8 @@ def test_large_contiguous_maps_lag_too(spatial: tuple[int, ...], circular: bool,
     assert_earned(by_lag(site, device), site.to(torch.float32).by_torch()[1], exact)
 
 
-# The interpreter runs one program after the other: none finds sums that later ones make, and of the next image
-# there are none at all.
+# The interpreter runs one program after the other: none finds sums that later ones make, and of the next
+# image there are none at all.
 @pytest.mark.parametrize(
     ("layout", "front", "ahead", "patience"),
     [("contiguous", "bn", 1, 2), ("channels_last", "plain", 0, 2), ("channels_last", "bn+silu", 1, 0)],
