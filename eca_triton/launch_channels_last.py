@@ -40,10 +40,9 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     gates = scratch((n, c), torch.float32, x.device)
     arrived = scratch((n + 1,), torch.int32, x.device, zeroed=True)
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
-    # Only ptxas takes a limit. Exponentials before the pooling and the error function take more registers.
-    many = call.pre_activation in ("silu", "gelu") or call.activation == "gelu"
-    registers = 255 if many else config.max_registers
-    limit = {} if torch.version.hip else {"maxnreg": registers}
+    # Only ptxas takes a limit. Exponentials and the error function take more registers.
+    many = {call.pre_activation, call.activation} & {"silu", "gelu"}
+    limit = {} if torch.version.hip else {"maxnreg": 255 if many else config.max_registers}
     run(
         lagged_kernel, (n * config.tiles(layout) + config.lag,),
         x, call.weight, call.bias, call.residual, call.out, partial, mean, gates, arrived,

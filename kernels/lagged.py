@@ -3,16 +3,15 @@
 `draw_ticket`, `sum_task` and `rescaled` are the kernel up to what follows the gates; `lagged_kernel` adds the
 residual, the activation and the store. Their sizes and strides may be run-time values or constants.
 
-Why every program sees the gates, whatever the order in which programs are dispatched and run:
-- A ticket is only a number (relaxed). Whoever waits for an image was preceded by the tickets of all its tiles,
-  so programs that have started sum them, without waiting.
+Why every program sees the gates, in whatever order programs are dispatched and run:
+- A ticket is only a number (relaxed). A program waits for sums of tickets before its own: their programs have
+  started, and sum without waiting.
 - An arrival releases a tile's sums and acquires those of the arrivals before it, at GPU scope. One thread
-  performs it: the barrier before it puts the stores of all threads in front, and its result reaches the others
-  through a barrier. So the last of an image reads all sums, and releases the gates in the same way.
-- A poll acquires them. Loads of what another program stored pass by L1 (.cg).
-- Nobody depends on progress of others: after PATIENCE polls a program sums its image and forms the gates
-  itself. The same tiles in the same order make the same bits, so it does not matter who stores them, how often
-  and when.
+  performs it: a barrier puts the stores of all threads before it, another one the loads of all after it. So
+  the last of an image reads all sums. It releases the gates in the same way, and a poll acquires them.
+- What other programs stored is loaded past L1 (.cg), where a line may be older.
+- No progress of others is needed: after PATIENCE polls a program sums its image and forms the gates itself.
+  The same tiles in the same order give the same bits, so it does not matter who stores them, or how often.
 """
 
 import triton
@@ -34,8 +33,8 @@ def lagged_kernel(
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr, PATIENCE: tl.constexpr,
 ):  # fmt: skip
     """out[n, c, :] = activation(gain * xhat * g[n, c] + residual), xhat = pre_activation(batch_norm(x)).
-    One program draws ticket t, sums tile t (BLOCK_C x BLOCK_HW of an image), then rescales tile t - lag; for
-    the best speed lag is at least the tiles of an image.
+    One program draws ticket t, sums tile t (BLOCK_C x BLOCK_HW of an image), then rescales tile t - lag.
+    With a lag of fewer tiles than an image has, it would wait in vain; out must not overlap x.
     Reads x once from DRAM and once from L2, residual once, writes out (2 S; 3 S with a residual).
     x, residual, out: [N, C, HW] dense, same strides, fp16/bf16/fp32; fp32 inside.
     partial: [N, chunks, C], mean, gate: [N, C], fp32; arrived: [N + 1] zeros: sums per image, then tickets.
@@ -82,11 +81,10 @@ def sum_task(
     """Sums tile `ticket` if there is one; the last to arrive at an image forms its gates. Never waits."""
     tiles = tl.cdiv(C, BLOCK_C) * tl.cdiv(HW, BLOCK_HW)
     if ticket < N * tiles:
-        sum_tile(
+        n = sum_tile(
             ticket, x_ptr, partial_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
             C, HW, stride_c, stride_hw, PRE_ACTIVATION, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW,
         )  # fmt: skip
-        n = ticket // tiles
         tl.debug_barrier()
         if tl.atomic_add(arrived_ptr + n, 1, sem="acq_rel") == tiles - 1:
             form_gates(
@@ -170,7 +168,7 @@ def sum_tile(
     PRE_ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
 ):  # fmt: skip
-    """Stores the partial sums of tile `index`, over its part of hw; keeps the tile in L2."""
+    """Stores the partial sums of tile `index`, and keeps the tile in L2; returns its image."""
     n, chunk, offs_c, _, mask_c, mask, v = load_tile(
         index, x_ptr, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW, "evict_last"
     )
@@ -184,6 +182,7 @@ def sum_tile(
         v = tl.where(mask, activate(v, PRE_ACTIVATION), 0.0)
     row = n.to(tl.int64) * tl.cdiv(HW, BLOCK_HW) + chunk
     tl.store(partial_ptr + row * C + offs_c, tl.sum(v, 1), mask=mask_c)
+    return n
 
 
 @triton.jit
@@ -193,16 +192,14 @@ def load_tile(
     EVICTION: tl.constexpr,
 ):  # fmt: skip
     """Tile `index`, channels first: image, chunk of hw, channels, spatial indices, both masks, elements."""
-    C = multiple_of(C, VEC_C)
-    HW = multiple_of(HW, VEC_HW)
     blocks_c = tl.cdiv(C, BLOCK_C)
     chunks = tl.cdiv(HW, BLOCK_HW)
     n = index // (blocks_c * chunks)
     chunk = index // blocks_c % chunks
     offs_c = index % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
     offs_hw = chunk * BLOCK_HW + tl.arange(0, BLOCK_HW)
-    mask_c = offs_c < C
-    mask = mask_c[:, None] & (offs_hw < HW)[None, :]
+    mask_c = offs_c < multiple_of(C, VEC_C)
+    mask = mask_c[:, None] & (offs_hw < multiple_of(HW, VEC_HW))[None, :]
     ptrs = x_ptr + element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
     v = tl.load(ptrs, mask=mask, other=0.0, eviction_policy=EVICTION)
     return n, chunk, offs_c, offs_hw, mask_c, mask, v

@@ -34,6 +34,7 @@ def tail_of(shape: tuple[int, ...], dtype: torch.dtype, name: str) -> tuple[obje
     return {
         "plain": PLAIN,
         "relu": (None, "identity", residual, "relu"),
+        "silu": (None, "identity", residual, "silu"),
         "bn+relu": (bn, "identity", residual, "relu"),
         "bn+silu+relu": (bn, "silu", residual, "relu"),
         "bn+silu+gelu": (bn, "silu", residual, "gelu"),
@@ -144,6 +145,7 @@ def test_lagged_tiles_are_read_twice_in_vectors(
         ((128, 256, 56, 56), torch.bfloat16, "bn+silu+gelu", "sm_90"),
         ((128, 64, 112, 112), torch.bfloat16, "bn+relu", "sm_90"),
         ((128, 64, 112, 112), torch.bfloat16, "bn+silu+relu", "sm_100"),
+        ((128, 128, 56, 56), torch.bfloat16, "silu", "sm_100"),
         ((8, 24, 56, 56), torch.float32, "bn+silu+gelu", "sm_80"),
     ],
 )

@@ -15,8 +15,8 @@ MAX_REGISTERS = {128: 168, 256: 128}
 RESIDENT_THREADS = 512  # per SM, about
 L2_BYTES = 24 << 20  # of it a tile must come back: half an A100's, H100's or H200's, the rest is for output
 MAX_INDEX = 2**31 - 2**16  # tickets are int32
-# A poll is a round trip to L2, hundreds of ns, so this is milliseconds; what a program waits for, sums that
-# others have begun, takes as long as L2_BYTES from DRAM: a hundredth of that.
+# A poll is a round trip to L2 and two barriers, hundreds of ns: milliseconds in all. What a program waits
+# for, sums that others have begun, takes no longer than L2_BYTES take from DRAM: tens of microseconds.
 PATIENCE = 1 << 13
 
 
@@ -33,7 +33,7 @@ class LaggedConfig:
         num_warps: warps of one program.
         vec_c: channels that one vector access covers; 1 unless channels are contiguous.
         vec_hw: spatial elements that one vector access covers; 1 unless these are contiguous.
-        max_registers: of a thread, which the kernel fits unless it has SiLU before the pooling, or GELU.
+        max_registers: of a thread, which the kernel fits unless SiLU or GELU is in it.
         patience: polls for an image's gates after which a program forms them itself.
     """
 
@@ -70,7 +70,7 @@ def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) ->
 
     # Smaller tiles would be mostly overhead.
     smallest = (4 if vec_c == vector else 2) * VECTOR_BYTES * THREADS[0]
-    # Beside batch norm's terms, 64 elements per thread need more registers than two wide programs leave them.
+    # Beside batch norm's terms, 64 elements of 16 bits take more registers than wide programs may have.
     size = TILE_BYTES // 2 if front and itemsize == 2 else TILE_BYTES
     while True:
         block_c, block_hw = _tile(layout, size // itemsize, vec_c == vector)
@@ -88,7 +88,7 @@ def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) ->
     map_bytes = layout.n * layout.c * layout.hw * itemsize
     if min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
         return None
-    # The compiler gives small tiles few registers, which more sums at a time would not fit.
+    # Without a limit, as in Inductor's templates, ptxas gives small tiles few registers: four sums at a time.
     sums = (16 if tile_bytes >= 8 * VECTOR_BYTES * threads else 4) * threads
     block_g = min(128, max(16, power_of_2(layout.c)))
     return LaggedConfig(

@@ -63,7 +63,7 @@ def _few_multiprocessors(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     def chosen(layout: Layout, x_itemsize: int, *rest: Any) -> Any:
         choice = choose(layout, x_itemsize, *rest)
         if kernel == "lagged":
-            choice = type(choice)("lagged", lagged_config(layout, x_itemsize, Device(4, 32)))
+            choice = type(choice)("lagged", lagged_config(layout, x_itemsize, rest[2], Device(4, 32)))
         assert choice.kernel == kernel
         return choice
 
