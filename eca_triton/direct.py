@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import _len_torch_dispatch_stack as number_of_dispatch_modes
+
+from .private import number_of_dispatch_modes
 
 MAX_PLANS = 1024  # of an operator, at about 2 kB. A network has dozens; shapes without end gain nothing
 ALIGNMENT = 16  # bytes; for pointers that are not multiples of it Triton compiles a kernel of its own

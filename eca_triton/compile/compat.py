@@ -76,7 +76,7 @@ def without_modes(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def generated_code(gm: torch.fx.GraphModule, inputs: list[Tensor], mode: FakeTensorMode) -> str:
-    """The Python code that Inductor makes of an ATen graph with inputs of `mode`; nothing of it is compiled."""
+    """The Python code that Inductor makes of an ATen graph with inputs of `mode`; none of it is compiled."""
     from torch._inductor.debug import DebugContext
     from torch._inductor.graph import GraphLowering
     from torch._inductor.virtualized import V

@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _is_torch_function_mode_enabled
-from torch._C._autograd import _profiler_enabled
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from .. import reference
+from ..private import function_modes_are_active, profiler_is_active, untraced
 from . import checks
-from .implementation import CALLS, untraced
+from .implementation import CALLS
 from .schema import (
     ECA,
     GATE,
@@ -38,7 +37,7 @@ def call(op: Callable[..., Any], tensors: tuple[Tensor | None, ...], options: di
 
     `options`: as for `Calls.again`.
     """
-    if not (_differentiates(tensors) or _is_torch_function_mode_enabled() or _profiler_enabled()):
+    if not (_differentiates(tensors) or function_modes_are_active() or profiler_is_active()):
         result = CALLS[op].again(tensors, options)
         if result is not None:
             return result

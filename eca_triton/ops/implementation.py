@@ -7,13 +7,13 @@ import importlib.util
 import os
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
-from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
 
 from .. import reference
 from ..direct import Calls
+from ..private import untraced
 from .schema import (
     ECA,
     GATE,
@@ -26,18 +26,10 @@ from .schema import (
     check_and_allocate_gate_from_pool_backward,
 )
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
 CALLS: dict[Callable[..., Any], Calls] = {
     op: Calls() for op in (GATE, ECA, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD)
 }
 """Per operator the calls that were launched before."""
-
-
-def untraced(function: Function) -> Function:
-    """Keeps Dynamo from tracing its frames and those below, which it tries where a graph is broken."""
-    set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
-    return function
 
 
 def _first_of(op: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

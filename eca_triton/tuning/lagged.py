@@ -107,7 +107,7 @@ def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) ->
 def _tile(layout: Layout, elements: int, channels_last: bool) -> tuple[int, int]:
     """Channels and spatial elements: of the sizes along the contiguous axis the one that pads least."""
     if channels_last:
-        # From 64 bytes of bf16 to 1 kB.
+        # Whole lines of bf16: wider rows would make more partial sums of the same tile.
         block_c = _least_padding(layout.c, (64, 128, 32))
         return block_c, min(elements // block_c, power_of_2(layout.hw))
     block_hw = min(_least_padding(layout.hw, (1024, 512, 256)), elements)
@@ -115,5 +115,5 @@ def _tile(layout: Layout, elements: int, channels_last: bool) -> tuple[int, int]
 
 
 def _least_padding(extent: int, blocks: tuple[int, ...]) -> int:
-    """The block that pads `extent` least, the largest of equals; all of a short extent."""
+    """The block that pads `extent` least, the first of equals; all of a short extent."""
     return min(power_of_2(extent), min(blocks, key=lambda block: -extent % block))

@@ -1,0 +1,42 @@
+"""Private names of torch with which eager calls cost little, and what stands in where a release lacks one.
+
+The stand-ins say that somebody listens in, so that every call goes the long way, which is as right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["function_modes_are_active", "number_of_dispatch_modes", "profiler_is_active", "untraced"]
+
+try:
+    from torch._C import _is_torch_function_mode_enabled as function_modes_are_active
+    from torch._C import _len_torch_dispatch_stack as number_of_dispatch_modes
+    from torch._C._autograd import _profiler_enabled as profiler_is_active
+except ImportError:
+
+    def number_of_dispatch_modes() -> int:
+        """How many modes see every operator."""
+        return 1
+
+    def function_modes_are_active() -> bool:
+        """Whether a mode sees every function of torch."""
+        return True
+
+    def profiler_is_active() -> bool:
+        """Whether a profiler records operators."""
+        return True
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def untraced(function: Function) -> Function:
+    """Keeps Dynamo from tracing its frames and those below, which it tries where a graph is broken."""
+    try:
+        from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
+    except ImportError:
+        return function
+    set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
+    return function
