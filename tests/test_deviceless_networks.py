@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from eca_triton.deviceless import Comparison, Kernel, compare
+from eca_triton.deviceless import Comparison, Kernel, compare, lower
 
 timm = pytest.importorskip("timm")
 
@@ -124,21 +124,32 @@ def test_nor_do_they_at_small_batches(batch: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
-    """Bytes and kernels fall, no convolution over channels is left, no batch norm is stored before a site."""
+    """It costs what the network without attention costs: every site is one launch that reads its map once."""
     result = both("ecaresnet50d", channels_last=channels_last)
     stock, ours = result.stock, result.lowered
-    assert [record.lowered for record in result.records] == [True] * 16
-    assert ours.bytes_moved < 0.93 * stock.bytes_moved
-    assert len(ours.kernels) <= len(stock.kernels) - 16
+    assert [record.decision.plan for record in result.records] == ["block"] * 16
     assert len(one_dimensional_convolutions(stock.kernels)) == 16
     assert one_dimensional_convolutions(ours.kernels) == []
 
-    gates = [kernel for kernel in ours.kernels if kernel.name == "eca_triton.gate.default"]
-    assert len(gates) == 16
-    written_by = {buffer.name: kernel.name for kernel in ours.kernels for buffer in kernel.writes}
-    for gate in gates:
-        (x,) = [buffer for buffer in gate.reads + gate.writes if len(buffer.shape) == 4]
-        assert written_by[x.name] == "aten.convolution.default"
+    # Beside them there are the kernels that zero the counters, and the last site's.
+    tails = [
+        (kernel.bytes_moved, max(buffer.bytes_moved for buffer in kernel.writes))
+        for kernel in ours.kernels
+        if "eca_triton.eca.default" in kernel.ops and kernel.bytes_moved > 2**20
+    ]
+    tails = [(moved, s) for moved, s in tails if s > 2**20]
+    assert len(tails) == 15
+    assert all(moved <= 3.05 * s for moved, s in tails)
+    # Of the last one only the mean is read: it is never stored, so the gate is cheaper there.
+    assert [kernel.name for kernel in ours.kernels].count("eca_triton.gate.default") == 1
+    assert len(ours.kernels) <= len(stock.kernels) - 24
+
+    images = torch.empty(128, 3, 224, 224, device="meta")
+    with torch.device("meta"):
+        plain_network = timm.create_model("resnet50d")
+    plain = lower(plain_network, images, dtype=torch.bfloat16, channels_last=channels_last)
+    assert stock.bytes_moved > 1.21 * plain.bytes_moved
+    assert ours.bytes_moved < 1.005 * plain.bytes_moved
 
 
 @pytest.mark.slow
