@@ -38,6 +38,15 @@ def test_the_tail_of_every_stage_is_one_kernel_without_copies(stage: str) -> Non
     assert result.bytes_moved - weights == pytest.approx(4.25 * s, abs=SCRATCH * s)
 
 
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune-no-cudagraphs"])
+def test_in_every_mode(mode: str) -> None:
+    """Under max-autotune the convolution is a matrix product, of which the map is a view."""
+    model, inputs, s = deviceless_models.tail()
+    assert lower(model, inputs, **ARGUMENTS, mode=mode).bytes_moved == pytest.approx(
+        4.25 * s, abs=SCRATCH * s
+    )
+
+
 class Dynamic(deviceless_models.Tail):
     """The tail for any number of images of one size."""
 
@@ -119,6 +128,45 @@ def test_a_result_that_is_only_pooled_is_not_stored() -> None:
     s = inputs[1].numel() * 2
     # Convolution; gate; map and residual into the mean.
     assert result.bytes_moved - 2 * 2048 * 512 == pytest.approx(4.25 * s, rel=0.05)
+
+
+class Joined(deviceless_models.Tail):
+    """The result goes beside another map."""
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return torch.cat([super().forward(x, residual), residual + 1], 1)
+
+
+def test_a_concatenation_needs_no_copy() -> None:
+    with torch.device("meta"):
+        inputs = torch.empty(128, 256, 14, 14), torch.empty(128, 1024, 14, 14)
+        model = Joined(1024)
+    s = inputs[1].numel() * 2
+    stock = lower(model, inputs, **ARGUMENTS | {"backend": "inductor"})
+    ours = lower(model, inputs, **ARGUMENTS)
+    assert ours.bytes_moved == pytest.approx(stock.bytes_moved - s, rel=0.01)
+
+
+def test_a_kernel_never_writes_over_a_map_that_it_reads() -> None:
+    """Other programs read rows beside their own, and after a long wait all of an image again."""
+
+    class Itself(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(64, 256, 1, bias=False)
+            self.eca = deviceless_models.Eca()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.eca(y) + y
+
+    for side in (14, 56):
+        with torch.device("meta"):
+            result = lower(Itself(), (torch.empty(128, 64, side, side),), **ARGUMENTS, sources=True)
+        (kernel,) = [kernel for kernel in result.kernels if kernel.name.startswith("triton_tem")]
+        assert kernel.source is not None
+        assert "in_out_ptr" not in kernel.source
+        assert not {buffer.name for buffer in kernel.reads} & {buffer.name for buffer in kernel.writes[:1]}
 
 
 def keeps_the_gate(**arguments: Any) -> bool:

@@ -23,8 +23,8 @@ def memory_order(sizes: Sequence[Any], strides: Sequence[Any]) -> list[int] | No
 def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> bool:
     """Whether the pointwise calls behind `root` can be in its kernel, and lose nothing there.
 
-    They cannot if they also read, or leave to the caller, a map in another order. And a reduction that is the
-    only one to read the result would have it from their kernel, without a store.
+    They cannot if they also read, or leave to the caller, a map in another order. A reduction that alone
+    reads the result would have it without a store; a concatenation, in its place.
 
     Args:
         root: the call that the kernel computes.
@@ -39,8 +39,8 @@ def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> boo
                 value = node.meta["val"]
                 if not _has_order(value.shape, value.stride(), order):
                     return False
-            elif _is_view(user.target):
-                return False  # what reads the view has dims that are not the map's
+            elif _is_view(user.target) or getattr(user.target, "overloadpacket", None) is aten.cat:
+                return False  # what reads a view has dims that are not the map's
             elif getattr(user.target, "overloadpacket", None) in REDUCTIONS:
                 if len(node.users) == 1:
                     return False

@@ -158,6 +158,7 @@ def _configuration() -> Iterator[None]:
         inductor_config.patch(
             compile_threads=1,
             shape_padding=False,  # decided by timing
+            benchmark_epilogue_fusion=False,  # and so is this
             fx_graph_cache=False,
             fx_graph_remote_cache=False,
             autotune_local_cache=False,
