@@ -158,6 +158,37 @@ def test_a_compiled_network(layout: Any, training: bool) -> None:
             assert_as_good_as(mine.grad, theirs.grad, truth.grad)
 
 
+class Tail(nn.Module):
+    """Batch norm, ECA, residual, ReLU on a map in memory: one kernel, ours, in a compiled graph."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.attention = eca_triton.ECA(channels, k_size=5)
+        nn.init.normal_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return torch.relu(self.attention(self.norm(x)) + residual)
+
+
+@layouts
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+@torch.no_grad()
+def test_a_compiled_tail(shape: tuple[int, ...], layout: Any) -> None:
+    torch.manual_seed(0)
+    tail = Tail(shape[1]).cuda().bfloat16().eval()
+    x, residual = (
+        torch.randn(shape, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=layout) for _ in "xr"
+    )
+    compiled = torch.compile(tail, backend="eca_triton", fullgraph=True, dynamic=False)
+    out = compiled(x, residual)
+    assert out.stride() == x.stride()
+    few = x[:4], residual[:4]
+    assert_as_good_as(out[:4], tail(*few), copy.deepcopy(tail).double()(*to_double(few)))
+    assert all(torch.equal(compiled(x, residual), out) for _ in range(20))
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_the_launch_enters_the_maps_device() -> None:
     arguments = site((4, 64, 14, 14), torch.float32, torch.contiguous_format, tail=True)
