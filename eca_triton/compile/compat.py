@@ -83,6 +83,8 @@ def generated_code(gm: torch.fx.GraphModule, inputs: list[Tensor], mode: FakeTen
 
     graph = GraphLowering(gm, example_inputs=inputs)
     with (
+        # As it is installed, not as this compilation has it.
+        inductor_config().patch(epilogue_fusion=True, cpp_wrapper=False),
         _disable_current_modes(),
         V.set_debug_handler(DebugContext()),
         V.set_graph_handler(graph),
