@@ -204,6 +204,12 @@ def test_an_error_in_a_template_costs_a_read_and_nothing_else(monkeypatch: pytes
         pytest.param(lambda *_: 1 / 0, id="an error"),
         pytest.param(lambda *_: "async_compile.triton('triton_tem_fused_0'" * 2, id="two kernels"),
         pytest.param(lambda *_: "async_compile.triton('triton_poi_fused_0'", id="no template"),
+        pytest.param(
+            lambda *_: (
+                "async_compile.triton('triton_tem_fused_0'\n    xindex = 1\n    x2 = 3\n    xindex = 2"
+            ),
+            id="an index of another store",
+        ),
     ],
 )
 def test_an_inductor_that_has_changed_gets_the_gate(
