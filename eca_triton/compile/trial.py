@@ -23,7 +23,7 @@ log = logging.getLogger("eca_triton")
 
 @functools.cache
 def templates_work(device: torch.device) -> bool:
-    """Whether `eca` and its neighbours become one kernel that is right. Teaches Inductor the op's lowering."""
+    """Whether `eca` and its neighbours become one right kernel. Teaches Inductor the op's lowering."""
     try:
         from . import lowering
 
