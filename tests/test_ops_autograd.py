@@ -1,5 +1,7 @@
 """Derivatives of the operators: first and second order, where they cost nothing, and what runs for them."""
 
+import itertools
+
 import pytest
 import torch
 from eager_block import assert_as_good_as, eager_eca, eager_gate, to_double
@@ -90,6 +92,46 @@ def test_gradients_are_as_exact_as_eager_for_every_choice_of_inputs(wanted, layo
             assert_as_good_as(grad, native[name], exact[name])
         else:
             assert grad is None
+
+
+def eca_behind_batch_norm(x, weight, bias, mean, var, scale, shift, residual):
+    """Plain torch: F.batch_norm has no derivative by its statistics, and the operator has."""
+    mean, var, scale, shift = (vector[:, None, None] for vector in (mean, var, scale, shift))
+    x = (x - mean) * (var + 1e-5).rsqrt() * scale + shift
+    return eager_eca(x, weight, bias, residual=residual, activation="silu")
+
+
+def test_every_subset_of_the_inputs_gets_its_gradients_and_nothing_else_does():
+    inputs = doubles((2, 4, 3, 3), (1, 1, 3), (1,), (4,), (4,), (4,), (4,), (2, 4, 3, 3))
+    inputs[4].data.abs_()
+    exact = torch.autograd.grad(eca_behind_batch_norm(*inputs).cos().sum(), inputs)
+    for wanted in itertools.product([False, True], repeat=len(inputs)):
+        leaves = [t.detach().requires_grad_(want) for t, want in zip(inputs, wanted, strict=True)]
+        out = ECA(*leaves, activation="silu")
+        assert out.requires_grad == any(wanted)
+        if any(wanted):
+            out.cos().sum().backward()
+        for leaf, want, truth in zip(leaves, wanted, exact, strict=True):
+            assert (leaf.grad is not None) == want
+            assert not want or torch.allclose(leaf.grad, truth)
+
+
+@pytest.mark.parametrize(
+    "strides",
+    [(0, 0, 0, 0), (0, 1, 0, 0), (1, 2, 12, 48), (96, 24, 8, 2), (0, 12, 4, 1)],
+    ids=["one number", "one per channel", "columns first", "every other", "one image"],
+)
+def test_incoming_gradients_of_the_map_may_have_any_strides(strides):
+    inputs = [
+        t.float().detach().requires_grad_() for t in doubles((2, 4, 3, 4), (1, 1, 3), (1,), (2, 4, 3, 4))
+    ]
+    grad = torch.randn(256).as_strided((2, 4, 3, 4), strides)
+
+    def gradients(block):
+        x, weight, bias, residual = inputs
+        return torch.autograd.grad(block(x, weight, bias, residual=residual, activation="relu"), inputs, grad)
+
+    torch.testing.assert_close(gradients(ECA), gradients(eager_eca))
 
 
 @pytest.mark.parametrize("grad", [torch.ones(1, 1).expand(2, 6), torch.arange(12.0).view(6, 2).t()])

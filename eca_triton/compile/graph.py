@@ -12,6 +12,8 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
+from .reasons import TRANSFORM, NoMatchError
+
 TRUSTED_PACKAGES = {"torch", "_operator", "einops", "builtins", ""}
 
 IN_PLACE_OPERATORS: set[Callable[..., Any]] = {
@@ -116,9 +118,16 @@ def tensor_inputs(node: fx.Node) -> list[fx.Node]:
 
 
 def storage(node: Any) -> int | None:
-    """Identity of the memory behind a tensor node; views share it."""
+    """Identity of the memory behind a tensor node; views share it.
+
+    Raises:
+        NoMatchError: there is none, since a transform of torch.func wraps the tensor.
+    """
     tensor = value(node)
-    return tensor.untyped_storage()._cdata if isinstance(tensor, torch.Tensor) else None
+    try:
+        return tensor.untyped_storage()._cdata if isinstance(tensor, torch.Tensor) else None
+    except NotImplementedError as error:
+        raise NoMatchError(TRANSFORM, str(error)) from None
 
 
 def written(node: fx.Node) -> list[fx.Node]:

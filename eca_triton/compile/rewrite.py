@@ -117,5 +117,7 @@ def _call(site: Site, target: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     """A call with the trace of the multiplication and the value that it has on Dynamo's fake tensors."""
     node = site.conv.graph.call_function(target, args, kwargs)
     node.meta |= {key: site.mul.meta[key] for key in TRACE_META if key in site.mul.meta}
-    node.meta["example_value"] = target(*map_arg(args, value), **map_arg(kwargs, value))
+    # Without gradients: what autograd saved here would land in the hooks of a checkpoint that is running.
+    with torch.no_grad():
+        node.meta["example_value"] = target(*map_arg(args, value), **map_arg(kwargs, value))
     return node
