@@ -1,4 +1,4 @@
-"""examples/train_digits.py: what it requires of its runs, what fails it, its plot; few images, no Inductor."""
+"""examples/train_digits.py: what its runs must fulfil, what fails them, its plot; few images, no Inductor."""
 
 from __future__ import annotations
 
