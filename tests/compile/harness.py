@@ -9,6 +9,9 @@ from torch._dynamo.backends.registry import lookup_backend
 from eca_triton.compile.passes import lower_graph
 from eca_triton.compile.plan import Settings
 
+OLDEST = torch.__version__.startswith("2.11.")
+"""Whether this is the oldest torch that is supported: it runs what could differ there, for CI's time."""
+
 
 class Lowering:
     """A backend for torch.compile that lowers every ECA site and hands the graph on to the backend `then`.

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import torch
 from delicate import DELICATE
-from harness import Lowering, leaf
+from harness import OLDEST, Lowering, leaf
 from spellings import SPELLINGS
 from styles import STYLES
 from test_recognize import Inside
@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from eca_triton.compile.passes import recording
 
 TRAINING = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-DYNAMIC = pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+MODES = {
+    f"{precision}-{shapes}": (precision == "autocast", shapes == "dynamic")
+    for precision in ("fp32", "autocast")
+    for shapes in ("static", "dynamic")
+    if not OLDEST or (precision == "autocast") == (shapes == "dynamic")
+}
+MODE = pytest.mark.parametrize(("autocast", "dynamic"), MODES.values(), ids=MODES)
 AUTOCAST = pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
 FORMATS = {3: torch.contiguous_format, 4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -90,8 +96,7 @@ def assert_as_exact(
         assert error <= 2 * max(native_errors) + unit * largest, name
 
 
-@DYNAMIC
-@AUTOCAST
+@MODE
 @TRAINING
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_every_spelling_is_as_exact_as_eager(
@@ -105,8 +110,7 @@ def test_every_spelling_is_as_exact_as_eager(
     assert len(lowering.sites) == len(lowering.graphs)
 
 
-@DYNAMIC
-@AUTOCAST
+@MODE
 @TRAINING
 @pytest.mark.parametrize("name", STYLES)
 def test_every_style_is_as_exact_as_eager(name: str, training: bool, autocast: bool, dynamic: bool) -> None:
