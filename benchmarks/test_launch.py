@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from stub_driver import stub_h200
 
 import eca_triton
 from eca_triton.functional import BatchNormParameters
+
+from .stub_driver import stub_h200
 
 MOST_US = 8.0
 LIBRARY = torch.library.Library("eca_triton_benchmark", "DEF")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,8 @@ CPU = torch.device("cpu")
 SMALL = ["op", "--shapes", "16x6x6", "--batch", "2", "--contenders", "eager", "op"]
 TWO_ROWS = [*SMALL, "--variants", "eca"]
 US = {"copy": 10.0, "eager": 40.0, "inductor": 24.0, "op": 12.0}
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def fake_timer(calls: timing.Calls, sets: int, repeats: int) -> dict[str, list[float]]:
@@ -245,3 +248,11 @@ class TestTiming:
 
 def test_a_folder_is_named_for_the_gpu_and_the_day() -> None:
     assert folder_name("NVIDIA H200", "2026-11-22 09:00 UTC") == "nvidia-h200-2026-11-22"
+
+
+def test_every_benchmark_of_the_host_can_be_collected() -> None:
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--collect-only", "-q"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "test_launch.py" in done.stdout
+    assert "test_host.py" in done.stdout
