@@ -143,7 +143,7 @@ def tile(call: Call, config: TileConfig) -> None:
         tile_kernel, (n * -(-c // config.block_c),),
         x, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps, call.gain,
         c, call.weight.stride(-1), HW=x.numel() // (n * c), **call.flags,
-        BLOCK_HALO=power_of_2(max(call.weight.numel() - 1, 1)), BLOCK_C=config.block_c,
+        BLOCK_HALO=config.block_halo, BLOCK_C=config.block_c,
         BLOCK_HW=config.block_hw, CHUNKS=config.chunks, BLOCK_TAIL=config.block_tail,
         VEC=config.vec, WINDOWED=config.windowed, PACKED=config.packed, num_warps=config.num_warps,
     )  # fmt: skip
@@ -221,4 +221,4 @@ def _device(device: torch.device) -> Device:
     if device.type == "cpu":
         return _INTERPRETER
     properties = torch.cuda.get_device_properties(device)
-    return Device(num_sms=properties.multi_processor_count, warp_size=properties.warp_size)
+    return Device.of(properties)

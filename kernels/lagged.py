@@ -20,6 +20,7 @@ import triton.language as tl
 from .addressing import multiple_of
 from .band import band_convolution
 from .elementwise import activate, batch_norm_terms, gate_of
+from .epilogue import store_with_tail
 
 
 @triton.jit
@@ -55,11 +56,7 @@ def lagged_kernel(
             PATIENCE,
         )  # fmt: skip
         offs = element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
-        if residual_ptr is not None:
-            residual = tl.load(residual_ptr + offs, mask=mask, other=0.0, eviction_policy="evict_first")
-            v += residual.to(tl.float32)
-        v = activate(v, ACTIVATION).to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + offs, v, mask=mask, eviction_policy="evict_first")
+        store_with_tail(v, residual_ptr, out_ptr, 0, offs, mask, ACTIVATION, "evict_first")
 
 
 @triton.jit
@@ -88,11 +85,9 @@ def sum_task(
         tl.debug_barrier()
         if tl.atomic_add(arrived_ptr + n, 1, sem="acq_rel") == tiles - 1:
             form_gates(
-                partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
-                bn_mean_ptr if PRE_ACTIVATION == "identity" else None,
-                bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw,
-                n.to(tl.int64), C, tl.cdiv(HW, BLOCK_HW), stride_w,
-                K, CIRCULAR, GATE, BLOCK_K, BLOCK_P, BLOCK_G,
+                n, partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
+                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw, C, HW, stride_w,
+                K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_HW, BLOCK_P, BLOCK_G,
             )  # fmt: skip
             tl.debug_barrier()
             tl.atomic_add(arrived_ptr + n, 1, sem="release")
@@ -131,11 +126,9 @@ def rescaled(
             )  # fmt: skip
         tl.debug_barrier()
         form_gates(
-            partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
-            bn_mean_ptr if PRE_ACTIVATION == "identity" else None,
-            bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw,
-            n.to(tl.int64), C, tl.cdiv(HW, BLOCK_HW), stride_w,
-            K, CIRCULAR, GATE, BLOCK_K, BLOCK_P, BLOCK_G,
+            n, partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
+            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw, C, HW, stride_w,
+            K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_HW, BLOCK_P, BLOCK_G,
         )  # fmt: skip
         tl.debug_barrier()
         # Loaded again, so that it took no registers meanwhile; nor do its addresses, since the compiler does
@@ -217,12 +210,17 @@ def element_offsets(
 
 @triton.jit
 def form_gates(
-    partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
-    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw, n, C, chunks, stride_w,
-    K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
+    n, partial_ptr, mean_ptr, gate_ptr, weight_ptr, bias_ptr,
+    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, inv_hw, C, HW, stride_w,
+    K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr, PRE_ACTIVATION: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_HW: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
-    """gate[n] of the partial sums of image n, which are added in the order of chunks, whoever comes last."""
+    """gate[n] of the partial sums of image n, which are added in the order of chunks, whoever comes last.
+
+    Batch norm that an activation follows is in the sums already.
+    """
+    n = n.to(tl.int64)
+    chunks = tl.cdiv(HW, BLOCK_HW)
     for start in range(0, C, BLOCK_G):
         offs_c = start + tl.arange(0, BLOCK_G)
         mask_c = offs_c < C
@@ -239,6 +237,7 @@ def form_gates(
         mask_c = offs_c < C
         z = band_convolution(
             mean_ptr + n * C, weight_ptr, bias_ptr, offs_c, mask_c, C, inv_hw, 0, 1, stride_w,
-            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, 1, K, CIRCULAR, BLOCK_K,
+            bn_mean_ptr if PRE_ACTIVATION == "identity" else None,
+            bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, 1, K, CIRCULAR, BLOCK_K,
         )  # fmt: skip
         tl.store(gate_ptr + n * C + offs_c, gate_of(z, GATE), mask=mask_c)

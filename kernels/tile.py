@@ -5,6 +5,7 @@ import triton.language as tl
 
 from .addressing import multiple_of
 from .elementwise import activate, batch_norm_terms, gate_of, unseen
+from .epilogue import store_with_tail
 
 
 @triton.jit
@@ -34,10 +35,7 @@ def tile_kernel(
             tile[i], i, offs_c, mask_c, terms, next_terms, C, HW, bn_mean_ptr is not None, PRE_ACTIVATION,
             BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, PACKED,
         )  # fmt: skip
-        if residual_ptr is not None:
-            v += tl.load(residual_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
-        v = activate(v, ACTIVATION)
-        tl.store(out_ptr + image + offs, v.to(out_ptr.dtype.element_ty), mask=mask)
+        store_with_tail(v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION, "")
 
 
 @triton.jit

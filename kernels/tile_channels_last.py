@@ -5,6 +5,7 @@ import triton.language as tl
 
 from .addressing import multiple_of
 from .elementwise import activate, batch_norm_terms, gate_of, unseen
+from .epilogue import store_with_tail
 
 HALO = tl.constexpr(8)  # channels beside the tile, per side: a vector of 16 bits each; C is a multiple
 
@@ -34,10 +35,7 @@ def tile_channels_last_kernel(
     for step in tl.static_range(STEPS):
         offs, mask = piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW)
         v = rescaled_piece(tile[step], terms, HW, bn_mean_ptr is not None, PRE_ACTIVATION)
-        if residual_ptr is not None:
-            v += tl.load(residual_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
-        v = activate(v, ACTIVATION)
-        tl.store(out_ptr + image + offs, v.to(out_ptr.dtype.element_ty), mask=mask)
+        store_with_tail(v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION, "")
 
 
 @triton.jit

@@ -82,7 +82,6 @@ def _block(a: Any) -> Any:
     vectors = {name.upper(): _stored(getattr(a, name)) for name in VECTORS if getattr(a, name) is not None}
     inputs = {"X": x, **vectors, **scratch}
     taps = int(a.weight.get_numel())
-    constants = {"BLOCK_HALO": power_of_2(max(taps - 1, 1))} | constants  # a config may have its own
     out: Any = template(kernel).generate(
         input_nodes=tuple(inputs.values()),
         layout=ir.FixedLayout(x.get_device(), a.out_dtype, size, ir.FlexibleLayout.contiguous_strides(size)),
@@ -115,8 +114,7 @@ def _choice(a: Any, x: Any, c: int, hw: int, contiguous: bool) -> tuple[str, Any
     layout = common_layout((n, c, hw), (c * hw, hw, 1) if contiguous else (c * hw, 1, c))
     itemsize = x.get_dtype().itemsize
     front = a.bn_mean is not None or a.pre_activation != "identity"
-    gpu = torch.cuda.get_device_properties(x.get_device())
-    device = Device(num_sms=gpu.multi_processor_count, warp_size=gpu.warp_size)
+    device = Device.of(torch.cuda.get_device_properties(x.get_device()))
     taps = int(a.weight.get_numel())
     choice = choose(layout, itemsize, max(itemsize, a.out_dtype.itemsize), taps, front, device)
     return choice.kernel, choice.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,11 @@ class Device:
 
     num_sms: int
     warp_size: int
+
+    @classmethod
+    def of(cls, properties: Any) -> Device:
+        """From what torch.cuda.get_device_properties returns."""
+        return cls(num_sms=properties.multi_processor_count, warp_size=properties.warp_size)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class TileConfig:
         block_hw: columns of one block of its tile.
         chunks: such blocks.
         block_tail: columns of one more block, or 0.
+        block_halo: channels on both sides of the tile.
         vec: elements that one access may cover.
         windowed: whether rows start off a vector, and are read by aligned windows.
         packed: whether the tile must be kept from being converted to fp32 ahead of time.
@@ -40,6 +41,7 @@ class TileConfig:
     block_hw: int
     chunks: int
     block_tail: int
+    block_halo: int
     vec: int
     windowed: bool
     packed: bool
@@ -91,6 +93,7 @@ def tile_config(
         block_hw=block_hw,
         chunks=chunks,
         block_tail=block_tail,
+        block_halo=power_of_2(max(halo, 1)),
         vec=vec,
         windowed=windowed,
         packed=x_itemsize == 2 and block_c * span > PACKED_ELEMENTS * threads,

@@ -68,7 +68,7 @@ def _few_multiprocessors(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         return choice
 
     monkeypatch.setattr(lowering, "choose", chosen)
-    monkeypatch.setattr(lowering, "Device", lambda **_: Device(num_sms=2, warp_size=32))
+    monkeypatch.setattr(Device, "of", lambda _: Device(num_sms=2, warp_size=32))
 
 
 def assert_right(
