@@ -70,7 +70,7 @@ def packs_mask(site: Site) -> bool:
 
 
 def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None:
-    """One op from the input of batch norm to the end of the tail, and native updates of the running values."""
+    """One op from the input of batch norm to the end of the tail, and native code for the running values."""
     norm, end, last = site.batch_norm, site.closing, site.last
     assert norm is not None
     result = value(last)
@@ -80,7 +80,7 @@ def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) ->
     args = norm.input, weight, site.bias, norm.weight, norm.bias, None if end is None else end.residual
     statistics = torch.promote_types(value(norm.input).dtype, torch.float32)
     vector = value(norm.input).new_empty(site.shape[1], dtype=statistics)
-    # Running it on fake tensors, some thirty calls, would tell no more.
+    # Not by `_call`: its thirty native calls on fake tensors would tell no more.
     op = _node(site, BATCH_NORM_ECA, args, keywords, (result, vector, vector))
     for index, running in enumerate((norm.mean, norm.var), 1):
         if running is not None:

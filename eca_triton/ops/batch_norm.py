@@ -181,7 +181,7 @@ def _pack(mask: Tensor) -> Tensor:
 
 
 def _unpack(bits: Tensor, x: Tensor) -> Tensor:
-    """The inverse of `_pack`, in the memory format of x, which the first operand gives to what is made of it."""
+    """The inverse of `_pack`, in x's memory format: a first operand gives its own to what is made of it."""
     groups = bits.unsqueeze(2).to(torch.int32)
     mask = ((groups >> _shifts(groups)) & 1).to(torch.bool).reshape(x.shape)
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
