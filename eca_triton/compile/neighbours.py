@@ -17,15 +17,33 @@ ACTIVATIONS = {"relu", "relu6", "silu", "gelu", "hardswish"}
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """The batch norm before a site; `eps` is None where Dynamo does not know it as a number."""
+    """The batch norm before a site; `eps`, `momentum` are None where Dynamo does not know them as numbers."""
 
+    node: fx.Node
     input: fx.Node
     mean: fx.Node | None
     var: fx.Node | None
     weight: fx.Node | None
     bias: fx.Node | None
     eps: float | None
+    momentum: float | None
     training: bool
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether an op may take this training step over: nobody else reads or updates the running values."""
+        running = [node for node in (self.mean, self.var) if node is not None]
+        known = self.eps is not None and self.momentum is not None
+        return self.training and known and all(set(node.users) == {self.node} for node in running)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The end of a block that one op can compute too: relu(gain * product + residual), in these calls."""
+
+    gain: float
+    residual: fx.Node | None
+    calls: tuple[fx.Node, ...]
 
 
 def producer(
@@ -41,13 +59,16 @@ def producer(
     if op_name(source) == "batch_norm" and channel_dim == 1 and set(tensor_users(source)) == readers:
         arguments = bind(source)
         eps, training = arguments.get("eps", 1e-5), arguments.get("training", False)
+        momentum = arguments.get("momentum", 0.1)
         batch_norm = BatchNorm(
+            node=source,
             input=arguments["input"],
             mean=arguments.get("running_mean"),
             var=arguments.get("running_var"),
             weight=arguments.get("weight"),
             bias=arguments.get("bias"),
             eps=eps if isinstance(eps, float) else None,
+            momentum=momentum if isinstance(momentum, float) else None,
             training=training is not False or arguments.get("running_mean") is None,
         )
         origin, first = batch_norm.input, source
@@ -56,22 +77,51 @@ def producer(
     return batch_norm, activation
 
 
-def tail_of(mul: fx.Node, sizes: Sizes) -> tuple[str, ...]:
-    """What follows the multiplication, as Inductor fuses it: gain, residual, an activation."""
-    tail: list[str] = []
+def tail_of(mul: fx.Node, sizes: Sizes) -> tuple[tuple[str, fx.Node], ...]:
+    """What follows the multiplication, as Inductor fuses it: calls named gain, residual, or an activation."""
+    tail: list[tuple[str, fx.Node]] = []
     node = mul
     while len(tensor_users(node)) == 1:
         user = tensor_users(node)[0]
         name, inputs = op_name(user), tensor_inputs(user)
         if name in MULTIPLICATIONS and len(inputs) == 1:
-            tail += [] if "gain" in tail else ["gain"]
-        elif name in ADDITIONS and len(inputs) == 2 and "residual" not in tail:
+            tail.append(("gain", user))
+        elif name in ADDITIONS and len(inputs) == 2 and "residual" not in dict(tail):
             if sizes(tuple(value(user).shape)) != sizes(tuple(value(mul).shape)):
                 break
-            tail.append("residual")
+            tail.append(("residual", user))
         elif name.rstrip("_") in ACTIVATIONS:
-            return (*tail, name.rstrip("_"))
+            tail.append((name.rstrip("_"), user))
+            break
         else:
             break
         node = user
     return tuple(tail)
+
+
+def closing(mul: fx.Node, tail: tuple[tuple[str, fx.Node], ...], sizes: Sizes) -> Closing | None:
+    """The tail as one op computes it, or None where it does not end in ReLU or has more steps than that."""
+    names = [name for name, _ in tail]
+    if names not in (["relu"], ["gain", "relu"], ["residual", "relu"], ["gain", "residual", "relu"]):
+        return None
+    gain, residual, node = 1.0, None, mul
+    for name, step in tail:
+        if name == "gain":
+            factors = [arg for arg in step.args if arg is not node]
+            if len(factors) != 1 or not isinstance(factors[0], (int, float)):
+                return None
+            gain = float(factors[0])
+        elif name == "residual":
+            others = [arg for arg in step.args if arg is not node]
+            # `alpha` of add, or a sum that is written into the residual.
+            if step.kwargs or len(others) != 1 or not isinstance(others[0], fx.Node):
+                return None
+            residual = others[0]
+            same = sizes(tuple(value(residual).shape)) == sizes(tuple(value(mul).shape))
+            into_it = op_name(step) in ("add_", "iadd") and step.args[0] is residual
+            if not same or into_it or not value(residual).dtype.is_floating_point:
+                return None
+        node = step
+    if residual is not None and changed_between(residual, tail[-2][1], node):
+        return None
+    return Closing(gain, residual, tuple(step for _, step in tail))

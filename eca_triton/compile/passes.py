@@ -18,10 +18,10 @@ from torch import fx
 from .compat import CustomGraphPass, as_passes, inductor_config
 from .graph import op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
-from .plan import Decision, Facts, Settings, decide
+from .plan import PACKED_MASK, STORED_MASK, Decision, Facts, Settings, decide
 from .reasons import UNEXPECTED
 from .recognize import recognize
-from .rewrite import rewrite
+from .rewrite import packs_mask, rewrite
 from .site import Rejection, Site
 from .trial import templates_work
 
@@ -120,6 +120,8 @@ def _facts(site: Site, settings: Settings) -> Facts:
         activation=site.activation,
         tail=site.tail,
         in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
+        takes_over=site.takes_over,
+        mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
         templates=templates_work(x.device) if asked else settings.device == "cuda",
     )
 

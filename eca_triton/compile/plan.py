@@ -16,13 +16,15 @@ import torch
 
 from .reasons import DEVICE, DISABLED, KERNEL_DTYPE, NO_TRITON, TINY
 
-Plan = Literal["skip", "pool", "gate", "block"]
+Plan = Literal["skip", "pool", "gate", "block", "batch_norm"]
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Below this a site is bound by launches and dispatch: stock Inductor has three launches and so have we, but
 # a call of an opaque op costs the host some 5 us more than Inductor's own launcher. Estimated, not
 # measured.
 TINY_MAP_BYTES = 32 * 1024
+# What tells backward where ReLU was open, in S of a 16-bit map: a bit per element, or Inductor's bool.
+PACKED_MASK, STORED_MASK = 1 / 16, 1 / 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Facts:
 
     `batch_norm` is "eval", "train" or None; `folds`: it is a fixed affine map; `source_is_stored`: what
     batch norm and activation read (the map itself where there are none) is in memory whatever we do;
-    `in_place`: the map itself is rescaled; `templates`: Inductor puts neighbours into our kernels.
+    `in_place`: the map itself is rescaled; `templates`: Inductor puts neighbours into our kernels;
+    `takes_over`: one op may compute from the input of a training batch norm to the end of the tail; `mask`:
+    in S, what then tells backward where ReLU was open.
     """
 
     numel: int
@@ -61,6 +65,8 @@ class Facts:
     tail: tuple[str, ...] = ()
     in_place: bool = False
     templates: bool = True
+    takes_over: bool = False
+    mask: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,16 @@ def decide(facts: Facts, settings: Settings) -> Decision:
     output, now with one reader left, is never stored. In grad mode `pool` keeps the mean native: batch norm
     and its backward fuse with it, and an opaque op over the map would cut that (12.5 S against 10 S for the
     backward of a bottleneck's tail). The same plan serves a map that Inductor makes in a kernel of its own,
-    which can pool it without a read.
+    which can pool it without a read. `batch_norm` takes batch norm in training in: one op for both, whose
+    passes over the map are native code.
     """
     before = stock_traffic(facts)
     reason, detail = _obstacle(facts, settings)
     if reason is not None:
         return Decision("skip", reason, detail, before, before, ())
+    if facts.takes_over and batch_norm_traffic(facts) < before:
+        fused = ("batch_norm", *facts.tail)
+        return Decision("batch_norm", None, "", before, batch_norm_traffic(facts), fused)
     if facts.grad or facts.batch_norm == "train" or not facts.source_is_stored:
         return Decision("pool", None, "", before, before, facts.tail)
     absorbed = ("batch_norm",) * (facts.batch_norm is not None) + (facts.activation,) * (
@@ -114,14 +124,30 @@ def stock_traffic(facts: Facts) -> float:
     produced = facts.batch_norm is not None or facts.activation != "identity"
     residual = "residual" in facts.tail
     activation = any(name in facts.tail for name in ("relu", "relu6", "silu"))
-    forward = 3.0 + residual + (1.0 if produced else 0.0)
+    forward = 3.0 + residual + (1.0 if produced else 0.0) + (1.0 if facts.batch_norm == "train" else 0.0)
     if not facts.grad:
         return forward
-    forward += (1.0 if facts.batch_norm == "train" else 0.0) + 0.5 * activation
+    forward += 0.5 * activation
     backward = 4.0 + ((1.5 if residual else 1.0) if activation else 0.0)
     if facts.batch_norm == "train":
         backward += 3.0 if facts.positions >= 56 * 56 else 1.0
     return forward + backward
+
+
+def batch_norm_traffic(facts: Facts) -> float:
+    """As `stock_traffic`, where one op takes batch norm and ECA from the moments of each image and channel.
+
+    Forward: a pass for the moments; one that reads the map again and writes the result. Backward: dy and the
+    map for the moments of the gradient, which is stored where a residual wants it; both again for the map's.
+    """
+    residual = "residual" in facts.tail
+    activation = any(name in facts.tail for name in ("relu", "relu6", "silu"))
+    forward = 3.0 + residual
+    if not facts.grad:
+        return forward
+    stored = residual and activation
+    masks = facts.mask * (2 if stored else 3) * activation
+    return forward + 5.0 + stored + masks
 
 
 def _obstacle(facts: Facts, settings: Settings) -> tuple[str | None, str]:

@@ -27,7 +27,14 @@ from .graph import (
     tensor_users,
     value,
 )
-from .neighbours import IN_PLACE_MULTIPLICATIONS, MULTIPLICATIONS, producer, tail_of
+from .neighbours import (
+    IN_PLACE_MULTIPLICATIONS,
+    MULTIPLICATIONS,
+    BatchNorm,
+    closing,
+    producer,
+    tail_of,
+)
 from .probe import SAME_ELEMENTS, SCALAR_FUNCTIONS, VIEWS, Probe, Sizes, in_order
 from .reasons import (
     CHANNEL_ORDER,
@@ -96,6 +103,8 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
     gate = _gate_function(shape, channel_dim, forward, sizes)
     padding = [arguments["input"]] if vector is not arguments["input"] else []
     batch_norm, activation = producer(x, {backward[0], mul}, conv, channel_dim)
+    tail = tail_of(mul, sizes)
+    end = closing(mul, tail, sizes)
     return Site(
         name=_name(conv),
         shape=shape,
@@ -112,8 +121,19 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
         chain=(*backward, *padding, *forward),
         batch_norm=batch_norm,
         activation=activation,
-        tail=tail_of(mul, sizes),
+        tail=tuple(dict.fromkeys(name for name, _ in tail)),
+        closing=end,
+        takes_over=activation == "identity"
+        and _takes_over(batch_norm, mul if end is None else end.calls[-1]),
     )
+
+
+def _takes_over(batch_norm: BatchNorm | None, last: fx.Node) -> bool:
+    """Whether one op at `last` may do what the batch norm does, and all up to there."""
+    if batch_norm is None or not batch_norm.takes_over:
+        return False
+    first = batch_norm.node
+    return not (changed_between(batch_norm.input, first, last) or grad_mode_changes_between(first, last))
 
 
 def _convolved(arguments: dict[str, Any]) -> tuple[fx.Node, bool]:

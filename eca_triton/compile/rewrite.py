@@ -10,28 +10,32 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from .. import ops as _ops  # noqa: F401  registers torch.ops.eca_triton
+from ..ops import BATCH_NORM_ECA
+from .compat import EPILOGUES_IN_ANY_LOOPS
 from .graph import bind, op_name, tensor_inputs, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .plan import Plan
 from .site import Site
 
+POOLS = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
 TRACE_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
 
 
 def rewrite(site: Site, plan: Plan) -> None:
-    """Replace what computes the gate of `site`, or with "block" all of the site, by the plan's op, in place.
+    """Replace what computes the gate of `site`, or with "block" and "batch_norm" all of it, by the plan's op.
 
-    The op stands where the convolution stood, so all its inputs exist there. The product's node stays, with
-    its dtype, and so do the neighbours behind it.
+    The op stands where the convolution stood, or at the end of the tail that it takes in, so all its inputs
+    exist there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
     """
     graph = site.conv.graph
-    with graph.inserting_before(site.conv):
+    with graph.inserting_before(site.last if plan == "batch_norm" else site.conv):
         weight = site.weight
         if value(weight).dim() != 3:
             weight = _call(site, torch.reshape, weight, (1, 1, site.k))
         keywords: dict[str, Any] = {"circular": site.circular, "gate": site.gate}
-        if plan == "block":
+        if plan == "batch_norm":
+            _become_batch_norm(site, weight, keywords)
+        elif plan == "block":
             _become_block(site, weight, keywords)
         else:
             gate = (_gate if plan == "gate" else _gate_from_pool)(site, weight, keywords)
@@ -41,11 +45,53 @@ def rewrite(site: Site, plan: Plan) -> None:
     for node in reversed(site.chain):
         if not node.users:
             graph.erase_node(node)
+    source = site.batch_norm.input if plan == "batch_norm" and site.batch_norm else site.source
     made = site.x
-    while made is not site.source and not made.users:
+    while made is not source and not made.users:
         before = tensor_inputs(made)[0]
         graph.erase_node(made)
         made = before
+
+
+def packs_mask(site: Site) -> bool:
+    """Whether bits tell backward where ReLU was open: where Inductor packs them in the kernel of the result.
+
+    It does so where the channels are innermost and the result is stored, not only pooled.
+    """
+    x, readers = value(site.x), {op_name(user) for user in site.last.users}
+    return (
+        EPILOGUES_IN_ANY_LOOPS
+        and len(site.shape) == 4
+        and isinstance(site.shape[1], int)
+        and site.shape[1] % 8 == 0
+        and bool(x.is_contiguous(memory_format=torch.channels_last))
+        and not readers <= POOLS
+    )
+
+
+def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None:
+    """One op from the input of batch norm to the end of the tail, and native code for the running values."""
+    norm, end, last = site.batch_norm, site.closing, site.last
+    assert norm is not None
+    result = value(last)
+    keywords |= {"bn_eps": norm.eps, "out_dtype": result.dtype}
+    if end is not None:
+        keywords |= {"gain": end.gain, "activation": "relu", "pack_mask": packs_mask(site)}
+    args = norm.input, weight, site.bias, norm.weight, norm.bias, None if end is None else end.residual
+    statistics = torch.promote_types(value(norm.input).dtype, torch.float32)
+    vector = value(norm.input).new_empty(site.shape[1], dtype=statistics)
+    # Not by `_call`: its thirty native calls on fake tensors would tell no more.
+    op = _node(site, BATCH_NORM_ECA, args, keywords, (result, vector, vector))
+    for index, running in enumerate((norm.mean, norm.var), 1):
+        if running is not None:
+            batch = _call(site, operator.getitem, op, index)
+            before = _call(site, torch.Tensor.to, running, statistics)
+            after = _call(site, torch.lerp, before, batch, norm.momentum)
+            _node(site, torch.Tensor.copy_, (running, after), {}, value(running))
+    _become(last, operator.getitem, op, 0)
+    between = () if end is None else (site.mul, *end.calls[:-1])
+    for node in reversed(between):
+        site.conv.graph.erase_node(node)
 
 
 def _become_block(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None:
@@ -114,10 +160,18 @@ def _become(node: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any
 
 
 def _call(site: Site, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-    """A call with the trace of the multiplication and the value that it has on Dynamo's fake tensors."""
-    node = site.conv.graph.call_function(target, args, kwargs)
-    node.meta |= {key: site.mul.meta[key] for key in TRACE_META if key in site.mul.meta}
+    """A call with the value that it has on Dynamo's fake tensors."""
     # Without gradients: what autograd saved here would land in the hooks of a checkpoint that is running.
     with torch.no_grad():
-        node.meta["example_value"] = target(*map_arg(args, value), **map_arg(kwargs, value))
+        example = target(*map_arg(args, value), **map_arg(kwargs, value))
+    return _node(site, target, args, kwargs, example)
+
+
+def _node(
+    site: Site, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], example: Any
+) -> fx.Node:
+    """A call with the trace of the multiplication and a value."""
+    node = site.conv.graph.call_function(target, args, kwargs)
+    node.meta |= {key: site.last.meta[key] for key in TRACE_META if key in site.last.meta}
+    node.meta["example_value"] = example
     return node

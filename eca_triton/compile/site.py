@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from .graph import bind, op_name, tensor_inputs
-from .neighbours import BatchNorm
+from .neighbours import BatchNorm, Closing
 
 CONVOLUTIONS = {f"conv{transposed}{dims}d" for transposed in ("", "_transpose") for dims in (1, 2, 3)}
 MATRIX_PRODUCTS = {"linear", "matmul"}
@@ -21,7 +21,9 @@ class Site:
     `x` is the map of shape `shape` (ints or SymInts), channels along `channel_dim`; `mul` rescales it and
     `scaled_by` is the operand that holds the gate. `batch_norm` and `activation` ("identity", "relu",
     "silu") make `x` and are read by this site alone. `tail` names what follows, as Inductor fuses it: gain,
-    residual, an activation. `chain` lists the calls that a lowering makes superfluous.
+    residual, an activation; `closing` is that, where one op computes it. `chain` lists the calls that a
+    lowering makes superfluous. `takes_over`: one op may compute from the input of `batch_norm`, which trains,
+    to the end.
     """
 
     name: str
@@ -40,6 +42,13 @@ class Site:
     batch_norm: BatchNorm | None
     activation: str
     tail: tuple[str, ...]
+    closing: Closing | None
+    takes_over: bool
+
+    @property
+    def last(self) -> fx.Node:
+        """The last call of `closing`, or the product."""
+        return self.mul if self.closing is None else self.closing.calls[-1]
 
     @property
     def folds(self) -> bool:

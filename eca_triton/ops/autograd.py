@@ -90,7 +90,7 @@ def _derivative_of(op: Callable[..., Any]) -> Callable[[Callable[..., Any]], Cal
 def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
     a = PoolArguments(*args, **kwargs)
     checks.check_pool("gate_from_pool", a)
-    if _transforms_are_active():
+    if transforms_are_active():
         return reference.gate_from_pool(**a._asdict())
     return _GateFromPool.apply(a, a.pooled, a.weight, a.bias)  # type: ignore[no-any-return]
 
@@ -122,7 +122,7 @@ def _eca(*args: Any, **kwargs: Any) -> Tensor:
 
 def _differentiates(args: tuple[Any, ...]) -> bool:
     """Whether a derivative of any kind is asked for. No keyword argument is a tensor."""
-    if _transforms_are_active():
+    if transforms_are_active():
         return True
     if torch.is_grad_enabled():
         for tensor in args:
@@ -131,7 +131,8 @@ def _differentiates(args: tuple[Any, ...]) -> bool:
     return False
 
 
-def _transforms_are_active() -> bool:
+def transforms_are_active() -> bool:
+    """Whether a functorch transform or forward-mode differentiation is at work."""
     # An autograd.Function with saved tensors and without a jvp would raise under functorch, and a call below
     # autograd would silently drop the tangents of dual tensors.
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..reference import ACTIVATIONS, GATES, PRE_ACTIVATIONS
 
 if TYPE_CHECKING:
+    from .batch_norm import Arguments as BatchNormArguments
     from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
@@ -42,6 +43,28 @@ def check_site(op: str, a: SiteArguments) -> None:
         _check_batch_norm(op, a)
     if a.residual is not None:
         _check_companion(op, "residual", a.residual, "x", x)
+
+
+def check_batch_norm_eca(op: str, a: BatchNormArguments) -> None:
+    """Checks the arguments of `batch_norm_eca`; raises as `check_site`."""
+    x = a.x
+    _check_floating(op, "x", x.dtype)
+    if x.ndim < 3:
+        _fail(op, f"x must be (N, C, *spatial) with at least 3 dims, got {_shape(x)}")
+    _check_kernel(op, "x", x, a.weight, a.bias, a.circular)
+    _check_name(op, "gate", a.gate, GATES)
+    _check_name(op, "activation", a.activation, ("identity", "relu"))
+    if a.out_dtype is not None:
+        _check_floating(op, "out_dtype", a.out_dtype)
+    for name in ("bn_weight", "bn_bias"):
+        vector = getattr(a, name)
+        if vector is not None:
+            _check_vector(op, name, vector, x.shape[1], "x", x)
+    if a.residual is not None:
+        _check_companion(op, "residual", a.residual, "x", x)
+    if a.pack_mask and (a.activation != "relu" or x.shape[1] % 8 != 0):
+        channels = x.shape[1]
+        _fail(op, f"pack_mask needs relu and channels in eights, got {a.activation} and {channels} channels")
 
 
 def check_pool(op: str, a: PoolArguments) -> None:

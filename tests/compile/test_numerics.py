@@ -83,13 +83,20 @@ def assert_as_exact(
             outcome(run, state, x, training, autocast) for run, state in zip(runs, states, strict=True)
         )
         assert got.keys() == native.keys()
+        # Where rounding alone opens or closes the last ReLU, there is no error of its gradient to compare.
+        zero = {name: tensor == 0 for name, tensor in truth.items() if "output" in name}
+        comparable = all(
+            torch.equal(run[name] == 0, zero[name]) for run in (got, native, *others) for name in zero
+        )
         for name, tensor in got.items():
             assert (tensor.dtype, tensor.shape) == (native[name].dtype, native[name].shape), name
             # Under autocast eager mode copies an expanded gate, and then the copy's layout may decide.
             assert autocast or "output" not in name or tensor.stride() == native[name].stride(), name
             differences = [run[name] - truth[name] for run in (got, native, *others)]
             sizes = [size.abs().max().item() for size in (truth[name], *differences)]
-            errors.setdefault(name, []).append(sizes)
+            if comparable or "gradient" not in name:
+                errors.setdefault(name, []).append(sizes)
+    assert errors.keys() == got.keys()
     unit = torch.finfo(torch.bfloat16 if autocast else torch.float32).eps
     for name, found in errors.items():
         largest, error, *native_errors = map(max, zip(*found, strict=True))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eca_triton.compile import plan
-from eca_triton.compile.plan import Facts, Settings, decide
+from eca_triton.compile.plan import PACKED_MASK, STORED_MASK, Facts, Settings, decide
 from eca_triton.compile.reasons import DEVICE, DISABLED, KERNEL_DTYPE, NO_TRITON, TINY
 
 H200 = Settings(device="cuda")
@@ -49,7 +49,35 @@ BOTTLENECK = Facts(
             {"grad": True, "batch_norm": None}, "pool", 10.0, 10.0, id="training without batch norm"
         ),
         pytest.param({"grad": True, "batch_norm": None, "tail": ()}, "pool", 7.0, 7.0, id="training alone"),
-        pytest.param({"batch_norm": "train"}, "pool", 5.0, 5.0, id="batch statistics without gradients"),
+        pytest.param({"batch_norm": "train"}, "pool", 6.0, 6.0, id="batch statistics without gradients"),
+        pytest.param(
+            {"batch_norm": "train", "takes_over": True},
+            "batch_norm",
+            6.0,
+            4.0,
+            id="one op, without gradients",
+        ),
+        pytest.param(
+            {"grad": True, "batch_norm": "train", "takes_over": True, "mask": PACKED_MASK},
+            "batch_norm",
+            15.0,
+            10.125,
+            id="one op, its mask in bits",
+        ),
+        pytest.param(
+            {"grad": True, "batch_norm": "train", "takes_over": True, "mask": STORED_MASK, "positions": 196},
+            "batch_norm",
+            13.0,
+            11.0,
+            id="one op below 56x56, its mask in bools",
+        ),
+        pytest.param(
+            {"grad": True, "batch_norm": "train", "takes_over": True, "tail": ()},
+            "batch_norm",
+            12.0,
+            8.0,
+            id="one op without a tail",
+        ),
     ],
 )
 def test_the_plan_of_a_site(changes: dict[str, object], chosen: str, before: float, after: float) -> None:

@@ -1,0 +1,211 @@
+"""Batch norm in training, ECA, residual and ReLU: one operator, which a compiler takes apart again.
+
+All that they need of a map are moments per image and channel, so either direction makes two passes over it:
+
+    forward   mean[n,c], var[n,c] of x over space -> mu, var over the batch (Chan's formula) -> gates g
+              out = relu(gain * g * xhat + residual), xhat = (x - mu) * a + beta, a = gamma * rstd
+    backward  p = dy * (out > 0);  P = sum p, Q = sum p * (x - mu) over space
+              d_gate = gain * (a Q + beta P) -> t, the gradient of the pooled xhat
+              d_beta = sum_n (gain g P + t),  d_gamma = rstd * sum_n (gain g Q + t (mean - mu))
+              dx = a (gain g p + t / HW - d_beta / M - (x - mu) rstd d_gamma / M),  M = N HW
+
+(the chain rule through batch norm, https://arxiv.org/abs/1502.03167, and the mean over space). The passes are
+native operators, which Inductor fuses with whatever stands around them: the sum of two branches' gradients,
+another batch norm before the residual. An opaque operator would have each of those stored first.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..reference import compute_dtype
+from . import checks
+from .autograd import transforms_are_active
+from .schema import GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY, TAGS
+
+LIBRARY.define(
+    "batch_norm_eca(Tensor x, Tensor weight, Tensor? bias=None, Tensor? bn_weight=None, "
+    "Tensor? bn_bias=None, Tensor? residual=None, *, float bn_eps=1e-5, bool circular=False, "
+    'str gate="sigmoid", float gain=1.0, str activation="identity", bool pack_mask=False, '
+    "ScalarType? out_dtype=None) -> (Tensor out, Tensor mean, Tensor var)",
+    tags=TAGS,
+)
+BATCH_NORM_ECA = torch.ops.eca_triton.batch_norm_eca.default
+
+
+class Arguments(NamedTuple):
+    """The arguments of `batch_norm_eca`, with the schema's names, order and defaults.
+
+    `pack_mask`: backward knows where ReLU was open from one bit per element, eight channels to a byte,
+    instead of from `out`.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    bn_weight: Tensor | None = None
+    bn_bias: Tensor | None = None
+    residual: Tensor | None = None
+    bn_eps: float = 1e-5
+    circular: bool = False
+    gate: str = "sigmoid"
+    gain: float = 1.0
+    activation: str = "identity"
+    pack_mask: bool = False
+    out_dtype: torch.dtype | None = None
+
+    @property
+    def gate_options(self) -> dict[str, Any]:
+        """The keyword arguments of `gate_from_pool`."""
+        return {"circular": self.circular, "gate": self.gate}
+
+
+class _Saved(NamedTuple):
+    """What backward needs beside the arguments, all of it small but `mask`.
+
+    means, pooled, gates: [N, C]; mean, rstd: [C]; mask: bits, or `out`, or None without ReLU.
+    """
+
+    means: Tensor
+    mean: Tensor
+    rstd: Tensor
+    pooled: Tensor
+    gates: Tensor
+    mask: Tensor | None
+
+
+def _forward(a: Arguments) -> tuple[Tensor, Tensor, _Saved]:
+    """The result, the batch's unbiased variance, and what backward needs; differentiable by itself."""
+    dtype = compute_dtype(a.x)
+    x = a.x.to(dtype)
+    variances, means = torch.var_mean(x, tuple(range(2, x.ndim)), correction=0)
+    mean = means.mean(0)
+    var = variances.mean(0) + (means - mean).square().mean(0)
+    rstd = torch.rsqrt(var + a.bn_eps)
+    scale = rstd if a.bn_weight is None else rstd * a.bn_weight.to(dtype)
+    # Before the gate: what is first used behind an external kernel, torch.compile would save, in fp32.
+    centred = x - _over_map(mean, x)
+    xhat, pooled = centred * _over_map(scale, x), (means - mean) * scale
+    if a.bn_bias is not None:
+        xhat, pooled = xhat + _over_map(a.bn_bias.to(dtype), x), pooled + a.bn_bias.to(dtype)
+    gates = GATE_FROM_POOL(pooled, a.weight, a.bias, **a.gate_options)
+    out = xhat * _over_map(gates if a.gain == 1.0 else gates * a.gain, x)
+    if a.residual is not None:
+        out = out + a.residual.to(dtype)
+    mask = None
+    if a.activation == "relu":
+        if a.pack_mask:
+            mask = _pack(~(out <= 0))
+        out = torch.relu(out)
+    out = out.to(a.out_dtype or a.x.dtype)
+    if a.activation == "relu" and mask is None:
+        mask = out
+    count = a.x.numel() // a.x.shape[1]
+    return out, var * (count / (count - 1)), _Saved(means, mean, rstd, pooled, gates, mask)
+
+
+class _BatchNormEca(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, options: dict[str, Any], *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        a = Arguments(*tensors, **options)  # type: ignore[arg-type]
+        out, var, saved = _forward(a)
+        if saved.mask is not None and a.pack_mask:
+            # Adds 0. What no result depends on, torch.compile would make again in backward, from the map.
+            var = var + (saved.mask.as_strided((), ()).to(torch.int32) >> 8)
+        ctx.options = options
+        ctx.save_for_backward(*tensors, *saved)
+        ctx.mark_non_differentiable(saved.mean, var)
+        ctx.set_materialize_grads(False)
+        return out, saved.mean, var
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 7
+        tensors, saved = ctx.saved_tensors[:6], _Saved(*ctx.saved_tensors[6:])
+        a = Arguments(*tensors, **ctx.options)
+        needs = ctx.needs_input_grad[1:]
+        grads = _plain_gradients(a, dy, needs) if torch.is_grad_enabled() else _gradients(a, saved, dy)
+        return None, *(grad if needed else None for grad, needed in zip(grads, needs, strict=True))
+
+
+def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dtype = compute_dtype(a.x)
+    space = tuple(range(2, a.x.ndim))
+    elements = a.x.numel() // max(1, a.x.shape[0] * a.x.shape[1])
+    batch = a.x.shape[0] * elements
+    scale = saved.rstd if a.bn_weight is None else saved.rstd * a.bn_weight.to(dtype)
+    p = dy
+    if saved.mask is not None:
+        # As torch's ReLU: a NaN passes the gradient.
+        p = torch.where(_unpack(saved.mask, a.x) if a.pack_mask else ~(saved.mask <= 0), dy, 0)
+    centred = a.x.to(dtype) - _over_map(saved.mean, a.x)
+    p_sum = p.to(dtype).sum(space)
+    p_dot = (p.to(dtype) * centred).sum(space)
+    d_gates = scale * p_dot if a.bn_bias is None else scale * p_dot + a.bn_bias.to(dtype) * p_sum
+    d_pooled, d_weight, d_bias = GATE_FROM_POOL_BACKWARD(
+        d_gates if a.gain == 1.0 else d_gates * a.gain, saved.pooled, a.weight, a.bias, **a.gate_options
+    )
+    gates = saved.gates if a.gain == 1.0 else saved.gates * a.gain
+    d_shift = (gates * p_sum + d_pooled).sum(0)
+    d_scale = saved.rstd * (gates * p_dot + d_pooled * (saved.means - saved.mean)).sum(0)
+    d_x = (
+        p.to(dtype) * _over_map(gates * scale, a.x)
+        + _over_map((d_pooled / elements - d_shift / batch) * scale, a.x)
+        - centred * _over_map(scale * saved.rstd * d_scale / batch, a.x)
+    )
+    return (
+        d_x.to(a.x.dtype),
+        d_weight,
+        None if a.bias is None else d_bias.to(a.bias.dtype),
+        None if a.bn_weight is None else d_scale.to(a.bn_weight.dtype),
+        None if a.bn_bias is None else d_shift.to(a.bn_bias.dtype),
+        None if a.residual is None else p.to(a.residual.dtype),
+    )
+
+
+def _plain_gradients(a: Arguments, dy: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """As `_gradients`, by autograd of the plain formula: for a backward that is itself differentiated."""
+    tensors: list[Any] = [tensor for tensor, needed in zip(a, needs, strict=False) if needed]
+    grads = iter(torch.autograd.grad(_forward(a)[0], tensors, dy, create_graph=True))
+    return tuple(next(grads) if needed else None for needed in needs)
+
+
+def _pack(mask: Tensor) -> Tensor:
+    """Bits of [N, C, *spatial] as bytes of eight channels each: [N, C // 8, *spatial]."""
+    groups = mask.reshape(mask.shape[0], -1, 8, *mask.shape[2:]).to(torch.int32)
+    return (groups << _shifts(groups)).sum(2, dtype=torch.int32).to(torch.uint8)
+
+
+def _unpack(bits: Tensor, x: Tensor) -> Tensor:
+    """The inverse of `_pack`, in x's memory format: a first operand gives its own to what is made of it."""
+    groups = bits.unsqueeze(2).to(torch.int32)
+    mask = ((groups >> _shifts(groups)) & 1).to(torch.bool).reshape(x.shape)
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        mask = mask.contiguous(memory_format=torch.channels_last)
+    return mask
+
+
+def _shifts(groups: Tensor) -> Tensor:
+    return torch.arange(8, dtype=torch.int32, device=groups.device).reshape(8, *[1] * (groups.ndim - 3))
+
+
+def _over_map(v: Tensor, x: Tensor) -> Tensor:
+    """A vector [C] or [N, C] in the shape that broadcasts over x [N, C, *spatial]."""
+    return v.reshape(*v.shape, *[1] * (x.ndim - 2))
+
+
+def _batch_norm_eca(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    a = Arguments(*args, **kwargs)
+    checks.check_batch_norm_eca("batch_norm_eca", a)
+    if transforms_are_active():
+        out, var, saved = _forward(a)
+        return out, saved.mean, var
+    options = dict(zip(Arguments._fields[6:], a[6:], strict=True))
+    return _BatchNormEca.apply(options, *a[:6])  # type: ignore[no-any-return]
+
+
+LIBRARY.impl("batch_norm_eca", _batch_norm_eca, "CompositeImplicitAutograd")
