@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import reference
+from .. import reference, reference_training
 from ..direct import Calls
 from ..private import untraced
 from .schema import (
@@ -25,9 +25,15 @@ from .schema import (
     check_and_allocate_gate_from_pool,
     check_and_allocate_gate_from_pool_backward,
 )
+from .schema_training import (
+    ECA_BACKWARD,
+    ECA_FORWARD,
+    check_and_allocate_eca_backward,
+    check_and_allocate_eca_forward,
+)
 
 CALLS: dict[Callable[..., Any], Calls] = {
-    op: Calls() for op in (GATE, ECA, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD)
+    op: Calls() for op in (GATE, ECA, ECA_FORWARD, ECA_BACKWARD, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD)
 }
 """Per operator the calls that were launched before."""
 
@@ -69,6 +75,30 @@ def _eca(*args: Any, **kwargs: Any) -> Tensor:
     with CALLS[ECA].first(args, kwargs, (out,)):
         launch.eca(launch.Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
     return out
+
+
+@_first_of(ECA_FORWARD)
+def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    a, outs = check_and_allocate_eca_forward(*args, **kwargs)
+    results = reference_training.eca_forward(
+        a.x, a.weight, a.bias, **a.options, mask_order=a.mask_order, out_dtype=outs[0].dtype
+    )
+    for out, result in zip(outs, results, strict=True):
+        out.copy_(result)
+    return outs
+
+
+@_first_of(ECA_BACKWARD)
+def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    a, outs = check_and_allocate_eca_backward(*args, **kwargs)
+    gradients = reference_training.eca_backward(
+        a.grad, a.x, a.weight, a.bias, **a.options,
+        pooled=a.pooled, mask=a.mask, mask_order=a.mask_order, **a.wanted,
+    )  # fmt: skip
+    for out, gradient in zip(outs, gradients, strict=True):
+        if gradient is not None:
+            out.copy_(gradient)
+    return outs
 
 
 @_first_of(GATE_FROM_POOL)
@@ -121,5 +151,7 @@ def _import_launch() -> ModuleType | None:
 # One function for every device: it is below autograd, and asks x where to go.
 LIBRARY.impl("gate", _gate, "CompositeExplicitAutograd")
 LIBRARY.impl("eca", _eca, "CompositeExplicitAutograd")
+LIBRARY.impl("eca_forward", _eca_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("eca_backward", _eca_backward, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool", _gate_from_pool, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "CompositeExplicitAutograd")
