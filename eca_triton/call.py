@@ -90,9 +90,9 @@ class BackwardCall(NamedTuple):
     activation: str
     pooled: Tensor  # fp32 [N, C], of the forward
     mask: Tensor | None  # of the forward; without it u is recomputed
-    d_x: Tensor | None  # None where nobody needs it: only the two passes leave it out
+    d_x: Tensor | None  # None where nobody needs it
     d_residual: Tensor | None  # p; None where nobody needs it, or where it is dy itself
-    d_gate: Tensor  # fp32 [N, C]
+    d_gate: Tensor | None  # fp32 [N, C]; None where nobody needs more than d_residual
     p_sum: Tensor | None  # fp32 [N, C]; both or neither
     p_dot_x: Tensor | None
 

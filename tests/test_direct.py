@@ -83,7 +83,7 @@ def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: li
 
     out, calls = torch.empty_like(x), direct.Calls()
     call = launch.Call(x, weight(), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out)
-    config = lagged_config(call.layout, 2, False, launch._device(x.device))
+    config = lagged_config(call.layout, 2, False, launch.device_of(x.device))
     assert config is not None
     zeros = mock.Mock(side_effect=torch.zeros)
     with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.weight), {}, (out,)):

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import reference, reference_training
-from ..direct import Calls
+from ..call import BackwardCall, Call
+from ..direct import Calls, scratch
 from ..private import untraced
 from .schema import (
     ECA,
@@ -28,6 +30,7 @@ from .schema import (
 from .schema_training import (
     ECA_BACKWARD,
     ECA_FORWARD,
+    BackwardArguments,
     check_and_allocate_eca_backward,
     check_and_allocate_eca_forward,
 )
@@ -80,6 +83,17 @@ def _eca(*args: Any, **kwargs: Any) -> Tensor:
 @_first_of(ECA_FORWARD)
 def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     a, outs = check_and_allocate_eca_forward(*args, **kwargs)
+    if _launcher(a.x) is not None:
+        from .. import launch_training
+
+        out, pooled, mask = outs
+        call = Call(
+            a.x, a.weight, a.bias, pre_activation="identity", **a.options,
+            out=out, pooled=pooled, mask=None if a.mask_order == "none" else mask,
+        )  # fmt: skip
+        with CALLS[ECA_FORWARD].first(args, kwargs, outs):
+            launch_training.eca_forward(call, a.mask_order)
+        return outs
     results = reference_training.eca_forward(
         a.x, a.weight, a.bias, **a.options, mask_order=a.mask_order, out_dtype=outs[0].dtype
     )
@@ -91,6 +105,10 @@ def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
 @_first_of(ECA_BACKWARD)
 def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
     a, outs = check_and_allocate_eca_backward(*args, **kwargs)
+    if _launcher(a.x) is not None:
+        with CALLS[ECA_BACKWARD].first(args, kwargs, outs):
+            _launch_backward(a, outs)
+        return outs
     gradients = reference_training.eca_backward(
         a.grad, a.x, a.weight, a.bias, **a.options,
         pooled=a.pooled, mask=a.mask, mask_order=a.mask_order, **a.wanted,
@@ -99,6 +117,24 @@ def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         if gradient is not None:
             out.copy_(gradient)
     return outs
+
+
+def _launch_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
+    from .. import launch_training
+
+    d_x, d_residual, *d_parameters = (out if out.numel() else None for out in outs)
+    sums = a.wants_x or a.wants_band or a.wants_bn
+    shape, device = tuple(a.pooled.shape), a.x.device
+    call = BackwardCall(
+        dy=a.grad, x=a.x, weight=a.weight, bias=a.bias, **a.options, pooled=a.pooled, mask=a.mask,
+        d_x=d_x, d_residual=d_residual,
+        d_gate=scratch(shape, torch.float32, device) if sums else None,
+        p_sum=scratch(shape, torch.float32, device) if a.wants_bn else None,
+        p_dot_x=scratch(shape, torch.float32, device) if a.wants_bn else None,
+    )  # fmt: skip
+    launch_training.eca_backward(call, a.mask_order)
+    if a.wants_band or a.wants_bn:
+        launch_training.parameter_gradients(call, *d_parameters)
 
 
 @_first_of(GATE_FROM_POOL)

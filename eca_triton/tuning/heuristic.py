@@ -48,6 +48,22 @@ def backward_block(total: int, block_k: int) -> int:
     return max(16, (16 if total <= 1 << 20 else 64) * THREADS // block_k)
 
 
+def near_gate_block(block_k: int) -> int:
+    """Entries of [N, C] per program of a kernel that convolves at every neighbour of an entry."""
+    return max(2, 16 * THREADS // block_k**2)
+
+
+def batch_norm_backward_blocks(n: int, block_k: int) -> tuple[int, int]:
+    """Images and channels of one step of a kernel that sums over all images: 32 channels are a sector."""
+    block_n = min(power_of_2(n), max(1, 16 * THREADS // (32 * block_k)))
+    return block_n, 32
+
+
+def affine_block(layout: Layout) -> int:
+    """Elements of an image per program of the affine kernels: two vectors of bf16 per thread."""
+    return min(16 * THREADS, max(64, power_of_2(layout.c * layout.hw)))
+
+
 def power_of_2(size: int) -> int:
     """Smallest power of two that is at least `size`."""
     return 1 << (size - 1).bit_length()
