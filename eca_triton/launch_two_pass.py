@@ -12,7 +12,7 @@ from .kernels.affine import affine_backward_kernel, affine_kernel
 from .kernels.moments import moments_kernel
 from .kernels.terms import backward_terms_kernel, forward_terms_kernel
 from .tuning.config import Config
-from .tuning.heuristic import affine_block, gate_block, near_gate_block, rescale_config
+from .tuning.heuristic import affine_block, gate_block, moments_config, near_gate_block
 from .tuning.layout import Layout
 
 
@@ -43,7 +43,7 @@ def backward(call: BackwardCall) -> None:
     if call.d_x is not None or (mask is None and activation != "identity"):
         factor, offset = _forward_terms(call, call.pooled[:, None, :], 1.0, None)
     if call.d_gate is not None:
-        config = rescale_config(layout, call.itemsize, launch.device_of(x.device))
+        config = moments_config(layout, call.itemsize, launch.device_of(x.device))
         p_sum, p_dot_x = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))
         run(
             moments_kernel, (n * config.splits * -(-c // config.block_c),),
