@@ -118,7 +118,8 @@ class _Eca(torch.autograd.Function):
         )
         d_x = d_weight = d_bias = d_bn_weight = d_bn_bias = None
         d_residual = grad
-        if ctx.saved_tensors:
+        saved = ctx.saved_tensors  # once: each access unpacks, which checkpointing allows once
+        if saved:
             active = ctx.options["activation"] != "identity"
             options = changed(
                 BackwardArguments,
@@ -128,7 +129,7 @@ class _Eca(torch.autograd.Function):
                 wants_band=needs_weight or needs_bias,
                 wants_bn=needs_bn_weight or needs_bn_bias,
             )
-            gradients = call(ECA_BACKWARD, (grad, *ctx.saved_tensors), options)
+            gradients = call(ECA_BACKWARD, (grad, *saved), options)
             d_x, p, d_weight, d_bias, d_bn_weight, d_bn_bias = gradients
             d_residual = p if active else grad
         return (
