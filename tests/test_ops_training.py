@@ -292,7 +292,6 @@ def test_checkpointing(reentrant):
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_step_holds_the_two_operators(backend):
-    statistics, tensors = site(memory_format=torch.channels_last)
     torch._dynamo.reset()
     compiled = torch.compile(by_op, backend=backend, fullgraph=True, dynamic=True)
     for activation in ("relu", "silu"):
@@ -321,13 +320,10 @@ def test_the_function_and_the_module_train_by_the_node():
     torch.testing.assert_close(module.conv.weight.grad, twin.conv.weight.grad)
 
 
-@pytest.mark.parametrize("requires_grad", [False, True], ids=["plain", "with autograd"])
-@pytest.mark.parametrize("activation", ["identity", "relu", "silu"])
-def test_opcheck_of_both_operators(activation, requires_grad):
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_opcheck_of_both_operators(activation):
     statistics, tensors = site((2, 8, 3, 3), memory_format=torch.channels_last, k=3)
-    x, weight, bias, bn_weight, bn_bias, residual = (
-        t.requires_grad_(requires_grad) for t in tensors.values()
-    )
+    x, weight, bias, bn_weight, bn_bias, residual = (t.requires_grad_() for t in tensors.values())
     args = (x, weight, bias, *statistics, bn_weight, bn_bias, residual)
     order = mask_order_for(x, residual, activation)
     options = {"activation": activation, "mask_order": order, "gain": 0.5}
@@ -335,6 +331,6 @@ def test_opcheck_of_both_operators(activation, requires_grad):
         _, pooled, mask = ECA_FORWARD(*args, **options)
     saved = (pooled, None if order == "none" else mask)
     torch.library.opcheck(ECA_FORWARD, args, options)
-    wants = {"wants_residual": activation != "identity", "wants_bn": True}
-    grad = torch.randn_like(x, requires_grad=requires_grad)
+    wants = {"wants_residual": True, "wants_bn": True}
+    grad = torch.randn_like(x, requires_grad=True)
     torch.library.opcheck(ECA_BACKWARD, (grad, *args, *saved), options | wants)

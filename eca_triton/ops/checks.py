@@ -73,13 +73,14 @@ def check_backward(op: str, a: BackwardArguments) -> None:
     _check_companion(op, "grad", a.grad, "x", a.x)
     _check_matrix(op, "pooled", a.pooled, a.x.shape[1], a.x)
     if (a.mask is None) != (a.mask_order == "none"):
-        _fail(op, f"mask must be given where mask_order is not none, got {a.mask_order!r}")
+        order = f"mask_order={a.mask_order!r}"
+        _fail(op, f"mask must be given where mask_order is not none, and only there, got {order}")
     if a.mask is not None:
         if a.mask.dtype != torch.uint8:
             _fail(op, f"mask must be uint8, got {a.mask.dtype}", TypeError)
         _check_matrix(op, "mask", a.mask, math.prod(a.x.shape[1:]) // 8, a.x)
     if a.wants_residual and a.activation == "identity":
-        _fail(op, "the residual's gradient is grad itself where activation is identity: nothing to compute")
+        _fail(op, "wants_residual needs an activation: without one that gradient is grad itself")
     if a.wants_bn and a.bn_mean is None:
         _fail(op, "wants_bn needs a batch norm, got bn_mean=None")
 
@@ -142,7 +143,7 @@ def _check_mask_order(op: str, a: ForwardArguments | BackwardArguments) -> None:
     _check_size(
         op,
         math.prod(a.x.shape[1:]) % 8 == 0,
-        lambda: f"a mask_order must have images of a multiple of 8 elements, got {_shape(a.x)}",
+        lambda: f"a mask_order needs images of a multiple of 8 elements, got {_shape(a.x)}",
     )
 
 

@@ -125,8 +125,10 @@ def _launch_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
     d_x, d_residual, *d_parameters = (out if out.numel() else None for out in outs)
     sums = a.wants_x or a.wants_band or a.wants_bn
     shape, device = tuple(a.pooled.shape), a.x.device
+    pooled = a.pooled.to(torch.float32).contiguous()  # as it left `eca_forward`, unless somebody moved it
+    mask = None if a.mask is None else a.mask.contiguous()
     call = BackwardCall(
-        dy=a.grad, x=a.x, weight=a.weight, bias=a.bias, **a.options, pooled=a.pooled, mask=a.mask,
+        dy=a.grad, x=a.x, weight=a.weight, bias=a.bias, **a.options, pooled=pooled, mask=mask,
         d_x=d_x, d_residual=d_residual,
         d_gate=scratch(shape, torch.float32, device) if sums else None,
         p_sum=scratch(shape, torch.float32, device) if a.wants_bn else None,
