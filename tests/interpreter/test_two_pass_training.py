@@ -173,7 +173,7 @@ def test_any_strides_and_any_order_of_bits(row: dict[str, object]) -> None:
             out, pooled, mask = ECA_FORWARD(x, weight, residual=residual, **options)
             site = (x, weight, None, None, None, None, None, residual, pooled)
             masks = (None,) if order == "none" else (mask,)
-            return out, *ECA_BACKWARD(grad, *site, *masks, wants_residual=True, **options)
+            return out, mask, *ECA_BACKWARD(grad, *site, *masks, wants_residual=True, **options)
 
         for got, exact in zip(run(x, weight, residual, grad), run(*double), strict=True):
             torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-5)
