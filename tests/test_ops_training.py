@@ -1,72 +1,21 @@
-"""`eca` where gradients are asked for: one node of two operators, and what it keeps between them."""
+"""`eca` where gradients are asked for: their values, what computes them, and what is kept between."""
 
-import copy
 import itertools
 
 import pytest
 import torch
-from eager_block import assert_as_good_as, eager_eca, to_double
-from torch.autograd import gradcheck, gradgradcheck
-from torch.func import grad, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
+from eager_block import assert_as_good_as, to_double
+from training_site import ACTIVATIONS, FORMATS, NAMES, OperatorsRun, by_eager, by_op, gradients, site
 
 import eca_triton
-from eca_triton.functional import BatchNormParameters
 from eca_triton.ops.schema import ECA
-from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
+from eca_triton.ops.schema_training import mask_order_for
 from eca_triton.reference_training import pack, unpack
-
-ACTIVATIONS = ["identity", "relu", "relu6", "silu", "gelu", "hardswish"]
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-NAMES = ("x", "weight", "bias", "bn_weight", "bn_bias", "residual")
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-class OperatorsRun(TorchDispatchMode):
-    """Our operators that reach a backend, with their keyword arguments."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "eca_triton":
-            self.calls.append((func._opname, kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def site(shape=(2, 8, 6, 6), dtype=torch.float32, memory_format=torch.contiguous_format, k=5):
-    """Every tensor of a site; the statistics of its batch norm first."""
-    c = shape[1]
-    maps = [torch.randn(shape).to(dtype=dtype, memory_format=memory_format) for _ in range(2)]
-    vectors = (torch.randn(1, 1, k), torch.randn(1), torch.rand(c) + 0.5, torch.randn(c))
-    x, residual = maps
-    tensors = (x, *(v.to(dtype) for v in vectors), residual)
-    return (torch.randn(c).to(dtype), (torch.rand(c) + 0.5).to(dtype)), dict(zip(NAMES, tensors, strict=True))
-
-
-def by_op(statistics, x, weight, bias, bn_weight, bn_bias, residual, **options):
-    return ECA(x, weight, bias, *statistics, bn_weight, bn_bias, residual, **options)
-
-
-def by_eager(statistics, x, weight, bias, bn_weight, bn_bias, residual, *, out_dtype=None, **options):
-    bn = (*statistics, bn_weight, bn_bias)
-    out = eager_eca(x, weight, bias, bn=bn, residual=residual, **options)
-    return out if out_dtype is None else out.to(out_dtype)
-
-
-def gradients(block, statistics, tensors, wanted=NAMES, upstream=None, **options):
-    leaves = {name: t.detach().requires_grad_(name in wanted) for name, t in tensors.items()}
-    out = block(statistics, **leaves, **options)
-    if upstream is None:  # the same number in every dtype, and positive: sums that cancel have few digits
-        upstream = (torch.arange(out.numel()).view_as(out) * 5 % 8 + 1) / 8
-    out.backward(upstream.to(out.dtype))
-    return {"out": out.detach()} | {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -204,133 +153,3 @@ def test_a_site_under_autocast_is_trained_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         module(x).sum().backward()
     assert (x.grad.dtype, module.conv.weight.grad.dtype) == (torch.bfloat16, torch.float32)
-
-
-@pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_first_and_second_order(activation, check):
-    statistics, tensors = to_double(site((1, 4, 2, 1), k=3))
-    inputs = tuple(t.requires_grad_() for t in tensors.values())
-
-    def eca(*inputs):
-        named = dict(zip(NAMES, inputs, strict=True))
-        return by_op(statistics, **named, activation=activation, gain=2.0)
-
-    assert check(eca, inputs, fast_mode=True)
-
-
-def test_second_order_goes_through_the_pooled_means():
-    """They are saved as numbers, and yet a function of x."""
-    statistics, tensors = to_double(site((1, 8, 2, 2), k=3))
-    leaves = {name: t.requires_grad_() for name, t in tensors.items()}
-
-    def second(block):
-        out = block(statistics, **leaves, activation="relu")
-        (first,) = torch.autograd.grad(out.square().sum(), leaves["x"], create_graph=True)
-        return torch.autograd.grad(first.square().sum(), tuple(leaves.values()))
-
-    torch.testing.assert_close(second(by_op), second(by_eager))
-
-
-def test_batched_gradients():
-    statistics, tensors = site()
-    upstream = torch.randn(3, 2, 8, 6, 6)
-    x = tensors["x"].requires_grad_()
-    out = by_op(statistics, **tensors, activation="relu")
-    (got,) = torch.autograd.grad(out, x, upstream, is_grads_batched=True, retain_graph=True)
-    wanted = torch.stack([torch.autograd.grad(out, x, one, retain_graph=True)[0] for one in upstream])
-    torch.testing.assert_close(got, wanted)
-
-
-def test_transforms_see_the_plain_formula():
-    statistics, tensors = to_double(site((3, 4, 2, 2), k=3))
-
-    def loss(x):
-        return by_op(statistics, **{**tensors, "x": x}, activation="silu").square().sum()
-
-    x = tensors["x"].clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(loss(x), x)
-    with OperatorsRun() as run:
-        torch.testing.assert_close(grad(loss)(tensors["x"]), wanted)
-    assert run.calls == []
-
-    def per_sample(x, residual):
-        named = {**tensors, "x": x[None], "residual": residual[None]}
-        return by_op(statistics, **named, activation="silu").square().sum()
-
-    torch.testing.assert_close(vmap(grad(per_sample))(tensors["x"], tensors["residual"]), wanted)
-
-
-def test_statistics_that_need_gradients_and_activations_before_pooling_take_the_composition():
-    statistics, tensors = site()
-    mean, x = statistics[0], tensors["x"].requires_grad_()
-    for needs_mean, options in ((False, {"pre_activation": "relu"}), (True, {})):
-        mean.requires_grad_(needs_mean)
-        with OperatorsRun() as run:
-            by_op(statistics, **tensors, **options).sum().backward()
-        assert [name for name, _ in run.calls] == ["gate_from_pool", "gate_from_pool_backward"]
-    assert mean.grad is not None
-    assert x.grad is not None
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing(reentrant):
-    statistics, tensors = site()
-
-    def block(statistics, **leaves):
-        names = list(leaves)
-
-        def run(*values):
-            return by_op(statistics, **dict(zip(names, values, strict=True)), activation="relu")
-
-        return checkpoint(run, *leaves.values(), use_reentrant=reentrant)
-
-    torch.testing.assert_close(
-        gradients(block, statistics, tensors), gradients(by_op, statistics, tensors, activation="relu")
-    )
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_a_compiled_step_holds_the_two_operators(backend):
-    torch._dynamo.reset()
-    compiled = torch.compile(by_op, backend=backend, fullgraph=True, dynamic=True)
-    for activation in ("relu", "silu"):
-        for shape in ((2, 8, 6, 6), (3, 8, 5, 7)):
-            statistics, tensors = site(shape, memory_format=torch.channels_last)
-            got = gradients(compiled, statistics, tensors, activation=activation)
-            wanted = gradients(by_op, statistics, tensors, activation=activation)
-            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_the_function_and_the_module_train_by_the_node():
-    module = eca_triton.ECA(channels=8)
-    x, residual = torch.randn(2, 2, 8, 4, 4)
-    twin = copy.deepcopy(module)
-    with OperatorsRun() as run:
-        module(x).sum().backward()
-        bn = BatchNormParameters(torch.zeros(8), torch.ones(8))
-        out = eca_triton.eca(x, module.conv.weight, batch_norm=bn, residual=residual, activation="relu")
-        out.sum().backward()
-    assert [name for name, _ in run.calls] == ["eca_forward", "eca_backward"] * 2
-    native = (
-        eager_eca(x, twin.conv.weight).sum()
-        + eager_eca(x, twin.conv.weight, bn=bn[:4], residual=residual, activation="relu").sum()
-    )
-    native.backward()
-    torch.testing.assert_close(module.conv.weight.grad, twin.conv.weight.grad)
-
-
-@pytest.mark.parametrize("activation", ["relu", "silu"])
-def test_opcheck_of_both_operators(activation):
-    statistics, tensors = site((2, 8, 3, 3), memory_format=torch.channels_last, k=3)
-    x, weight, bias, bn_weight, bn_bias, residual = (t.requires_grad_() for t in tensors.values())
-    args = (x, weight, bias, *statistics, bn_weight, bn_bias, residual)
-    order = mask_order_for(x, residual, activation)
-    options = {"activation": activation, "mask_order": order, "gain": 0.5}
-    with torch.no_grad():
-        _, pooled, mask = ECA_FORWARD(*args, **options)
-    saved = (pooled, None if order == "none" else mask)
-    torch.library.opcheck(ECA_FORWARD, args, options)
-    wants = {"wants_residual": True, "wants_bn": True}
-    grad = torch.randn_like(x, requires_grad=True)
-    torch.library.opcheck(ECA_BACKWARD, (grad, *args, *saved), options | wants)

@@ -102,7 +102,6 @@ class _Eca(torch.autograd.Function):
         with torch._C._AutoDispatchBelowAutograd():
             out, pooled, mask = call(ECA_FORWARD, tensors, arguments)
         ctx.options = options
-        ctx.residual_dtype = None if residual is None else residual.dtype
         if a.activation == "identity":
             residual = None
             if not any(ctx.needs_input_grad[1:8]):  # only the residual's, which is the incoming one
@@ -141,7 +140,7 @@ class _Eca(torch.autograd.Function):
             None,
             d_bn_weight if needs_bn_weight else None,
             d_bn_bias if needs_bn_bias else None,
-            d_residual.to(ctx.residual_dtype) if needs_residual else None,
+            d_residual if needs_residual else None,
         )
 
 

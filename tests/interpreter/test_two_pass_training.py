@@ -176,4 +176,4 @@ def test_any_strides_and_any_order_of_bits(row: dict[str, object]) -> None:
             return out, mask, *ECA_BACKWARD(grad, *site, *masks, wants_residual=True, **options)
 
         for got, exact in zip(run(x, weight, residual, grad), run(*double), strict=True):
-            torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(got.double(), exact.double(), rtol=1e-4, atol=1e-5)
