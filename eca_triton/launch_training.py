@@ -37,7 +37,7 @@ def eca_backward(call: BackwardCall, mask_order: str) -> None:
             d_residual=None if call.d_residual is None else _room(call.d_residual, x),
         )
         choice = choose_backward(dense.layout, x.element_size(), dense.itemsize, launch.device_of(x.device))
-        assert choice.kernel == "two_pass", "the only one so far"
+        assert choice.kernel == "two_pass", "which alone leaves out d_x and d_gate where nobody needs them"
         launch_two_pass.backward(dense)
         for wanted, filled in ((call.d_x, dense.d_x), (call.d_residual, dense.d_residual)):
             if wanted is not None and filled is not None and wanted is not filled:
