@@ -54,7 +54,7 @@ def stub_h200(folder: Path) -> Iterator[Callable[[], int]]:
             "os.environ", TRITON_LIBCUDA_PATH=str(folder), TRITON_CACHE_DIR=str(folder / "cache")
         ),
         mock.patch.object(triton.runtime.driver, "_active", None),
-        mock.patch.object(launch, "_device", return_value=H200),
+        mock.patch.object(launch, "device_of", return_value=H200),
         mock.patch.object(implementation, "_launcher", launcher),
     ):
         from triton.backends.nvidia.driver import CudaDriver

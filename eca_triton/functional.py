@@ -44,9 +44,11 @@ def eca(
     for two spatial dims. In general, with xhat = pre_activation(batch_norm(x)):
     `activation(gain * xhat * gate(conv1d(mean(xhat))) + residual)`.
 
-    The arithmetic is float32 (float64 for float64 x) with one rounding at the end, under autocast too. Inside
-    torch.compile and torch.export this is native torch code in the dtypes of the eager block, which the
-    compiler backend recognises together with its neighbours.
+    The arithmetic is float32 (float64 for float64 x) with one rounding at the end, under autocast too. For
+    backward no map is kept but x, and the residual where the activation is silu, gelu or hardswish.
+
+    Inside torch.compile and torch.export this is native torch code in the dtypes of the eager block, which
+    the compiler backend recognises together with its neighbours.
 
     Args:
         x: [N, C, *spatial] with at least one spatial dim; float64, float32, float16 or bfloat16; any strides.

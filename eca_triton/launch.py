@@ -63,8 +63,8 @@ def gate(
     Two launches: pool, then gate. Batch norm without an activation after it commutes with the mean, so it is
     applied to the pooled values.
     """
-    with _on_device_of(x):
-        partial = _pool(x, bn, bn_eps, pre_activation)
+    with on_device_of(x):
+        partial = pool(x, bn, bn_eps, pre_activation)
         pooled_bn = bn if pre_activation == "identity" else None
         hw = x.numel() // (x.shape[0] * x.shape[1])
         _gate(partial, hw, weight, bias, pooled_bn, bn_eps, circular, gate, out)
@@ -74,7 +74,7 @@ def gate_from_pool(
     pooled: Tensor, weight: Tensor, bias: Tensor | None, circular: bool, gate: str, out: Tensor
 ) -> None:
     """Fills out [N, C] (contiguous, any float dtype) with the gates of pooled [N, C] (any strides)."""
-    with _on_device_of(pooled):
+    with on_device_of(pooled):
         _gate(pooled[:, None, :], 1, weight, bias, None, 0.0, circular, gate, out)
 
 
@@ -88,20 +88,25 @@ def gate_from_pool_backward(
     d_pooled: Tensor,
     d_weight: Tensor,
     d_bias: Tensor,
+    bn: BatchNorm | None = None,
+    bn_eps: float = 0.0,
 ) -> None:
-    """Fills d_pooled [N, C] (any strides), d_weight (k values), d_bias (one value); grad, pooled: [N, C]."""
+    """Fills d_pooled [N, C] (any strides), d_weight (k values), d_bias (one value); grad, pooled: [N, C].
+
+    bn: of the pooled values; d_pooled is the gradient of what it makes of them.
+    """
     n, c = pooled.shape
     total = n * c
     taps = weight.numel()
     block_k = power_of_2(taps)
     block = backward_block(total, block_k)
     rows = -(-total // block)
-    with _on_device_of(pooled):
+    with on_device_of(pooled):
         dz = scratch((n, c), torch.float32, pooled.device)
         partial = scratch((rows, taps + 1), torch.float32, pooled.device)
         run(
             gate_backward_kernel, (rows,),
-            grad, pooled, weight, bias, dz, partial,
+            grad, pooled, weight, bias, *vectors(bn), bn_eps, dz, partial,
             total, c, *grad.stride(), *pooled.stride(), weight.stride(-1),
             K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,
         )  # fmt: skip
@@ -122,9 +127,9 @@ def eca(call: Call) -> None:
         call.itemsize,
         call.weight.numel(),
         call.front,
-        _device(x.device),
+        device_of(x.device),
     ).config
-    with _on_device_of(x):
+    with on_device_of(x):
         if isinstance(config, TileConfig):
             tile(call, config)
         elif isinstance(config, TileChannelsLastConfig):
@@ -152,9 +157,9 @@ def tile(call: Call, config: TileConfig) -> None:
 def two_pass(call: Call) -> None:
     """`eca` for any map, as two launches: pool; gates and rescaling."""
     x = call.x
-    partial = _pool(x, call.bn, call.bn_eps, call.pre_activation)
+    partial = pool(x, call.bn, call.bn_eps, call.pre_activation)
     layout = call.layout
-    config = rescale_config(layout, call.itemsize, _device(x.device))
+    config = rescale_config(layout, call.itemsize, device_of(x.device))
     x_strides, out_strides, residual_strides = layout.strides[0], layout.strides[1], layout.strides[-1]
     grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
     run(
@@ -168,10 +173,10 @@ def two_pass(call: Call) -> None:
     )  # fmt: skip
 
 
-def _pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
+def pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
     """Partial sums over the spatial dims, fp32 [N, splits, C]."""
     layout = common_layout(x.shape, x.stride())
-    config = pool_config(layout, x.element_size(), _device(x.device))
+    config = pool_config(layout, x.element_size(), device_of(x.device))
     partial = scratch((layout.n, config.splits, layout.c), torch.float32, x.device)
     grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
     run(
@@ -209,7 +214,7 @@ def _gate(
     )  # fmt: skip
 
 
-def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device; entering x's costs time, so only where it differs."""
     if x.is_cuda and x.device.index != torch.cuda.current_device():
         return torch.cuda.device(x.device)
@@ -217,7 +222,7 @@ def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
 
 
 @cache
-def _device(device: torch.device) -> Device:
+def device_of(device: torch.device) -> Device:
     if device.type == "cpu":
         return _INTERPRETER
     properties = torch.cuda.get_device_properties(device)

@@ -108,7 +108,7 @@ def gate(
 
     `gate_from_pool` may be replaced by an operator with the same arguments, which brings its own backward.
     """
-    pooled = _pool(_normalize(x, bn, bn_eps, pre_activation))
+    pooled = pool(normalize(x, bn, bn_eps, pre_activation))
     return gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype or x.dtype)
 
 
@@ -129,8 +129,8 @@ def eca(
     gate_from_pool: GateFromPool = gate_from_pool,
 ) -> Tensor:
     """The attended map of x [N, C, *spatial], rounded once to `out_dtype` (None: x's dtype)."""
-    xhat = _normalize(x, bn, bn_eps, pre_activation)
-    pooled = _pool(xhat)
+    xhat = normalize(x, bn, bn_eps, pre_activation)
+    pooled = pool(xhat)
     g = gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=pooled.dtype)
     # The product promotes to g's wider dtype by itself: no float32 copy of x is made, or kept for backward.
     out = xhat * g.reshape(*g.shape, *[1] * (x.ndim - 2))
@@ -146,7 +146,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _normalize(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
+def normalize(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
     """pre_activation(batch_norm(x)); x itself, uncast, where there is nothing to do."""
     if bn is None and pre_activation == "identity":
         return x
@@ -166,7 +166,7 @@ def _normalize(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: s
     return PRE_ACTIVATIONS[pre_activation](xhat)
 
 
-def _pool(xhat: Tensor) -> Tensor:
+def pool(xhat: Tensor) -> Tensor:
     dtype = compute_dtype(xhat)
     return reduce(xhat, "n c ... -> n c", lambda t, axes: t.mean(axes, dtype=dtype))
 

@@ -3,18 +3,19 @@
 import triton
 import triton.language as tl
 
-from .band import band_convolution, band_sum, neighbours, taps
-from .elementwise import gate_slope
+from .band import band_convolution, band_sum, neighbours, pooled_mean, taps
+from .elementwise import gate_gradient
 
 
 @triton.jit
 def gate_backward_kernel(
-    grad_ptr, pooled_ptr, weight_ptr, bias_ptr, dz_ptr, partial_ptr,
+    grad_ptr, pooled_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
+    dz_ptr, partial_ptr,
     total, C, stride_gn, stride_gc, stride_pn, stride_pc, stride_w,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """dz[n, c] = grad[n, c] * gate'(z[n, c]), z recomputed from pooled.
-    partial[p, j] = sum of dz * pooled[c + j - K // 2] over program p's entries; partial[p, K] = sum of dz.
+    """dz[n, c] = grad[n, c] * gate'(z[n, c]), z recomputed from y = batch_norm(pooled).
+    partial[p, j] = sum of dz * y[c + j - K // 2] over program p's entries; partial[p, K] = sum of dz.
     One program owns BLOCK of the `total` = N * C entries, in order.
     Reads grad and pooled (2K times, from cache), writes dz: [N, C] fp32. grad, pooled: [N, C] any strides.
     """
@@ -26,14 +27,17 @@ def gate_backward_kernel(
     row_ptr = (pooled_ptr + n * stride_pn)[:, None]
     z = band_convolution(
         row_ptr, weight_ptr, bias_ptr, offs_c, mask, C, 1.0, 0, stride_pc, stride_w,
-        None, None, None, None, 0.0, 1, K, CIRCULAR, BLOCK_K,
+        bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, 1, K, CIRCULAR, BLOCK_K,
     )  # fmt: skip
     grad = tl.load(grad_ptr + n * stride_gn + offs_c.to(tl.int64) * stride_gc, mask=mask, other=0.0)
-    dz = tl.where(mask, grad.to(tl.float32) * gate_slope(z, GATE), 0.0)
+    dz = tl.where(mask, gate_gradient(grad.to(tl.float32), z, GATE), 0.0)
     tl.store(dz_ptr + offs, dz, mask=mask)
 
     src, valid = neighbours(offs_c, mask, C, K, CIRCULAR, BLOCK_K)
-    y = tl.load(row_ptr + src.to(tl.int64) * stride_pc, mask=valid, other=0.0).to(tl.float32)
+    y = pooled_mean(
+        row_ptr, src, valid, 1.0, 0, stride_pc,
+        bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, 1,
+    )  # fmt: skip
     d_weight = tl.sum(tl.where(valid, dz[:, None] * y, 0.0), 0)
     offs_k = tl.arange(0, BLOCK_K)
     partial_row = partial_ptr + pid.to(tl.int64) * (K + 1)

@@ -39,6 +39,7 @@ _TYPES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
     torch.int32: "*i32",
+    torch.uint8: "*u8",
 }
 
 
@@ -81,7 +82,7 @@ def captured(target: str, function: Callable[..., None], *arguments: object) -> 
         assert set(named) == set(kernel.arg_names)
         launches.append(Launch(kernel, named, options, grid, target))
 
-    device = mock.patch.object(launch, "_device", return_value=DEVICES[target])
+    device = mock.patch.object(launch, "device_of", return_value=DEVICES[target])
     with mock.patch.object(JITFunction, "run", record), device:
         function(*arguments)
     return launches

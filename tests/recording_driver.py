@@ -15,14 +15,14 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from eca_triton import launch, launch_channels_last
+from eca_triton import launch, launch_channels_last, launch_training, launch_two_pass
 from eca_triton.ops import implementation
 from eca_triton.ops.implementation import CALLS
 from eca_triton.tuning.config import Device
 
 KERNELS = {
     value
-    for module in (launch, launch_channels_last)
+    for module in (launch, launch_channels_last, launch_training, launch_two_pass)
     for value in vars(module).values()
     if isinstance(value, JITFunction)
 }
@@ -74,7 +74,7 @@ def recorded_launches(stream: list[int]) -> Iterator[list[Launch]]:
     )
     with (
         mock.patch.object(triton.runtime.driver, "_active", driver),
-        mock.patch.object(launch, "_device", return_value=Device(num_sms=132, warp_size=32)),
+        mock.patch.object(launch, "device_of", return_value=Device(num_sms=132, warp_size=32)),
         mock.patch.object(implementation, "_launcher", launcher),
     ):
         _forget()

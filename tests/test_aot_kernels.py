@@ -8,8 +8,8 @@ import pytest
 import torch
 from aot import TARGETS, Launch, captured, compiled
 
-from eca_triton import launch
-from eca_triton.call import Call
+from eca_triton import launch, launch_training, launch_two_pass
+from eca_triton.call import BackwardCall, Call
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",
@@ -110,6 +110,42 @@ def test_rescaling_streams_vectors(
         needed = vectors_per_thread(rescale, x.element_size())
         assert code.loads[128] >= 2 * needed, "x and residual"
         assert code.stores == {128: needed}
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@in_both_layouts
+def test_the_passes_of_a_training_step_stream_vectors(
+    memory_format: torch.memory_format, activation: str
+) -> None:
+    shape, bn = (128, 256, 56, 56), batch_norm(256)
+
+    def a_map() -> torch.Tensor:
+        return meta(*shape, dtype=torch.bfloat16, memory_format=memory_format)
+
+    pooled = meta(128, 256)
+    mask = meta(128, 256 * 56 * 56 // 8, dtype=torch.uint8) if activation == "relu" else None
+    forward = Call(
+        a_map(), meta(1, 1, 5), None, bn, 1e-5, "identity", False, "sigmoid", 1.0, a_map(), activation,
+        a_map(), pooled, mask,
+    )  # fmt: skip
+    backward = BackwardCall(
+        a_map(), a_map(), meta(1, 1, 5), None, bn, 1e-5, False, "sigmoid", 1.0,
+        None if mask is not None else a_map(), activation, pooled, mask,
+        a_map(), a_map(), pooled, pooled, pooled,
+    )  # fmt: skip
+    launches = captured("sm_90", launch_two_pass.forward, forward)
+    launches += captured("sm_90", launch_two_pass.backward, backward)
+    launches += captured(
+        "sm_90", launch_training.parameter_gradients, backward, meta(1, 1, 5), None, meta(256), meta(256)
+    )
+    for item in launches:
+        code = compiled(item)
+        assert code.spilled_bytes == 0
+        assert code.registers <= REGISTERS
+        if item.kernel.__name__ in ("affine_kernel", "moments_kernel", "affine_backward_kernel"):
+            assert code.loads[128] >= 2, "of 16 elements of every map"
+            assert code.stores[128] == 2
+            assert set(code.loads) <= {128, 32, 16}, "a map, coefficients, bits"
 
 
 @pytest.mark.parametrize("target", TARGETS)

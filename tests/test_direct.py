@@ -16,6 +16,7 @@ from torch import Tensor
 import eca_triton
 from eca_triton import direct
 from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD
 
 OPS = torch.ops.eca_triton
 
@@ -29,6 +30,7 @@ def launches() -> Iterator[list[Launch]]:
 # Operator, tensors, options, number of launches.
 SITE = {"bias": torch.randn(1), "bn_mean": torch.randn(8), "bn_var": torch.rand(8), "bn_bias": torch.randn(8)}
 TAIL = {"residual": torch.randn(2, 8, 4, 4), "gain": 0.2, "activation": "relu", "out_dtype": torch.float16}
+STEP = (torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4), weight(), None, *torch.rand(4, 8).unbind())
 CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...], dict[str, object], int]] = {
     "tile": (ECA, (torch.randn(2, 8, 4, 4), weight()), {}, 1),
     "tile with everything": (ECA, (torch.randn(2, 8, 4, 4), weight()), SITE | TAIL, 1),
@@ -39,6 +41,24 @@ CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...], dict[str, obje
         1,
     ),
     "two passes": (ECA, (torch.randn(2, 8, 5, 5)[..., 1:], weight()), {}, 2),
+    "eca_forward": (
+        ECA_FORWARD,
+        (torch.randn(2, 8, 4, 4), weight()),
+        {"residual": torch.randn(2, 8, 4, 4), "activation": "relu", "mask_order": "contiguous"},
+        3,
+    ),
+    "eca_backward": (
+        ECA_BACKWARD,
+        (*STEP, None, pooled(), torch.zeros(2, 16, dtype=torch.uint8)),
+        {"activation": "relu", "mask_order": "contiguous", "wants_residual": True, "wants_bn": True},
+        7,
+    ),
+    "eca_backward of the residual": (
+        ECA_BACKWARD,
+        (*STEP, torch.randn(2, 8, 4, 4), pooled()),
+        {"activation": "silu", "wants_x": False, "wants_residual": True, "wants_band": False},
+        2,
+    ),
     "gate": (GATE, (torch.randn(2, 8, 5, 5), weight()), SITE, 2),
     "gate_from_pool": (GATE_FROM_POOL, (pooled(), weight()), {"circular": True}, 1),
     "gate_from_pool_backward": (
@@ -83,7 +103,7 @@ def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: li
 
     out, calls = torch.empty_like(x), direct.Calls()
     call = launch.Call(x, weight(), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out)
-    config = lagged_config(call.layout, 2, False, launch._device(x.device))
+    config = lagged_config(call.layout, 2, False, launch.device_of(x.device))
     assert config is not None
     zeros = mock.Mock(side_effect=torch.zeros)
     with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.weight), {}, (out,)):

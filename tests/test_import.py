@@ -123,6 +123,7 @@ def test_a_torch_without_its_private_names_computes_the_same(name: str) -> None:
 # Which parts of the package a part may import, besides itself.
 ALLOWED = {
     "reference": set(),
+    "reference_training": {"reference"},
     "tuning": set(),
     "kernels": set(),
     "call": {"tuning"},
@@ -130,7 +131,9 @@ ALLOWED = {
     "direct": {"private"},
     "launch_channels_last": {"call", "direct", "kernels", "tuning"},
     "launch": {"call", "direct", "kernels", "launch_channels_last", "tuning"},
-    "ops": {"reference", "launch", "direct", "private"},
+    "launch_two_pass": {"call", "direct", "kernels", "launch", "tuning"},
+    "launch_training": {"call", "direct", "kernels", "launch", "launch_two_pass", "tuning"},
+    "ops": {"reference", "reference_training", "call", "launch", "launch_training", "direct", "private"},
     "functional": {"ops", "reference"},
     "module": {"functional"},
     "compile": {"ops", "tuning", "__init__"},

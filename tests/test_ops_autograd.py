@@ -152,7 +152,14 @@ def test_what_runs_without_gradients_is_one_operator():
     assert run.names == ["eca"]
 
 
-@pytest.mark.parametrize("op", [ECA, GATE, lambda x, w: GATE_FROM_POOL(x.mean((2, 3)), w)])
+@pytest.mark.parametrize(
+    "op",
+    [
+        pytest.param(GATE, id="gate"),
+        pytest.param(lambda x, w: GATE_FROM_POOL(x.mean((2, 3)), w), id="gate_from_pool"),
+        pytest.param(lambda x, w: ECA(x, w, pre_activation="relu"), id="eca behind an activation"),
+    ],
+)
 def test_what_runs_for_gradients_is_our_gate_and_its_backward(op):
     x, weight = torch.randn(2, 6, 3, 3), torch.randn(1, 1, 3, requires_grad=True)
     with OperatorsRun() as run:

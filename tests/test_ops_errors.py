@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from eca_triton.functional import eca, eca_gate
 from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD
 
 X, W = (2, 6, 4, 4), (1, 1, 3)
 
@@ -184,6 +185,60 @@ def test_wrong_pooled_values_and_gradients():
         ValueError, "gate_from_pool_backward", "grad must have the shape of pooled (2, 6), got (1, 6)"
     ):
         GATE_FROM_POOL_BACKWARD(rand(1, 6), rand(2, 6), rand(*W))
+
+
+def backward(*mask, grad=X, pooled=(2, 6), **options):
+    return ECA_BACKWARD(rand(*grad), rand(*X), rand(*W), *[None] * 6, rand(*pooled), *mask, **options)
+
+
+def bits(*shape, dtype=torch.uint8):
+    return torch.zeros(shape, dtype=dtype)
+
+
+MASKED = {"activation": "relu", "mask_order": "contiguous"}
+WRONG_STEPS = {
+    "mask_order": (
+        "mask_order must be one of none, contiguous, channels_last, got 'random'",
+        lambda: backward(mask_order="random"),
+    ),
+    "mask_order of silu": (
+        "activation with a mask_order must be one of relu, relu6, got 'silu'",
+        lambda: backward(bits(2, 12), activation="silu", mask_order="contiguous"),
+    ),
+    "no mask": (
+        "mask must be given where mask_order is not none, and only there, got mask_order='contiguous'",
+        lambda: backward(**MASKED),
+    ),
+    "no mask_order": ("and only there, got mask_order='none'", lambda: backward(bits(2, 12))),
+    "shape of mask": ("mask must be (2, 12), got (2, 96)", lambda: backward(bits(2, 96), **MASKED)),
+    "dtype of mask": (
+        "mask must be uint8, got torch.bool",
+        lambda: backward(bits(2, 12, dtype=torch.bool), **MASKED),
+    ),
+    "shape of grad": (
+        "grad must have the shape of x (2, 6, 4, 4), got (2, 6, 4)",
+        lambda: backward(grad=(2, 6, 4)),
+    ),
+    "shape of pooled": ("pooled must be (2, 6), got (6, 2)", lambda: backward(pooled=(6, 2))),
+    "residual of the identity": (
+        "wants_residual needs an activation: without one that gradient is grad itself",
+        lambda: backward(wants_residual=True),
+    ),
+    "no batch norm": ("wants_bn needs a batch norm, got bn_mean=None", lambda: backward(wants_bn=True)),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_STEPS)
+def test_wrong_backward_steps(case):
+    rule, call = WRONG_STEPS[case]
+    with expect((ValueError, TypeError), "eca_backward", rule):
+        call()
+
+
+def test_bits_come_in_whole_bytes():
+    rule = "a mask_order needs images of a multiple of 8 elements, got (2, 3, 3, 3)"
+    with expect(ValueError, "eca_forward", rule):
+        ECA_FORWARD(rand(2, 3, 3, 3), rand(*W), **MASKED)
 
 
 @pytest.mark.parametrize(("name", "function"), [("eca", eca), ("gate", eca_gate)], ids=["eca", "eca_gate"])

@@ -8,9 +8,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from eca_triton.ops import schema
+from eca_triton.ops import schema, schema_training
 
 NAMES = ["gate", "eca", "gate_from_pool", "gate_from_pool_backward"]
+TRAINING = ["eca_forward", "eca_backward"]  # test_ops_training.py has the rest
 LAYOUTS = {
     "contiguous": lambda: torch.randn(2, 6, 5, 3),
     "channels-last": lambda: torch.randn(2, 6, 5, 3).to(memory_format=torch.channels_last),
@@ -30,7 +31,7 @@ def vectors(channels=6):
     return torch.randn(channels), torch.rand(channels), torch.randn(channels), torch.randn(channels)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + TRAINING)
 def test_tags_leave_the_layout_to_inductor(name):
     tags = overload(name).tags
     assert torch.Tag.flexible_layout in tags
@@ -38,7 +39,7 @@ def test_tags_leave_the_layout_to_inductor(name):
     assert torch.Tag.needs_exact_strides not in tags
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + TRAINING)
 def test_no_schema_has_an_integer(name):
     assert not any(str(argument.type) in ("int", "SymInt") for argument in overload(name)._schema.arguments)
 
@@ -50,6 +51,8 @@ def test_no_schema_has_an_integer(name):
         ("gate", schema.SiteArguments, {"residual", "gain", "activation"}),
         ("gate_from_pool", schema.PoolArguments, set()),
         ("gate_from_pool_backward", schema.PoolBackwardArguments, set()),
+        ("eca_forward", schema_training.ForwardArguments, set()),
+        ("eca_backward", schema_training.BackwardArguments, set()),
     ],
 )
 def test_parsed_arguments_have_the_names_order_and_defaults_of_the_schema(name, arguments, absent):
@@ -88,6 +91,30 @@ def test_fakes_know_strides_and_dtypes(layout, dtype):
         assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
     assert reals[0].stride() == torch.empty_like(x).stride()
     assert reals[1].is_contiguous()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fakes_of_a_training_step_know_strides_and_dtypes(layout):
+    x, weight = LAYOUTS[layout](), torch.randn(1, 1, 3)
+    grad = torch.randn(x.shape, dtype=torch.float64)
+    order = schema_training.mask_order_for(x, None, "relu")
+
+    def step(x, weight, grad):
+        options = {"activation": "relu", "mask_order": order}
+        out, pooled, mask = schema_training.ECA_FORWARD(x, weight, out_dtype=torch.float16, **options)
+        site = (grad, x, weight, *[None] * 6, pooled, None if order == "none" else mask)
+        return out, pooled, mask, *schema_training.ECA_BACKWARD(*site, wants_residual=True, **options)
+
+    with FakeTensorMode(shape_env=ShapeEnv()) as mode:
+        fakes = step(*map(mode.from_tensor, (x, weight, grad)))
+    for fake, real in zip(fakes, step(x, weight, grad), strict=True):
+        assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+    out, pooled, mask, d_x, d_residual, d_weight, d_bias, *d_batch_norm = fakes
+    assert out.stride() == d_x.stride() == d_residual.stride() == torch.empty_like(x).stride()
+    assert (out.dtype, d_x.dtype, d_residual.dtype) == (torch.float16, torch.float32, torch.float64)
+    assert (pooled.dtype, pooled.shape, d_weight.shape) == (torch.float32, (2, 6), (1, 1, 3))
+    assert all(absent.shape == (0,) for absent in (d_bias, *d_batch_norm))
+    assert mask.shape == ((0,) if order == "none" else (2, x[0].numel() // 8))
 
 
 def test_outputs_of_backward_have_the_dtypes_of_what_they_are_gradients_of():

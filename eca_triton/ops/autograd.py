@@ -1,8 +1,10 @@
 """Differentiation of the operators, as kernels on the Autograd key: no cost where no gradient is asked for.
 
-`gate_from_pool` is one node with its own backward operator. `gate` and `eca` are compositions of native
-operators around it. Where a functorch transform or forward-mode differentiation is at work, everything is the
-plain formula, which all of them can take apart.
+`eca` is one node of two operators, `eca_forward` and `eca_backward`; `gate_from_pool` is one with a backward
+operator. `gate`, and `eca` where an activation comes before pooling or the statistics of a batch norm need
+gradients, are compositions of native operators around `gate_from_pool`. Second derivatives are those of the
+plain formula, as is everything inside a functorch transform or forward-mode differentiation, which take it
+apart.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from .. import reference
+from .. import reference, reference_training
 from ..private import function_modes_are_active, profiler_is_active, untraced
 from . import checks
 from .implementation import CALLS
@@ -28,6 +30,14 @@ from .schema import (
     PoolArguments,
     PoolBackwardArguments,
     SiteArguments,
+)
+from .schema_training import (
+    ECA_BACKWARD,
+    ECA_FORWARD,
+    BackwardArguments,
+    ForwardArguments,
+    changed,
+    mask_order_for,
 )
 
 
@@ -62,6 +72,75 @@ class _GateFromPool(torch.autograd.Function):
             d_pooled if needs_pooled else None,
             d_weight if needs_weight else None,
             d_bias.to(bias.dtype) if needs_bias else None,
+        )
+
+
+class _Eca(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: SiteArguments,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        bn_mean: Tensor | None,
+        bn_var: Tensor | None,
+        bn_weight: Tensor | None,
+        bn_bias: Tensor | None,
+        residual: Tensor | None,
+    ) -> Tensor:
+        site = (x, weight, bias, bn_mean, bn_var, bn_weight, bn_bias)
+        options: dict[str, Any] = {
+            "bn_eps": a.bn_eps,
+            "circular": a.circular,
+            "gate": a.gate,
+            "gain": a.gain,
+            "activation": a.activation,
+            "mask_order": mask_order_for(x, residual, a.activation),
+        }
+        tensors, arguments = (*site, residual), changed(ForwardArguments, **options, out_dtype=a.out_dtype)
+        with torch._C._AutoDispatchBelowAutograd():
+            out, pooled, mask = call(ECA_FORWARD, tensors, arguments)
+        ctx.options = options
+        if a.activation == "identity":
+            residual = None
+            if not any(ctx.needs_input_grad[1:8]):  # only the residual's, which is the incoming one
+                return out  # type: ignore[no-any-return]
+        masked = options["mask_order"] != "none"
+        ctx.save_for_backward(*site, None if masked else residual, pooled, mask if masked else None)
+        return out  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _, needs_x, needs_weight, needs_bias, _, _, needs_bn_weight, needs_bn_bias, needs_residual = (
+            ctx.needs_input_grad
+        )
+        d_x = d_weight = d_bias = d_bn_weight = d_bn_bias = None
+        d_residual = grad
+        saved = ctx.saved_tensors  # once: each access unpacks, which checkpointing allows once
+        if saved:
+            active = ctx.options["activation"] != "identity"
+            options = changed(
+                BackwardArguments,
+                **ctx.options,
+                wants_x=needs_x,
+                wants_residual=needs_residual and active,
+                wants_band=needs_weight or needs_bias,
+                wants_bn=needs_bn_weight or needs_bn_bias,
+            )
+            gradients = call(ECA_BACKWARD, (grad, *saved), options)
+            d_x, p, d_weight, d_bias, d_bn_weight, d_bn_bias = gradients
+            d_residual = p if active else grad
+        return (
+            None,
+            d_x if needs_x else None,
+            d_weight if needs_weight else None,
+            d_bias if needs_bias else None,
+            None,
+            None,
+            d_bn_weight if needs_bn_weight else None,
+            d_bn_bias if needs_bn_bias else None,
+            d_residual if needs_residual else None,
         )
 
 
@@ -115,8 +194,40 @@ def _gate(*args: Any, **kwargs: Any) -> Tensor:
 def _eca(*args: Any, **kwargs: Any) -> Tensor:
     a = SiteArguments(*args, **kwargs)
     checks.check_site("eca", a)
+    constant = all(v is None or not v.requires_grad for v in (a.bn_mean, a.bn_var))
+    if constant and a.pre_activation == "identity" and not _transforms_are_active():
+        return _Eca.apply(  # type: ignore[no-any-return]
+            a, a.x, a.weight, a.bias, a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias, a.residual
+        )
     return reference.eca(
         a.x, a.weight, a.bias, **a.eca_options, out_dtype=a.out_dtype, gate_from_pool=_gate_from_pool
+    )
+
+
+@_derivative_of(ECA_FORWARD)
+def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    a = ForwardArguments(*args, **kwargs)
+    checks.check_forward("eca_forward", a)
+    return reference_training.eca_forward(
+        a.x, a.weight, a.bias, **a.options, mask_order=a.mask_order, out_dtype=a.out_dtype or a.x.dtype
+    )
+
+
+@_derivative_of(ECA_BACKWARD)
+def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    a = BackwardArguments(*args, **kwargs)
+    checks.check_backward("eca_backward", a)
+    # `pooled` follows from x, and so does its derivative.
+    gradients = reference_training.eca_backward(
+        a.grad, a.x, a.weight, a.bias, **a.options,
+        pooled=None, mask=a.mask, mask_order=a.mask_order, **a.wanted,
+    )  # fmt: skip
+    likes = (a.x, a.grad, a.weight, a.bias, a.bn_weight, a.bn_bias)
+    return tuple(
+        (a.x if like is None else like).new_empty(0)
+        if gradient is None or like is None
+        else gradient.to(like.dtype)
+        for gradient, like in zip(gradients, likes, strict=True)
     )
 
 
@@ -140,5 +251,7 @@ def transforms_are_active() -> bool:
 
 LIBRARY.impl("gate", _gate, "Autograd")
 LIBRARY.impl("eca", _eca, "Autograd")
+LIBRARY.impl("eca_forward", _eca_forward, "Autograd")
+LIBRARY.impl("eca_backward", _eca_backward, "Autograd")
 LIBRARY.impl("gate_from_pool", _gate_from_pool, "Autograd")
 LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "Autograd")

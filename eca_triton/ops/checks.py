@@ -7,6 +7,7 @@ eager calls least; sizes, which may be symbolic, by `_check_size`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,16 +15,18 @@ import torch
 from torch import Tensor
 
 from ..reference import ACTIVATIONS, GATES, PRE_ACTIVATIONS
+from ..reference_training import MASK_ORDERS, SELECTING
 
 if TYPE_CHECKING:
     from .batch_norm import Arguments as BatchNormArguments
     from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
+    from .schema_training import BackwardArguments, ForwardArguments
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
-def check_site(op: str, a: SiteArguments) -> None:
-    """Checks the arguments of `gate` or `eca`.
+def check_site(op: str, a: SiteArguments | ForwardArguments | BackwardArguments) -> None:
+    """Checks the arguments that describe a site: all those of `gate` and `eca`.
 
     Raises:
         TypeError: a dtype is not one of float64, float32, float16 and bfloat16.
@@ -80,6 +83,31 @@ def check_pool_backward(op: str, a: PoolBackwardArguments) -> None:
     _check_companion(op, "grad", a.grad, "pooled", a.pooled)
 
 
+def check_forward(op: str, a: ForwardArguments) -> None:
+    """Checks the arguments of `eca_forward`; raises as `check_site`."""
+    check_site(op, a)
+    _check_mask_order(op, a)
+
+
+def check_backward(op: str, a: BackwardArguments) -> None:
+    """Checks the arguments of `eca_backward`; raises as `check_site`."""
+    check_site(op, a)
+    _check_mask_order(op, a)
+    _check_companion(op, "grad", a.grad, "x", a.x)
+    _check_matrix(op, "pooled", a.pooled, a.x.shape[1], a.x)
+    if (a.mask is None) != (a.mask_order == "none"):
+        order = f"mask_order={a.mask_order!r}"
+        _fail(op, f"mask must be given where mask_order is not none, and only there, got {order}")
+    if a.mask is not None:
+        if a.mask.dtype != torch.uint8:
+            _fail(op, f"mask must be uint8, got {a.mask.dtype}", TypeError)
+        _check_matrix(op, "mask", a.mask, math.prod(a.x.shape[1:]) // 8, a.x)
+    if a.wants_residual and a.activation == "identity":
+        _fail(op, "wants_residual needs an activation: without one that gradient is grad itself")
+    if a.wants_bn and a.bn_mean is None:
+        _fail(op, "wants_bn needs a batch norm, got bn_mean=None")
+
+
 def check_same_dtype(op: str, x: Tensor, weight: Tensor) -> None:
     """The rule of the public functions, as eager convolutions have it: one dtype, except under autocast."""
     if x.dtype == weight.dtype:
@@ -120,7 +148,7 @@ def _check_kernel(op: str, name: str, x: Tensor, weight: Tensor, bias: Tensor | 
         _check_vector(op, "bias", bias, 1, name, x)
 
 
-def _check_batch_norm(op: str, a: SiteArguments) -> None:
+def _check_batch_norm(op: str, a: SiteArguments | ForwardArguments | BackwardArguments) -> None:
     if a.bn_mean is None or a.bn_var is None:
         missing = "bn_mean" if a.bn_mean is None else "bn_var"
         _fail(op, f"a batch norm must have bn_mean and bn_var, got {missing}=None")
@@ -128,6 +156,28 @@ def _check_batch_norm(op: str, a: SiteArguments) -> None:
         vector = getattr(a, name)
         if vector is not None:
             _check_vector(op, name, vector, a.x.shape[1], "x", a.x)
+
+
+def _check_mask_order(op: str, a: ForwardArguments | BackwardArguments) -> None:
+    _check_name(op, "mask_order", a.mask_order, MASK_ORDERS)
+    if a.mask_order == "none":
+        return
+    _check_name(op, "activation with a mask_order", a.activation, SELECTING)
+    _check_size(
+        op,
+        math.prod(a.x.shape[1:]) % 8 == 0,
+        lambda: f"a mask_order needs images of a multiple of 8 elements, got {_shape(a.x)}",
+    )
+
+
+def _check_matrix(op: str, name: str, matrix: Tensor, columns: int, x: Tensor) -> None:
+    _check_device(op, name, matrix, "x", x)
+    if matrix.ndim != 2:
+        _fail(op, f"{name} must be ({x.shape[0]}, {columns}), got {_shape(matrix)}")
+    for size, wanted in zip(matrix.shape, (x.shape[0], columns), strict=True):
+        _check_size(
+            op, size == wanted, lambda: f"{name} must be ({x.shape[0]}, {columns}), got {_shape(matrix)}"
+        )
 
 
 def _check_vector(op: str, name: str, vector: Tensor, length: int, owner: str, x: Tensor) -> None:

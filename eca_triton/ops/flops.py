@@ -1,4 +1,4 @@
-"""FLOP formulas for `torch.utils.flop_counter`: 2 N C k for the convolution, twice that for its backward.
+"""FLOP formulas for `torch.utils.flop_counter`: 2 N C k for the convolution and for each gradient of it.
 
 A multiply and an add per tap, as torch counts a convolution. Pooling, gate and rescale count nothing there:
 an operator counts what the eager spelling of the block counts.
@@ -28,11 +28,20 @@ def _convolution_backward(
     return 2 * _convolution(pooled, weight)
 
 
+def _site_backward(
+    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *_: object, wants_x: bool = True,
+    wants_band: bool = True, **__: object,
+) -> int:  # fmt: skip
+    return (wants_x + wants_band) * _convolution(x, weight)
+
+
 def _register() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
     namespace = torch.ops.eca_triton
-    register_flop_formula([namespace.gate, namespace.eca, namespace.gate_from_pool])(_convolution)
+    forward = [namespace.gate, namespace.eca, namespace.eca_forward, namespace.gate_from_pool]
+    register_flop_formula(forward)(_convolution)
+    register_flop_formula(namespace.eca_backward)(_site_backward)
     register_flop_formula(namespace.gate_from_pool_backward)(_convolution_backward)
 
 

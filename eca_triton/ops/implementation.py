@@ -9,10 +9,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .. import reference
-from ..direct import Calls
+from .. import reference, reference_training
+from ..call import BackwardCall, Call
+from ..direct import Calls, scratch
 from ..private import untraced
 from .schema import (
     ECA,
@@ -25,9 +27,16 @@ from .schema import (
     check_and_allocate_gate_from_pool,
     check_and_allocate_gate_from_pool_backward,
 )
+from .schema_training import (
+    ECA_BACKWARD,
+    ECA_FORWARD,
+    BackwardArguments,
+    check_and_allocate_eca_backward,
+    check_and_allocate_eca_forward,
+)
 
 CALLS: dict[Callable[..., Any], Calls] = {
-    op: Calls() for op in (GATE, ECA, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD)
+    op: Calls() for op in (GATE, ECA, ECA_FORWARD, ECA_BACKWARD, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD)
 }
 """Per operator the calls that were launched before."""
 
@@ -69,6 +78,65 @@ def _eca(*args: Any, **kwargs: Any) -> Tensor:
     with CALLS[ECA].first(args, kwargs, (out,)):
         launch.eca(launch.Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
     return out
+
+
+@_first_of(ECA_FORWARD)
+def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    a, outs = check_and_allocate_eca_forward(*args, **kwargs)
+    if _launcher(a.x) is not None:
+        from .. import launch_training
+
+        out, pooled, mask = outs
+        call = Call(
+            a.x, a.weight, a.bias, pre_activation="identity", **a.options,
+            out=out, pooled=pooled, mask=None if a.mask_order == "none" else mask,
+        )  # fmt: skip
+        with CALLS[ECA_FORWARD].first(args, kwargs, outs):
+            launch_training.eca_forward(call, a.mask_order)
+        return outs
+    results = reference_training.eca_forward(
+        a.x, a.weight, a.bias, **a.options, mask_order=a.mask_order, out_dtype=outs[0].dtype
+    )
+    for out, result in zip(outs, results, strict=True):
+        out.copy_(result)
+    return outs
+
+
+@_first_of(ECA_BACKWARD)
+def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    a, outs = check_and_allocate_eca_backward(*args, **kwargs)
+    if _launcher(a.x) is not None:
+        with CALLS[ECA_BACKWARD].first(args, kwargs, outs):
+            _launch_backward(a, outs)
+        return outs
+    gradients = reference_training.eca_backward(
+        a.grad, a.x, a.weight, a.bias, **a.options,
+        pooled=a.pooled, mask=a.mask, mask_order=a.mask_order, **a.wanted,
+    )  # fmt: skip
+    for out, gradient in zip(outs, gradients, strict=True):
+        if gradient is not None:
+            out.copy_(gradient)
+    return outs
+
+
+def _launch_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
+    from .. import launch_training
+
+    d_x, d_residual, *d_parameters = (out if out.numel() else None for out in outs)
+    sums = a.wants_x or a.wants_band or a.wants_bn
+    shape, device = tuple(a.pooled.shape), a.x.device
+    pooled = a.pooled.to(torch.float32).contiguous()  # as it left `eca_forward`, unless somebody moved it
+    mask = None if a.mask is None else a.mask.contiguous()
+    call = BackwardCall(
+        dy=a.grad, x=a.x, weight=a.weight, bias=a.bias, **a.options, pooled=pooled, mask=mask,
+        d_x=d_x, d_residual=d_residual,
+        d_gate=scratch(shape, torch.float32, device) if sums else None,
+        p_sum=scratch(shape, torch.float32, device) if a.wants_bn else None,
+        p_dot_x=scratch(shape, torch.float32, device) if a.wants_bn else None,
+    )  # fmt: skip
+    launch_training.eca_backward(call, a.mask_order)
+    if a.wants_band or a.wants_bn:
+        launch_training.parameter_gradients(call, *d_parameters)
 
 
 @_first_of(GATE_FROM_POOL)
@@ -121,5 +189,7 @@ def _import_launch() -> ModuleType | None:
 # One function for every device: it is below autograd, and asks x where to go.
 LIBRARY.impl("gate", _gate, "CompositeExplicitAutograd")
 LIBRARY.impl("eca", _eca, "CompositeExplicitAutograd")
+LIBRARY.impl("eca_forward", _eca_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("eca_backward", _eca_backward, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool", _gate_from_pool, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "CompositeExplicitAutograd")

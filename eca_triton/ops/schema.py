@@ -20,16 +20,16 @@ LIBRARY: Any = torch.library.Library("eca_triton", "FRAGMENT")  # type: ignore[n
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
 # Tensors come before the star because vmap rules cannot take keyword-only tensors.
-_SITE = (
+SITE = (
     "Tensor x, Tensor weight, Tensor? bias=None, Tensor? bn_mean=None, Tensor? bn_var=None, "
     "Tensor? bn_weight=None, Tensor? bn_bias=None"
 )
 _SITE_OPTIONS = 'float bn_eps=1e-5, str pre_activation="identity", bool circular=False, str gate="sigmoid"'
 _POOL_OPTIONS = 'bool circular=False, str gate="sigmoid"'
 
-LIBRARY.define(f"gate({_SITE}, *, {_SITE_OPTIONS}, ScalarType? out_dtype=None) -> Tensor", tags=TAGS)
+LIBRARY.define(f"gate({SITE}, *, {_SITE_OPTIONS}, ScalarType? out_dtype=None) -> Tensor", tags=TAGS)
 LIBRARY.define(
-    f"eca({_SITE}, Tensor? residual=None, *, {_SITE_OPTIONS}, float gain=1.0, "
+    f"eca({SITE}, Tensor? residual=None, *, {_SITE_OPTIONS}, float gain=1.0, "
     'str activation="identity", ScalarType? out_dtype=None) -> Tensor',
     tags=TAGS,
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY
+from .schema_training import ECA_BACKWARD, ECA_FORWARD
 
 Rule = Callable[..., tuple[Any, Any]]
 
@@ -63,3 +64,5 @@ torch.library.register_vmap("eca_triton::gate_from_pool", _fold_into_batch(GATE_
 torch.library.register_vmap(
     "eca_triton::gate_from_pool_backward", _one_by_one(GATE_FROM_POOL_BACKWARD), lib=LIBRARY
 )
+torch.library.register_vmap("eca_triton::eca_forward", _one_by_one(ECA_FORWARD), lib=LIBRARY)
+torch.library.register_vmap("eca_triton::eca_backward", _one_by_one(ECA_BACKWARD), lib=LIBRARY)

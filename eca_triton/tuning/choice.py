@@ -61,6 +61,11 @@ def choose(
     return Choice("two_pass", None)
 
 
+def choose_backward(layout: Layout, x_itemsize: int, itemsize: int, device: Device) -> Choice:
+    """The kernel for the backward of one call; arguments as for `choose`, of all maps of the backward."""
+    return Choice("two_pass", None)
+
+
 def _starved(layout: Layout, itemsize: int, config: TileConfig, device: Device) -> bool:
     """Whether less than half of the SMs have work, and enough of it that the others are missed."""
     programs = layout.n * -(-layout.c // config.block_c)

@@ -32,6 +32,11 @@ def rescale_config(layout: Layout, itemsize: int, device: Device) -> Config:
     return _tile(layout, itemsize, device, window=1)
 
 
+def moments_config(layout: Layout, itemsize: int, device: Device) -> Config:
+    """Config of the moments kernel, as `rescale_config`; half the tile, since it keeps two sums of each."""
+    return _tile(layout, itemsize, device, window=1, tile_bytes=TILE_BYTES // 2)
+
+
 def gate_block(splits: int, block_k: int) -> int:
     """Entries of [N, C] per program of the gate kernel.
 
@@ -48,16 +53,32 @@ def backward_block(total: int, block_k: int) -> int:
     return max(16, (16 if total <= 1 << 20 else 64) * THREADS // block_k)
 
 
+def near_gate_block(block_k: int) -> int:
+    """Entries of [N, C] per program of a kernel that convolves at every neighbour of an entry."""
+    return max(2, 16 * THREADS // block_k**2)
+
+
+def batch_norm_backward_blocks(n: int, block_k: int) -> tuple[int, int]:
+    """Images and channels of one step of a kernel that sums over all images: 32 channels are a sector."""
+    block_n = min(power_of_2(n), max(1, 16 * THREADS // (32 * block_k)))
+    return block_n, 32
+
+
+def affine_block(layout: Layout) -> int:
+    """Elements of an image per program of the affine kernels: two vectors of bf16 per thread."""
+    return min(16 * THREADS, max(64, power_of_2(layout.c * layout.hw)))
+
+
 def power_of_2(size: int) -> int:
     """Smallest power of two that is at least `size`."""
     return 1 << (size - 1).bit_length()
 
 
-def _tile(layout: Layout, itemsize: int, device: Device, window: int) -> Config:
+def _tile(layout: Layout, itemsize: int, device: Device, window: int, tile_bytes: int = TILE_BYTES) -> Config:
     vector = VECTOR_BYTES // itemsize
     vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
     span = layout.hw + window - 1
-    tile = SCALARS * THREADS if vec_c == vec_hw == window == 1 else TILE_BYTES // itemsize
+    tile = SCALARS * THREADS if vec_c == vec_hw == window == 1 else tile_bytes // itemsize
     if _channels_innermost(layout):
         # 64 channels are whole 128-byte lines of bf16. Short maps take more channels, to fill the tile.
         block_hw = min(tile // 64, power_of_2(span))

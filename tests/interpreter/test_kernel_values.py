@@ -114,7 +114,7 @@ def test_rows_read_by_aligned_windows_take_nothing_from_their_neighbours(hw: int
 def test_a_map_cut_over_many_programs_gives_the_same_gates(
     layout: str, spatial: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "_device", lambda device: H200)
+    monkeypatch.setattr(launch, "device_of", lambda device: H200)
     torch.manual_seed(0)
     x = LAYOUTS[layout]((1, 8, *spatial), torch.float16)
     site = Site(x=x, weight=torch.randn(3), bn=batch_norm(8, torch.float32), residual=torch.randn_like(x))

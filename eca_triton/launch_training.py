@@ -1,0 +1,105 @@
+"""Host side of a training step: brings the maps in one order, and picks the kernels of a direction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import launch, launch_two_pass
+from .call import BackwardCall, Call, vectors
+from .direct import run, scratch
+from .kernels.batch_norm_backward import batch_norm_backward_kernel
+from .tuning.choice import choose_backward
+from .tuning.heuristic import batch_norm_backward_blocks
+from .tuning.layout import common_layout
+
+
+def eca_forward(call: Call, mask_order: str) -> None:
+    """Fills call.out, call.pooled and, in mask_order, call.mask. The call's pre_activation is "identity"."""
+    with launch.on_device_of(call.x):
+        x = _dense(call.x, mask_order)
+        residual = None if call.residual is None else _arranged(call.residual, x)
+        dense = call._replace(x=x, residual=residual, out=_room(call.out, x))
+        launch_two_pass.forward(dense)
+        if dense.out is not call.out:
+            call.out.copy_(dense.out)
+
+
+def eca_backward(call: BackwardCall, mask_order: str) -> None:
+    """Fills call.d_x, d_residual, d_gate, p_sum and p_dot_x, as far as there are any."""
+    with launch.on_device_of(call.x):
+        x = _dense(call.x, mask_order)
+        dense = call._replace(
+            dy=_arranged(call.dy, x),
+            x=x,
+            residual=None if call.residual is None else _arranged(call.residual, x),
+            d_x=None if call.d_x is None else _room(call.d_x, x),
+            d_residual=None if call.d_residual is None else _room(call.d_residual, x),
+        )
+        choice = choose_backward(dense.layout, x.element_size(), dense.itemsize, launch.device_of(x.device))
+        assert choice.kernel == "two_pass", "which alone leaves out d_x and d_gate where nobody needs them"
+        launch_two_pass.backward(dense)
+        for wanted, filled in ((call.d_x, dense.d_x), (call.d_residual, dense.d_residual)):
+            if wanted is not None and filled is not None and wanted is not filled:
+                wanted.copy_(filled)
+
+
+def parameter_gradients(
+    call: BackwardCall,
+    d_weight: Tensor | None,
+    d_bias: Tensor | None,
+    d_bn_weight: Tensor | None,
+    d_bn_bias: Tensor | None,
+) -> None:
+    """Fills the gradients of the parameters (contiguous, any float dtype) from what `eca_backward` filled."""
+    x, weight = call.x, call.weight
+    assert call.d_gate is not None, "wanted, as the parameters' gradients are"
+    n, c = call.pooled.shape
+    if d_weight is None:
+        d_weight = scratch((weight.numel(),), torch.float32, x.device)
+    if d_bias is None:
+        d_bias = scratch((1,), torch.float32, x.device)
+    d_pooled = scratch((n, c), torch.float32, x.device)
+    with launch.on_device_of(x):
+        launch.gate_from_pool_backward(
+            call.d_gate, call.pooled, weight, call.bias, call.circular, call.gate,
+            d_pooled, d_weight, d_bias, call.bn, call.bn_eps,
+        )  # fmt: skip
+        if d_bn_weight is None and d_bn_bias is None:
+            return
+        flags = call.flags
+        block_n, block_c = batch_norm_backward_blocks(n, flags["BLOCK_K"])
+        run(
+            batch_norm_backward_kernel, (-(-c // block_c),),
+            call.p_sum, call.p_dot_x, call.pooled, d_pooled, weight, call.bias, *vectors(call.bn),
+            call.bn_eps, call.gain, d_bn_weight, d_bn_bias, n, c, weight.stride(-1),
+            K=flags["K"], CIRCULAR=call.circular, GATE=call.gate,
+            BLOCK_N=block_n, BLOCK_C=block_c, BLOCK_K=flags["BLOCK_K"],
+        )  # fmt: skip
+
+
+def _dense(x: Tensor, mask_order: str) -> Tensor:
+    """x, or a copy: in the order of the mask's bits, or without a mask contiguous or channels-last."""
+    if mask_order == "channels_last":
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    layout = common_layout(x.shape, x.stride())
+    if mask_order == "none" and (layout.contiguous or layout.dense_channels_last):
+        return x
+    return x.contiguous()
+
+
+def _arranged(tensor: Tensor, x: Tensor) -> Tensor:
+    """The tensor, or a copy, with x's strides."""
+    if _share_strides(tensor, x):
+        return tensor
+    return torch.empty_like(x, dtype=tensor.dtype).copy_(tensor)
+
+
+def _room(out: Tensor, x: Tensor) -> Tensor:
+    """The output, or room for it with x's strides."""
+    return out if _share_strides(out, x) else torch.empty_like(x, dtype=out.dtype)
+
+
+def _share_strides(tensor: Tensor, x: Tensor) -> bool:
+    one, other = common_layout(x.shape, x.stride(), tensor.stride()).strides
+    return one == other

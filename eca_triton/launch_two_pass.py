@@ -1,0 +1,120 @@
+"""Host side of the training kernels for any dense map: every direction passes over the maps twice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import launch
+from .call import BackwardCall, BatchNorm, Call, vectors
+from .direct import run, scratch
+from .kernels.affine import affine_backward_kernel, affine_kernel
+from .kernels.moments import moments_kernel
+from .kernels.terms import backward_terms_kernel, forward_terms_kernel
+from .tuning.config import Config
+from .tuning.heuristic import affine_block, gate_block, moments_config, near_gate_block
+from .tuning.layout import Layout
+
+
+def forward(call: Call) -> None:
+    """Fills call.out, and call.pooled and call.mask where there are any; three launches.
+
+    The call's pre_activation is "identity", its maps are all contiguous or all channels-last.
+    """
+    x, layout = call.x, call.layout
+    factor, offset = _forward_terms(call, launch.pool(x, None, 0.0, "identity"), 1.0 / layout.hw, call.pooled)
+    run(
+        affine_kernel, _flat_grid(layout),
+        x, _center(call.bn), factor, offset, call.residual, call.out, call.mask,
+        layout.c, layout.hw, layout.c * layout.hw, ACTIVATION=call.activation, **_flat(layout),
+    )  # fmt: skip
+
+
+def backward(call: BackwardCall) -> None:
+    """Fills the outputs of the call; its maps are all contiguous or all channels-last.
+
+    Four launches at most; where nobody needs more than d_residual, the last alone.
+    """
+    x, layout = call.x, call.layout
+    n, c, hw = layout.n, layout.c, layout.hw
+    center, activation = _center(call.bn), call.activation
+    dy, d_residual, mask, residual = call.dy, call.d_residual, call.mask, call.residual
+    factor = offset = gamma = None
+    if call.d_x is not None or (mask is None and activation != "identity"):
+        factor, offset = _forward_terms(call, call.pooled[:, None, :], 1.0, None)
+    if call.d_gate is not None:
+        config = moments_config(layout, call.itemsize, launch.device_of(x.device))
+        p_sum, p_dot_x = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))
+        run(
+            moments_kernel, (n * config.splits * -(-c // config.block_c),),
+            dy, x, residual, mask, center, factor, offset, d_residual, p_sum, p_dot_x,
+            c, hw, *((hw, 1) if layout.contiguous else (1, c)),
+            ACTIVATION=activation, BITS_ALONG=_bits_along(layout, config), SPLITS=config.splits,
+            BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, VEC_C=config.vec_c, VEC_HW=config.vec_hw,
+            num_warps=config.num_warps,
+        )  # fmt: skip
+        gamma = None if call.d_x is None else scratch((n, c), torch.float32, x.device)
+        flags = call.flags
+        block = near_gate_block(flags["BLOCK_K"])
+        run(
+            backward_terms_kernel, (-(-n * c // block),),
+            p_sum, p_dot_x, call.pooled, call.weight, call.bias, *vectors(call.bn), call.bn_eps, call.gain,
+            call.p_sum, call.p_dot_x, call.d_gate, gamma, n * c, c, 1.0 / hw, call.weight.stride(-1),
+            SPLITS=config.splits, K=flags["K"], CIRCULAR=call.circular, GATE=call.gate,
+            BLOCK=block, BLOCK_K=flags["BLOCK_K"],
+        )  # fmt: skip
+        if call.d_x is None:
+            return
+        if d_residual is not None:  # p, which need not be found a second time
+            dy, d_residual, mask, residual, activation = d_residual, None, None, None, "identity"
+    run(
+        affine_backward_kernel, _flat_grid(layout),
+        dy, x, residual, mask, center, factor, offset, None, gamma, call.d_x, d_residual,
+        c, hw, c * hw, ACTIVATION=activation, **_flat(layout),
+    )  # fmt: skip
+
+
+def _forward_terms(
+    call: Call | BackwardCall, partial: Tensor, inv_hw: float, pooled: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """factor and offset as of `forward_terms_kernel`; partial [N, splits, C] fp32, contiguous."""
+    n, splits, c = partial.shape
+    device = partial.device
+    factor = scratch((n, c), torch.float32, device)
+    shifts = call.bn is not None and call.bn[3] is not None
+    offset = scratch((n, c), torch.float32, device) if shifts else None
+    flags = call.flags
+    block = gate_block(splits, flags["BLOCK_K"])
+    run(
+        forward_terms_kernel, (-(-n * c // block),),
+        partial, call.weight, call.bias, *vectors(call.bn), call.bn_eps, call.gain, pooled, factor, offset,
+        n * c, c, inv_hw, call.weight.stride(-1),
+        SPLITS=splits, K=flags["K"], CIRCULAR=call.circular, GATE=call.gate,
+        BLOCK=block, BLOCK_K=flags["BLOCK_K"],
+    )  # fmt: skip
+    return factor, offset
+
+
+def _center(bn: BatchNorm | None) -> Tensor | None:
+    return vectors(bn)[0]
+
+
+def _bits_along(layout: Layout, config: Config) -> str:
+    if layout.contiguous:
+        return "hw" if layout.hw % 8 == config.block_hw % 8 == 0 else ""
+    return "c" if layout.c % 8 == config.block_c % 8 == 0 else ""
+
+
+def _flat_grid(layout: Layout) -> tuple[int]:
+    return (layout.n * -(-layout.c * layout.hw // affine_block(layout)),)
+
+
+def _flat(layout: Layout) -> dict[str, int | bool]:
+    """How the affine kernels walk an image."""
+    run_length = layout.hw if layout.contiguous else layout.c
+    vec = next(vec for vec in (8, 4, 2, 1) if run_length % vec == 0)
+    return {
+        "CHANNELS_LAST": not layout.contiguous,
+        "BLOCK": affine_block(layout),
+        "VEC": vec,
+    }

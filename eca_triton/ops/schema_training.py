@@ -1,0 +1,200 @@
+"""The operators of a training step, `eca_forward` and `eca_backward`: as `schema` for the others.
+
+What backward needs besides the inputs: `pooled`, the means of x, fp32 [N, C] (fp64 for fp64 x), and `mask`,
+one bit per element. The order of the bits is an option of both operators, no property of the tensors: x may
+have other strides when backward runs, after Inductor, checkpointing or a hook that moved what was saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..reference import compute_dtype
+from ..reference_training import SELECTING
+from . import checks
+from .schema import LIBRARY, SITE, TAGS
+
+_OPTIONS = (
+    'float bn_eps=1e-5, bool circular=False, str gate="sigmoid", float gain=1.0, str activation="identity", '
+    'str mask_order="none"'
+)
+LIBRARY.define(
+    f"eca_forward({SITE}, Tensor? residual=None, *, {_OPTIONS}, ScalarType? out_dtype=None) "
+    "-> (Tensor out, Tensor pooled, Tensor mask)",
+    tags=TAGS,
+)
+LIBRARY.define(
+    f"eca_backward(Tensor grad, {SITE.replace('=None', '')}, Tensor? residual, Tensor pooled, "
+    f"Tensor? mask=None, *, {_OPTIONS}, bool wants_x=True, bool wants_residual=False, bool wants_band=True, "
+    "bool wants_bn=False) -> (Tensor d_x, Tensor d_residual, Tensor d_weight, Tensor d_bias, "
+    "Tensor d_bn_weight, Tensor d_bn_bias)",
+    tags=TAGS,
+)
+
+ECA_FORWARD: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.ops.eca_triton.eca_forward.default
+ECA_BACKWARD: Callable[..., tuple[Tensor, ...]] = torch.ops.eca_triton.eca_backward.default
+
+
+class ForwardArguments(NamedTuple):
+    """The arguments of `eca_forward`, with the schema's names, order and defaults."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    bn_mean: Tensor | None = None
+    bn_var: Tensor | None = None
+    bn_weight: Tensor | None = None
+    bn_bias: Tensor | None = None
+    residual: Tensor | None = None
+    bn_eps: float = 1e-5
+    circular: bool = False
+    gate: str = "sigmoid"
+    gain: float = 1.0
+    activation: str = "identity"
+    mask_order: str = "none"
+    out_dtype: torch.dtype | None = None
+
+    @property
+    def pre_activation(self) -> str:
+        """None: where there is one, autograd takes the operator apart."""
+        return "identity"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that the launcher and, with `mask_order`, the reference take."""
+        return _options(self)
+
+
+class BackwardArguments(NamedTuple):
+    """The arguments of `eca_backward`, with the schema's names, order and defaults."""
+
+    grad: Tensor
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    bn_mean: Tensor | None
+    bn_var: Tensor | None
+    bn_weight: Tensor | None
+    bn_bias: Tensor | None
+    residual: Tensor | None
+    pooled: Tensor
+    mask: Tensor | None = None
+    bn_eps: float = 1e-5
+    circular: bool = False
+    gate: str = "sigmoid"
+    gain: float = 1.0
+    activation: str = "identity"
+    mask_order: str = "none"
+    wants_x: bool = True
+    wants_residual: bool = False
+    wants_band: bool = True
+    wants_bn: bool = False
+
+    @property
+    def pre_activation(self) -> str:
+        """None: where there is one, autograd takes the operator apart."""
+        return "identity"
+
+    @property
+    def out_dtype(self) -> None:
+        """That of `grad`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that the launcher and, with `mask_order` and `wanted`, the reference take."""
+        return _options(self)
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """Which gradients are."""
+        return {name: getattr(self, name) for name in self._fields if name.startswith("wants_")}
+
+
+def changed(arguments: type[ForwardArguments] | type[BackwardArguments], **options: Any) -> dict[str, Any]:
+    """Of the options of an operator, in the schema's order, those that differ from their defaults."""
+    return {name: v for name, v in options.items() if v != arguments._field_defaults[name]}
+
+
+def mask_order_for(x: Tensor, residual: Tensor | None, activation: str) -> str:
+    """The order in which `eca_forward` may keep bits of a map for backward; "none": it keeps no bits.
+
+    Kernels walk maps that are dense in one common order, and bits come in whole bytes.
+    """
+    if activation not in SELECTING:
+        return "none"
+    maps = [x] if residual is None else [x, residual]
+    if all(tensor.is_contiguous() for tensor in maps):
+        return "contiguous" if math.prod(x.shape[1:]) % 8 == 0 else "none"
+    if all(tensor.movedim(1, -1).is_contiguous() for tensor in maps):
+        return "channels_last" if x.shape[1] % 8 == 0 else "none"
+    return "none"
+
+
+def check_and_allocate_eca_forward(
+    *args: Any, **kwargs: Any
+) -> tuple[ForwardArguments, tuple[Tensor, Tensor, Tensor]]:
+    """As `schema.check_and_allocate_eca`, for `eca_forward`."""
+    a = ForwardArguments(*args, **kwargs)
+    checks.check_forward("eca_forward", a)
+    x = a.x
+    mask = (0,) if a.mask_order == "none" else (x.shape[0], math.prod(x.shape[1:]) // 8)
+    return a, (
+        torch.empty_like(x, dtype=a.out_dtype),
+        x.new_empty(x.shape[:2], dtype=compute_dtype(x)),
+        x.new_empty(mask, dtype=torch.uint8),
+    )
+
+
+def check_and_allocate_eca_backward(
+    *args: Any, **kwargs: Any
+) -> tuple[BackwardArguments, tuple[Tensor, ...]]:
+    """As `schema.check_and_allocate_eca`, for `eca_backward`; a gradient not wanted has the shape [0].
+
+    d_residual has the dtype of `grad`, every other gradient that of its input.
+    """
+    a = BackwardArguments(*args, **kwargs)
+    checks.check_backward("eca_backward", a)
+
+    def parameter(like: Tensor | None, wanted: bool) -> Tensor:
+        if like is None:
+            return a.x.new_empty(0)
+        return like.new_empty(like.shape if wanted else 0)
+
+    return a, (
+        torch.empty_like(a.x) if a.wants_x else a.x.new_empty(0),
+        torch.empty_like(a.x, dtype=a.grad.dtype) if a.wants_residual else a.grad.new_empty(0),
+        parameter(a.weight, a.wants_band),
+        parameter(a.bias, a.wants_band),
+        parameter(a.bn_weight, a.wants_bn),
+        parameter(a.bn_bias, a.wants_bn),
+    )
+
+
+def _options(a: ForwardArguments | BackwardArguments) -> dict[str, Any]:
+    statistics = None if a.bn_mean is None or a.bn_var is None else (a.bn_mean, a.bn_var)
+    return {
+        "bn": None if statistics is None else (*statistics, a.bn_weight, a.bn_bias),
+        "bn_eps": a.bn_eps,
+        "circular": a.circular,
+        "gate": a.gate,
+        "gain": a.gain,
+        "residual": a.residual,
+        "activation": a.activation,
+    }
+
+
+def _fake_eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return check_and_allocate_eca_forward(*args, **kwargs)[1]
+
+
+def _fake_eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    return check_and_allocate_eca_backward(*args, **kwargs)[1]
+
+
+torch.library.register_fake("eca_triton::eca_forward", _fake_eca_forward, lib=LIBRARY)
+torch.library.register_fake("eca_triton::eca_backward", _fake_eca_backward, lib=LIBRARY)
