@@ -17,6 +17,8 @@ class Call(NamedTuple):
     """activation(gain * xhat * gates + residual) into `out`, where xhat = pre_activation(batch_norm(x)).
 
     x: [N, C, *spatial], not empty; residual and out: x's shape, any strides, any float dtype.
+    Where not None, also filled: pooled, fp32 [N, C], with the means of x, before batch norm; mask, uint8
+    [N, C * HW / 8], with a bit per element, in the order of the map's memory: 1 where the gradient passes.
     """
 
     x: Tensor
@@ -31,6 +33,8 @@ class Call(NamedTuple):
     residual: Tensor | None
     activation: str
     out: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def maps(self) -> list[Tensor]:
@@ -62,6 +66,61 @@ class Call(NamedTuple):
             "CIRCULAR": self.circular,
             "GATE": self.gate,
             "PRE_ACTIVATION": self.pre_activation,
+            "ACTIVATION": self.activation,
+        }
+
+
+class BackwardCall(NamedTuple):
+    """Gradients of a `Call` without pre_activation into d_x, d_residual, d_gate and the affine's moments.
+
+    With u what `Call` activates and p = dy * activation'(u), all maps of x's shape, any strides:
+    d_gate = gain * sum of p * xhat, p_sum = sum of p, p_dot_x = sum of p * (x - the running mean).
+    """
+
+    dy: Tensor
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    bn: BatchNorm | None
+    bn_eps: float
+    circular: bool
+    gate: str
+    gain: float
+    residual: Tensor | None  # None unless u is recomputed and there was one
+    activation: str
+    pooled: Tensor  # fp32 [N, C], of the forward
+    mask: Tensor | None  # of the forward; without it u is recomputed
+    d_x: Tensor
+    d_residual: Tensor | None  # p; None where nobody needs it, or where it is dy itself
+    d_gate: Tensor  # fp32 [N, C]
+    p_sum: Tensor | None  # fp32 [N, C]; both or neither
+    p_dot_x: Tensor | None
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """Everything of x's shape."""
+        maps = (self.x, self.dy, self.d_x, self.residual, self.d_residual)
+        return [tensor for tensor in maps if tensor is not None]
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes and strides of `maps`."""
+        return common_layout(self.x.shape, *(tensor.stride() for tensor in self.maps))
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of the largest element of `maps`."""
+        return max(tensor.element_size() for tensor in self.maps)
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The compile-time arguments that every kernel of the backward has."""
+        taps = self.weight.numel()
+        return {
+            "K": taps,
+            "BLOCK_K": power_of_2(taps),
+            "CIRCULAR": self.circular,
+            "GATE": self.gate,
             "ACTIVATION": self.activation,
         }
 

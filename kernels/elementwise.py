@@ -36,6 +36,45 @@ def activate(v, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def activation_passes(u, ACTIVATION: tl.constexpr):
+    """Whether relu or relu6 lets the gradient at u through: NaN does, a corner does not, as in torch."""
+    tl.static_assert(ACTIVATION == "relu" or ACTIVATION == "relu6", "its slope is no bit")
+    stopped = u <= 0.0
+    if ACTIVATION == "relu6":
+        stopped |= u >= 6.0
+    return ~stopped
+
+
+@triton.jit
+def activation_slope(u, ACTIVATION: tl.constexpr):
+    """Derivative of `activate` at u."""
+    slope = tl.full(u.shape, 1.0, tl.float32)
+    if ACTIVATION == "relu" or ACTIVATION == "relu6":
+        slope = tl.where(activation_passes(u, ACTIVATION), 1.0, 0.0)
+    elif ACTIVATION == "silu":
+        s = 1.0 / (1.0 + tl.exp(-u))
+        slope = s * (1.0 + u * (1.0 - s))
+    elif ACTIVATION == "gelu":
+        # Phi(u) + u * phi(u), of the normal distribution.
+        slope = 0.5 * (1.0 + tl.erf(u * 0.7071067811865476)) + u * tl.exp(-0.5 * u * u) * 0.3989422804014327
+    elif ACTIVATION == "hardswish":
+        slope = tl.where(u <= -3.0, 0.0, tl.where(u < 3.0, u * (1.0 / 3.0) + 0.5, 1.0))
+    return slope
+
+
+@triton.jit
+def activation_gradient(dy, u, ACTIVATION: tl.constexpr):
+    """dy * activation_slope(u) in fp32. Flat parts are selected, as in torch: 0 * Inf would be NaN."""
+    dy = dy.to(tl.float32)
+    if ACTIVATION == "relu" or ACTIVATION == "relu6":
+        return tl.where(activation_passes(u, ACTIVATION), dy, 0.0)
+    p = dy * activation_slope(u, ACTIVATION)
+    if ACTIVATION == "hardswish":
+        p = tl.where(u <= -3.0, 0.0, p)
+    return p
+
+
+@triton.jit
 def gate_of(z, GATE: tl.constexpr):
     """The gate of z: sigmoid or hard_sigmoid."""
     tl.static_assert(GATE == "sigmoid" or GATE == "hard_sigmoid", "unknown gate")
@@ -51,6 +90,15 @@ def gate_slope(z, GATE: tl.constexpr):
         g = gate_of(z, GATE)
         return g * (1.0 - g)
     return tl.where((z > -3.0) & (z < 3.0), 1.0 / 6.0, 0.0)
+
+
+@triton.jit
+def gate_gradient(d_gate, z, GATE: tl.constexpr):
+    """d_gate * gate_slope(z). Flat parts are selected, as in torch: 0 * NaN would be NaN."""
+    dz = d_gate * gate_slope(z, GATE)
+    if GATE == "hard_sigmoid":
+        dz = tl.where((z > -3.0) & (z < 3.0), dz, 0.0)
+    return dz
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .band import band_convolution, band_sum, neighbours, taps
-from .elementwise import gate_slope
+from .elementwise import gate_gradient
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def gate_backward_kernel(
         None, None, None, None, 0.0, 1, K, CIRCULAR, BLOCK_K,
     )  # fmt: skip
     grad = tl.load(grad_ptr + n * stride_gn + offs_c.to(tl.int64) * stride_gc, mask=mask, other=0.0)
-    dz = tl.where(mask, grad.to(tl.float32) * gate_slope(z, GATE), 0.0)
+    dz = tl.where(mask, gate_gradient(grad.to(tl.float32), z, GATE), 0.0)
     tl.store(dz_ptr + offs, dz, mask=mask)
 
     src, valid = neighbours(offs_c, mask, C, K, CIRCULAR, BLOCK_K)

@@ -128,6 +128,7 @@ ALLOWED = {
     "call": {"tuning"},
     "private": set(),
     "direct": {"private"},
+    "launch_backward": {"call", "direct", "kernels", "tuning"},
     "launch_channels_last": {"call", "direct", "kernels", "tuning"},
     "launch": {"call", "direct", "kernels", "launch_channels_last", "tuning"},
     "ops": {"reference", "launch", "direct", "private"},
