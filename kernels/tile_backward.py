@@ -21,9 +21,9 @@ def tile_backward_kernel(
     VEC: tl.constexpr, WINDOWED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """p = dy * activation'(u), d_residual = p, d_gate = gain * sum_hw p * xhat, dz = d_gate * gate'(z),
-    d_x = (gain * g * p + conv^T(dz) / HW) * batch norm's scale; p_sum, p_dot_x = sum_hw p, p * (x - its mean).
+    d_x = (gain * g * p + conv^T(dz) / HW) * batch norm's scale; p_sum, p_dot_x: sums of p, p * (x - mean).
     One program owns BLOCK_C channels of one image, p in registers; of the halo it only forms dz.
-    Reads dy and x once (2 S; the halo from L2), writes d_x (S). After a residual it also writes d_residual (S)
+    Reads dy and x once (2 S; the halo from L2), writes d_x (S). After a residual also writes d_residual (S)
     and reads mask (S/16 in 16 bits) or, where u is recomputed, the residual (S).
     Maps: [N, C, HW] contiguous, cut as by `tile_kernel`; pooled and all sums: [N, C] fp32.
     """
@@ -175,22 +175,21 @@ def gradient_chunk(
     dy = tl.load(dy_ptr + offs, mask=loaded, other=0.0)
     x = tl.load(x_ptr + offs, mask=loaded, other=0.0, eviction_policy=EVICTION).to(tl.float32)
     p = dy.to(tl.float32)
-    if ACTIVATION != "identity":
-        if mask_ptr is not None:
-            offs_bits, loaded_bits, _ = octet_offsets(offs_c, mask_c, start, HW, BLOCK, VEC, WINDOWED)
-            octets = tl.load(mask_ptr + offs_bits, mask=loaded_bits, other=0)
-            p = tl.where(unpacked_bits(octets), p, 0.0)
-        else:
-            u = x
-            if len(terms) > 1:
-                u -= spread(terms, next_terms, 1, element, HW, WINDOWED)
-                u *= spread(terms, next_terms, 2, element, HW, WINDOWED)
-                u += spread(terms, next_terms, 3, element, HW, WINDOWED)
-            u *= spread(terms, next_terms, 0, element, HW, WINDOWED)
-            if residual_ptr is not None:
-                residual = tl.load(residual_ptr + offs, mask=loaded, other=0.0, eviction_policy=EVICTION)
-                u += residual.to(tl.float32)
-            p = activation_gradient(p, u, ACTIVATION)
+    if mask_ptr is not None:
+        offs_bits, loaded_bits, _ = octet_offsets(offs_c, mask_c, start, HW, BLOCK, VEC, WINDOWED)
+        bits = unpacked_bits(tl.load(mask_ptr + offs_bits, mask=loaded_bits, other=0))
+        p = tl.where(bits, p, 0.0)
+    elif ACTIVATION != "identity":
+        u = x
+        if len(terms) > 1:
+            u -= spread(terms, next_terms, 1, element, HW, WINDOWED)
+            u *= spread(terms, next_terms, 2, element, HW, WINDOWED)
+            u += spread(terms, next_terms, 3, element, HW, WINDOWED)
+        u *= spread(terms, next_terms, 0, element, HW, WINDOWED)
+        if residual_ptr is not None:
+            residual = tl.load(residual_ptr + offs, mask=loaded, other=0.0, eviction_policy=EVICTION)
+            u += residual.to(tl.float32)
+        p = activation_gradient(p, u, ACTIVATION)
     if len(terms) > 1:
         x -= terms[1][:, None]
     summand, dot = p, p * x
