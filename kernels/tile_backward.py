@@ -50,17 +50,11 @@ def tile_backward_kernel(
             pooled_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps,
             gain, halo_c, mask_halo, C, stride_w, K, CIRCULAR, GATE, BLOCK_K,
         )  # fmt: skip
-        halo_sum = tl.zeros((BLOCK_HALO, BLOCK_HALO_HW), tl.float32)
-        halo_dot = tl.zeros((BLOCK_HALO, BLOCK_HALO_HW), tl.float32)
-        SPAN: tl.constexpr = CHUNKS * BLOCK_HW + BLOCK_TAIL
-        for start in tl.range(0, SPAN, BLOCK_HALO_HW):
-            _, summand, dot = gradient_chunk(
-                dy_ptr, x_ptr, residual_ptr, mask_ptr, halo_c, mask_halo, halo_terms, halo_terms, start,
-                HW, ACTIVATION, BLOCK_HALO_HW, HW % BLOCK_HALO_HW != 0, VEC, WINDOWED, "",
-            )  # fmt: skip
-            halo_sum += summand
-            halo_dot += dot
-        halo_d_gate = gate_dot(tl.sum(halo_sum, 1), tl.sum(halo_dot, 1), halo_terms, gain)
+        halo_sum, halo_dot = halo_sums(
+            dy_ptr, x_ptr, residual_ptr, mask_ptr, halo_c, mask_halo, halo_terms,
+            HW, ACTIVATION, BLOCK_HALO, BLOCK_HALO_HW, CHUNKS * BLOCK_HW + BLOCK_TAIL, VEC, WINDOWED,
+        )  # fmt: skip
+        halo_d_gate = gate_dot(halo_sum, halo_dot, halo_terms, gain)
         halo_dz = gate_gradient(halo_d_gate, halo_z, GATE)
 
     z, terms = channel_terms(
@@ -131,6 +125,35 @@ def gate_dot(p_sum, p_dot, terms, gain):
     if len(terms) > 1:
         p_dot = p_dot * terms[2] + p_sum * terms[3]
     return gain * p_dot
+
+
+@triton.jit
+def halo_sums(
+    dy_ptr, x_ptr, residual_ptr, mask_ptr, offs_c, mask_c, terms,
+    HW: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_HALO: tl.constexpr, BLOCK_HALO_HW: tl.constexpr,
+    SPAN: tl.constexpr, VEC: tl.constexpr, WINDOWED: tl.constexpr,
+):  # fmt: skip
+    """Over SPAN columns of the rows offs_c of an image, the sums of p and of p * (x - center)."""
+    total = tl.zeros((BLOCK_HALO, BLOCK_HALO_HW), tl.float32)
+    total_dot = tl.zeros((BLOCK_HALO, BLOCK_HALO_HW), tl.float32)
+    if ACTIVATION == "identity" or mask_ptr is not None:
+        # Unrolled, so that all blocks are on their way together.
+        for start in tl.static_range(0, SPAN, BLOCK_HALO_HW):
+            _, summand, dot = gradient_chunk(
+                dy_ptr, x_ptr, residual_ptr, mask_ptr, offs_c, mask_c, terms, terms, start,
+                HW, ACTIVATION, BLOCK_HALO_HW, start + BLOCK_HALO_HW > HW, VEC, WINDOWED, "",
+            )  # fmt: skip
+            total += summand
+            total_dot += dot
+    else:
+        for start in tl.range(0, SPAN, BLOCK_HALO_HW):
+            _, summand, dot = gradient_chunk(
+                dy_ptr, x_ptr, residual_ptr, mask_ptr, offs_c, mask_c, terms, terms, start,
+                HW, ACTIVATION, BLOCK_HALO_HW, HW % BLOCK_HALO_HW != 0, VEC, WINDOWED, "",
+            )  # fmt: skip
+            total += summand
+            total_dot += dot
+    return tl.sum(total, 1), tl.sum(total_dot, 1)
 
 
 @triton.jit

@@ -117,7 +117,9 @@ def cut(
     share = threads * access // block_c
     columns = max(WINDOW_COLUMNS if windowed else LINE_COLUMNS, share)
     block_hw, chunks, block_tail = _blocks(span, columns, share if windowed else 1, vec)
-    threads = min(threads, max(device.warp_size, THREADS[0], block_c * block_hw // access))
+    vectors = block_c * block_hw // access
+    needed = power_of_2(-(-block_c * row_bytes // limits.long_bytes))
+    threads = min(threads, max(device.warp_size, THREADS[0], vectors, needed))
     return TileConfig(
         block_c=block_c,
         block_hw=block_hw,
@@ -150,10 +152,13 @@ def _vector(c: int, hw: int, itemsize: int, bits: bool) -> tuple[int, bool]:
 
 
 def _blocks(span: int, widest: int, least_tail: int, vec: int) -> tuple[int, int, int]:
-    """Columns of a block, number of blocks, columns of the tail: the widest that hardly pad."""
+    """Columns of a block, number of blocks, columns of the tail: the widest that hardly pad.
+
+    least_tail: also of a block; narrower ones would leave threads without work.
+    """
     best = None
     block = min(power_of_2(span), power_of_2(widest))
-    narrowest = min(4 * vec, block)
+    narrowest = min(max(4 * vec, power_of_2(least_tail)), block)
     while block >= narrowest:
         chunks, rest = divmod(span, block)
         tail = max(power_of_2(rest), power_of_2(least_tail)) if rest else 0
