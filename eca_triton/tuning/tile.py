@@ -113,13 +113,13 @@ def cut(
     if threads > THREADS[-1] or min(halo, c - block_c) > MAX_HALO * block_c:
         return None
     # One vector per thread and block, over whole lines. Short rows that need windows cost fewest instructions
-    # in blocks of 32, with every store a whole vector.
+    # in blocks of 32, with every store a whole vector. Narrower ones pad less and use fewer threads.
     share = threads * access // block_c
     columns = max(WINDOW_COLUMNS if windowed else LINE_COLUMNS, share)
-    block_hw, chunks, block_tail = _blocks(span, columns, share if windowed else 1, vec)
-    vectors = block_c * block_hw // access
     needed = power_of_2(-(-block_c * row_bytes // limits.long_bytes))
-    threads = min(threads, max(device.warp_size, THREADS[0], vectors, needed))
+    narrowest = max(4 * vec, needed * access // block_c)
+    block_hw, chunks, block_tail = _blocks(span, columns, narrowest, share if windowed else 1)
+    threads = min(threads, max(device.warp_size, THREADS[0], block_c * block_hw // access))
     return TileConfig(
         block_c=block_c,
         block_hw=block_hw,
@@ -151,14 +151,11 @@ def _vector(c: int, hw: int, itemsize: int, bits: bool) -> tuple[int, bool]:
     return (window, True) if window > vec else (vec, False)
 
 
-def _blocks(span: int, widest: int, least_tail: int, vec: int) -> tuple[int, int, int]:
-    """Columns of a block, number of blocks, columns of the tail: the widest that hardly pad.
-
-    least_tail: also of a block; narrower ones would leave threads without work.
-    """
+def _blocks(span: int, widest: int, narrowest: int, least_tail: int) -> tuple[int, int, int]:
+    """Columns of a block, number of blocks, columns of the tail: the widest that hardly pad."""
     best = None
     block = min(power_of_2(span), power_of_2(widest))
-    narrowest = min(max(4 * vec, power_of_2(least_tail)), block)
+    narrowest = min(narrowest, block)
     while block >= narrowest:
         chunks, rest = divmod(span, block)
         tail = max(power_of_2(rest), power_of_2(least_tail)) if rest else 0
