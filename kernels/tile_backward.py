@@ -136,8 +136,8 @@ def halo_sums(
     """Over SPAN columns of the rows offs_c of an image, the sums of p and of p * (x - center)."""
     total = tl.zeros((BLOCK_HALO, BLOCK_HALO_HW), tl.float32)
     total_dot = tl.zeros((BLOCK_HALO, BLOCK_HALO_HW), tl.float32)
-    if ACTIVATION == "identity" or mask_ptr is not None:
-        # Unrolled, so that all blocks are on their way together.
+    if (ACTIVATION == "identity" or mask_ptr is not None) and SPAN <= 16 * BLOCK_HALO_HW:
+        # Unrolled, so that all blocks are on their way together; what is recomputed makes long code.
         for start in tl.static_range(0, SPAN, BLOCK_HALO_HW):
             _, summand, dot = gradient_chunk(
                 dy_ptr, x_ptr, residual_ptr, mask_ptr, offs_c, mask_c, terms, terms, start,

@@ -131,5 +131,5 @@ def test_any_shape_fits_or_is_refused() -> None:
         assert_fits(tile, layout, itemsize, bits, limits, device.warp_size)
         assert min(k - 1, layout.c - tile.block_c) <= MAX_HALO * tile.block_c
         assert config.block_halo_hw & (config.block_halo_hw - 1) == 0, "a power of two"
-        assert config.block_halo_hw >= min(tile.block_hw, layout.hw)
+        assert config.block_halo_hw >= min(tile.vec, layout.hw)
     assert found > 100

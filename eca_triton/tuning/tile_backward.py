@@ -50,4 +50,4 @@ def tile_backward_config(
     row = power_of_2(tile.chunks * tile.block_hw + tile.block_tail)
     access = min(tile.vec, VECTOR_BYTES // itemsize)
     share = tile.num_warps * device.warp_size * access // tile.block_halo
-    return TileBackwardConfig(tile, block_halo_hw=min(row, max(share, tile.block_hw)))
+    return TileBackwardConfig(tile, block_halo_hw=min(row, max(share, tile.vec)))
