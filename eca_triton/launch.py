@@ -128,6 +128,7 @@ def eca(call: Call) -> None:
         call.weight.numel(),
         call.front,
         device_of(x.device),
+        call.mask is not None,
     ).config
     with on_device_of(x):
         if isinstance(config, TileConfig):
@@ -146,9 +147,9 @@ def tile(call: Call, config: TileConfig) -> None:
     n, c = x.shape[:2]
     run(
         tile_kernel, (n * -(-c // config.block_c),),
-        x, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps, call.gain,
-        c, call.weight.stride(-1), HW=x.numel() // (n * c), **call.flags,
-        BLOCK_HALO=config.block_halo, BLOCK_C=config.block_c,
+        x, call.weight, call.bias, call.residual, call.out, call.pooled, call.mask,
+        *vectors(call.bn), call.bn_eps, call.gain, c, call.weight.stride(-1), HW=x.numel() // (n * c),
+        **call.flags, BLOCK_HALO=config.block_halo, BLOCK_C=config.block_c,
         BLOCK_HW=config.block_hw, CHUNKS=config.chunks, BLOCK_TAIL=config.block_tail,
         VEC=config.vec, WINDOWED=config.windowed, PACKED=config.packed, num_warps=config.num_warps,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from .epilogue import store_with_tail
 
 @triton.jit
 def tile_kernel(
-    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr,
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, pooled_ptr, mask_ptr,
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, C, stride_w,
     HW: tl.constexpr, K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
     PRE_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_HALO: tl.constexpr,
@@ -23,11 +23,12 @@ def tile_kernel(
     Reads x and residual once (2 S; the halo from L2), writes out (S); each: [N, C, HW] contiguous.
     VEC divides the elements of an image and of a block. WINDOWED: not those of a row. Then a row is read from
     the last vector that starts at or before it, and each vector is stored by the row of its first lane.
+    For a backward pass also pooled, the means of x, and mask, a bit per element (VEC is 8): None, or written.
     """
     n, offs_c, mask_c, tile, terms, next_terms = gated_tile(
         tl.program_id(0), x_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr,
         bn_eps, gain, C, stride_w, HW, K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_HALO,
-        BLOCK_C, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED,
+        BLOCK_C, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, pooled_ptr,
     )  # fmt: skip
     image = multiple_of(n.to(tl.int64) * C * HW, VEC)
     for i in tl.static_range(CHUNKS + (BLOCK_TAIL > 0)):
@@ -35,7 +36,14 @@ def tile_kernel(
             tile[i], i, offs_c, mask_c, terms, next_terms, C, HW, bn_mean_ptr is not None, PRE_ACTIVATION,
             BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, PACKED,
         )  # fmt: skip
-        store_with_tail(v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION, "")
+        offs_bits, mask_bits = None, None
+        if mask_ptr is not None:
+            offs_bits, _, mask_bits = octet_offsets(
+                offs_c, mask_c, i * BLOCK_HW, HW, BLOCK_HW if i < CHUNKS else BLOCK_TAIL, VEC, WINDOWED
+            )
+        store_with_tail(
+            v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION, "", mask_ptr, offs_bits, mask_bits
+        )
 
 
 @triton.jit
@@ -44,10 +52,11 @@ def gated_tile(
     C, stride_w, HW: tl.constexpr, K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
     PRE_ACTIVATION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_HALO: tl.constexpr, BLOCK_C: tl.constexpr,
     BLOCK_HW: tl.constexpr, CHUNKS: tl.constexpr, BLOCK_TAIL: tl.constexpr,
-    VEC: tl.constexpr, WINDOWED: tl.constexpr,
+    VEC: tl.constexpr, WINDOWED: tl.constexpr, pooled_ptr=None,
 ):  # fmt: skip
     """What program `pid` needs to rescale: its image, channels and their mask, its tile as loaded, and per
     channel the terms (gain * gate, then batch norm's), WINDOWED also those of the channel after.
+    The means of x go to pooled where there is one; then nothing but batch norm comes before pooling.
     """
     blocks_c = tl.cdiv(C, BLOCK_C)
     n = pid // blocks_c
@@ -59,45 +68,34 @@ def gated_tile(
     x_ptr += multiple_of(n.to(tl.int64) * C * HW, VEC)
 
     # The halo first: its sums take few registers while the tile arrives.
+    halo_y = None
     if K > 1:
-        sides = tl.arange(0, BLOCK_HALO)
-        halo_c = first_c - K // 2 + sides + tl.where(sides < K // 2, 0, count)
-        if CIRCULAR:
-            halo_c = (halo_c + C) % C
-        mask_halo = (sides < K - 1) & (halo_c >= 0) & (halo_c < C)
+        halo_c, mask_halo = halo_channels(first_c, count, C, K, CIRCULAR, BLOCK_HALO)
         halo_center, halo_scale, halo_shift = None, None, None
         if bn_mean_ptr is not None:
             halo_center, halo_scale, halo_shift = batch_norm_terms(
                 bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, halo_c, mask_halo
             )
-        _, halo_y = row_means(
+        _, halo_mean = row_means(
             x_ptr, halo_c, mask_halo, halo_center, halo_scale, halo_shift,
             HW, PRE_ACTIVATION, False, BLOCK_HALO, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED,
         )  # fmt: skip
+        halo_y = normalised_mean(halo_mean, halo_center, halo_scale, halo_shift, PRE_ACTIVATION)
     center, scale, shift = None, None, None
     if bn_mean_ptr is not None:
         center, scale, shift = batch_norm_terms(
             bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
         )
-    tile, y = row_means(
+    tile, mean = row_means(
         x_ptr, offs_c, mask_c, center, scale, shift,
         HW, PRE_ACTIVATION, True, BLOCK_C, BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED,
     )  # fmt: skip
+    if pooled_ptr is not None:
+        tl.static_assert(PRE_ACTIVATION == "identity", "the means are not of x")
+        tl.store(pooled_ptr + n.to(tl.int64) * C + offs_c, mean, mask=mask_c)
+    y = normalised_mean(mean, center, scale, shift, PRE_ACTIVATION)
 
-    # All neighbours as one vector: entry i is tap i % BLOCK_K of row i // BLOCK_K.
-    entry = tl.arange(0, BLOCK_C * BLOCK_K)
-    offs_k = entry % BLOCK_K
-    src = entry // BLOCK_K + offs_k - K // 2
-    valid = offs_k < K
-    neighbour_y = gathered(y, src, BLOCK_C)
-    if K > 1:
-        outside = gathered(halo_y, src + K // 2 - tl.where(src < 0, 0, count), BLOCK_HALO)
-        neighbour_y = tl.where((src >= 0) & (src < count), neighbour_y, outside)
-        if not CIRCULAR:
-            valid &= (first_c + src >= 0) & (first_c + src < C)
-    # Selected away, never multiplied by zero: 0 * NaN would poison channels out of reach.
-    w = tl.load(weight_ptr + offs_k * stride_w, mask=offs_k < K, other=0.0).to(tl.float32)
-    z = tl.sum(tl.reshape(tl.where(valid, w * neighbour_y, 0.0), (BLOCK_C, BLOCK_K)), 1)
+    z = banded(y, halo_y, weight_ptr, stride_w, first_c, count, C, K, CIRCULAR, BLOCK_K, BLOCK_HALO, BLOCK_C)
     if bias_ptr is not None:
         z += tl.load(bias_ptr).to(tl.float32)
     factor = gain * gate_of(z, GATE)
@@ -172,6 +170,19 @@ def chunk_offsets(
 
 
 @triton.jit
+def octet_offsets(
+    offs_c, mask_c, start, HW: tl.constexpr, BLOCK: tl.constexpr, VEC: tl.constexpr, WINDOWED: tl.constexpr
+):
+    """Of every eighth column of `chunk_offsets`: offset // 8, loaded and stored. VEC is 8."""
+    tl.static_assert(VEC == 8, "a vector is a byte")
+    octet = start // 8 + tl.arange(0, BLOCK // 8)[None, :]
+    row = offs_c * HW // 8
+    lead = (offs_c * HW - row * 8)[:, None]
+    loaded = mask_c[:, None] & (octet * 8 < lead + HW)
+    return row[:, None] + octet, loaded, loaded & (octet * 8 >= lead)
+
+
+@triton.jit
 def load_chunk(
     image_ptr, offs_c, mask_c, start, center, scale, shift, HW: tl.constexpr, PRE_ACTIVATION: tl.constexpr,
     BLOCK: tl.constexpr, MASKED: tl.constexpr, VEC: tl.constexpr, WINDOWED: tl.constexpr,
@@ -221,10 +232,47 @@ def row_means(
         )  # fmt: skip
         y += tl.sum(summand, 1)
         tile += (v,)
-    y *= 1.0 / HW
+    return tile, y * (1.0 / HW)
+
+
+@triton.jit
+def normalised_mean(y, center, scale, shift, PRE_ACTIVATION: tl.constexpr):
+    """The mean of xhat from what `row_means` returns: without an activation batch norm commutes with it."""
     if PRE_ACTIVATION == "identity" and center is not None:
         y = (y - center) * scale + shift
-    return tile, y
+    return y
+
+
+@triton.jit
+def halo_channels(first_c, count, C, K: tl.constexpr, CIRCULAR: tl.constexpr, BLOCK_HALO: tl.constexpr):
+    """The K // 2 channels before first_c, then those from first_c + count on, and which of them exist."""
+    sides = tl.arange(0, BLOCK_HALO)
+    halo_c = first_c - K // 2 + sides + tl.where(sides < K // 2, 0, count)
+    if CIRCULAR:
+        halo_c = (halo_c + C) % C
+    return halo_c, (sides < K - 1) & (halo_c >= 0) & (halo_c < C)
+
+
+@triton.jit
+def banded(
+    y, halo_y, weight_ptr, stride_w, first_c, count, C, K: tl.constexpr, CIRCULAR: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_HALO: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """sum_j w[j] * y[c + j - K // 2] for the tile's channels; halo_y: of `halo_channels`."""
+    # All neighbours as one vector: entry i is tap i % BLOCK_K of row i // BLOCK_K.
+    entry = tl.arange(0, BLOCK_C * BLOCK_K)
+    offs_k = entry % BLOCK_K
+    src = entry // BLOCK_K + offs_k - K // 2
+    valid = offs_k < K
+    neighbour_y = gathered(y, src, BLOCK_C)
+    if K > 1:
+        outside = gathered(halo_y, src + K // 2 - tl.where(src < 0, 0, count), BLOCK_HALO)
+        neighbour_y = tl.where((src >= 0) & (src < count), neighbour_y, outside)
+        if not CIRCULAR:
+            valid &= (first_c + src >= 0) & (first_c + src < C)
+    # Selected away, never multiplied by zero: 0 * NaN would poison channels out of reach.
+    w = tl.load(weight_ptr + offs_k * stride_w, mask=offs_k < K, other=0.0).to(tl.float32)
+    return tl.sum(tl.reshape(tl.where(valid, w * neighbour_y, 0.0), (BLOCK_C, BLOCK_K)), 1)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import torch
 from eca_triton.tuning.choice import Choice, choose
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.tile import LONG_BYTES, MAX_HALO, TileConfig
+from eca_triton.tuning.tile import FORWARD, MAX_HALO, TileConfig
 
 H200 = Device(num_sms=132, warp_size=32)
 MI300 = Device(num_sms=304, warp_size=64)
@@ -56,7 +56,7 @@ def assert_fits(config: TileConfig, layout: Layout, itemsize: int, k: int, devic
     columns = config.chunks * config.block_hw + config.block_tail
     assert columns >= layout.hw + (config.vec - 1 if config.windowed else 0)
     threads = config.num_warps * device.warp_size
-    assert config.block_c * layout.hw * itemsize <= LONG_BYTES * threads
+    assert config.block_c * layout.hw * itemsize <= FORWARD.long_bytes * threads
     assert threads <= 512, "more would have fewer than 128 registers each"
     assert min(k - 1, layout.c - config.block_c) <= MAX_HALO * config.block_c
     assert layout.c * layout.hw % config.vec == 0

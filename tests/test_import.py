@@ -129,6 +129,7 @@ ALLOWED = {
     "call": {"tuning"},
     "private": set(),
     "direct": {"private"},
+    "launch_backward": {"call", "direct", "kernels", "tuning"},
     "launch_channels_last": {"call", "direct", "kernels", "tuning"},
     "launch": {"call", "direct", "kernels", "launch_channels_last", "tuning"},
     "launch_two_pass": {"call", "direct", "kernels", "launch", "tuning"},

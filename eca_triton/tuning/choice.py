@@ -35,6 +35,7 @@ def choose(
     taps: int,
     front: bool,
     device: Device,
+    bits: bool = False,
 ) -> Choice:
     """The kernel for one call.
 
@@ -45,9 +46,10 @@ def choose(
         taps: Of the convolution over channels.
         front: Whether batch norm or an activation comes before pooling.
         device: What runs it.
+        bits: Whether the kernel also writes a bit per element.
     """
     # Registers first: what is in them needs no luck with L2, no scratch and no waiting.
-    tile = tile_config(layout, x_itemsize, itemsize, taps, device)
+    tile = tile_config(layout, x_itemsize, itemsize, taps, device, bits)
     if tile is not None and not _starved(layout, x_itemsize, tile, device):
         return Choice("tile", tile)
     last = tile_channels_last_config(layout, x_itemsize, taps, front, device)

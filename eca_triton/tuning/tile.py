@@ -10,9 +10,7 @@ from .heuristic import VECTOR_BYTES, power_of_2
 from .layout import Layout
 
 THREADS = (64, 128, 256, 512)
-SHORT_BYTES = 100  # of the tile per thread, where nothing asks for more: many small programs hide latency
-LONG_BYTES = 200  # at most: 50 registers, which leave as many for sums and addresses at 128 per thread
-PACKED_ELEMENTS = 64  # per thread; above, 16-bit elements may not also be kept as fp32
+OCTET = 8  # elements whose bits share a byte
 NARROW_BYTES = 8  # aligned accesses this wide are as good as wider ones that need windows
 LINE_COLUMNS = 64  # of a block: whole 128-byte lines of bf16
 WINDOW_COLUMNS = 32
@@ -31,7 +29,7 @@ class TileConfig:
         chunks: such blocks.
         block_tail: columns of one more block, or 0.
         block_halo: channels on both sides of the tile.
-        vec: elements that one access may cover.
+        vec: elements that one access may cover, or that share a byte of bits.
         windowed: whether rows start off a vector, and are read by aligned windows.
         packed: whether the tile must be kept from being converted to fp32 ahead of time.
         num_warps: warps of one program.
@@ -48,29 +46,61 @@ class TileConfig:
     num_warps: int
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What one thread may hold of the tile.
+
+    Attributes:
+        short_bytes: where nothing asks for more: many small programs hide latency.
+        long_bytes: at most.
+        packed_elements: above, 16-bit elements may not also be kept as fp32.
+    """
+
+    short_bytes: int
+    long_bytes: int
+    packed_elements: int
+
+
+# 50 registers at most, which leave as many for sums and addresses at 128 per thread.
+FORWARD = Limits(short_bytes=100, long_bytes=200, packed_elements=64)
+
+
 def tile_config(
-    layout: Layout, x_itemsize: int, itemsize: int, taps: int, device: Device
+    layout: Layout, x_itemsize: int, itemsize: int, taps: int, device: Device, bits: bool = False
 ) -> TileConfig | None:
-    """Config for x of `x_itemsize` bytes; `itemsize`: the largest of x, out and residual, as in `layout`."""
+    """Config for x of `x_itemsize` bytes; `itemsize`: the largest of x, out and residual, as in `layout`.
+
+    bits: whether the kernel also writes a bit per element.
+    """
+    return cut(layout, x_itemsize, itemsize, taps, device, bits, FORWARD)
+
+
+def cut(
+    layout: Layout, kept_itemsize: int, itemsize: int, taps: int, device: Device, bits: bool, limits: Limits
+) -> TileConfig | None:
+    """Config of a kernel that keeps rows of `kept_itemsize` bytes per element; the rest as `tile_config`."""
     c, hw = layout.c, layout.hw
     if not layout.contiguous or c * hw > MAX_INDEX:
         return None
-    vec, windowed = _vector(c, hw, itemsize)
+    vec, windowed = _vector(c, hw, itemsize, bits)
+    if bits and vec != OCTET:
+        return None
+    access = min(vec, VECTOR_BYTES // itemsize)
     span = -(-(hw + vec - 1) // vec) * vec if windowed else hw
-    row_bytes = span * x_itemsize
+    row_bytes = span * kept_itemsize
     halo = taps - 1
     # Blocks end on a vector.
     least = vec // gcd(vec, hw)
 
-    block_c = max(least, 1 << max(0, (SHORT_BYTES * THREADS[0] // row_bytes).bit_length() - 1))
+    block_c = max(least, 1 << max(0, (limits.short_bytes * THREADS[0] // row_bytes).bit_length() - 1))
     threads = THREADS[0]
     # More channels in a program dilute its halo: first with more threads, since those also have loads in
     # flight, then with longer shares per thread; the largest programs only for rows that fit no other.
     while halo > block_c / 8 and threads < 256:
         block_c, threads = 2 * block_c, 2 * threads
-    while halo > block_c / 4 and 2 * block_c * row_bytes <= LONG_BYTES * threads:
+    while halo > block_c / 4 and 2 * block_c * row_bytes <= limits.long_bytes * threads:
         block_c *= 2
-    while block_c * row_bytes > LONG_BYTES * threads:
+    while block_c * row_bytes > limits.long_bytes * threads:
         if threads < (THREADS[-1] if halo else 256) or block_c <= least:
             threads *= 2
         else:
@@ -83,11 +113,13 @@ def tile_config(
     if threads > THREADS[-1] or min(halo, c - block_c) > MAX_HALO * block_c:
         return None
     # One vector per thread and block, over whole lines. Short rows that need windows cost fewest instructions
-    # in blocks of 32, with every store a whole vector.
-    share = threads * vec // block_c
+    # in blocks of 32, with every store a whole vector. Narrower ones pad less and use fewer threads.
+    share = threads * access // block_c
     columns = max(WINDOW_COLUMNS if windowed else LINE_COLUMNS, share)
-    block_hw, chunks, block_tail = _blocks(span, columns, share if windowed else 1, vec)
-    threads = min(threads, max(device.warp_size, THREADS[0], block_c * block_hw // vec))
+    needed = power_of_2(-(-block_c * row_bytes // limits.long_bytes))
+    narrowest = max(4 * vec, needed * access // block_c)
+    block_hw, chunks, block_tail = _blocks(span, columns, narrowest, share if windowed else 1)
+    threads = min(threads, max(device.warp_size, THREADS[0], block_c * block_hw // access))
     return TileConfig(
         block_c=block_c,
         block_hw=block_hw,
@@ -96,13 +128,18 @@ def tile_config(
         block_halo=power_of_2(max(halo, 1)),
         vec=vec,
         windowed=windowed,
-        packed=x_itemsize == 2 and block_c * span > PACKED_ELEMENTS * threads,
+        packed=kept_itemsize == 2 and block_c * span > limits.packed_elements * threads,
         num_warps=max(1, threads // device.warp_size),
     )
 
 
-def _vector(c: int, hw: int, itemsize: int) -> tuple[int, bool]:
-    """Elements of one access, and whether it takes aligned windows to have so many."""
+def _vector(c: int, hw: int, itemsize: int, bits: bool) -> tuple[int, bool]:
+    """Elements of one access, and whether it takes aligned windows to have so many.
+
+    With bits: of a byte of them, which may take two accesses.
+    """
+    if bits:
+        return (OCTET, hw % OCTET != 0) if c * hw % OCTET == 0 and hw >= OCTET else (1, False)
     widest = VECTOR_BYTES // itemsize
     vec = gcd(hw, widest)
     if vec * itemsize >= NARROW_BYTES:
@@ -114,11 +151,11 @@ def _vector(c: int, hw: int, itemsize: int) -> tuple[int, bool]:
     return (window, True) if window > vec else (vec, False)
 
 
-def _blocks(span: int, widest: int, least_tail: int, vec: int) -> tuple[int, int, int]:
+def _blocks(span: int, widest: int, narrowest: int, least_tail: int) -> tuple[int, int, int]:
     """Columns of a block, number of blocks, columns of the tail: the widest that hardly pad."""
     best = None
     block = min(power_of_2(span), power_of_2(widest))
-    narrowest = min(4 * vec, block)
+    narrowest = min(narrowest, block)
     while block >= narrowest:
         chunks, rest = divmod(span, block)
         tail = max(power_of_2(rest), power_of_2(least_tail)) if rest else 0

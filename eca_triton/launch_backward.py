@@ -1,0 +1,24 @@
+"""Host side of the backward kernels of the map."""
+
+from __future__ import annotations
+
+from .call import BackwardCall, vectors
+from .direct import run
+from .kernels.tile_backward import tile_backward_kernel
+from .tuning.tile_backward import TileBackwardConfig
+
+
+def tile_backward(call: BackwardCall, config: TileBackwardConfig) -> None:
+    """Fills every output of a call that `tile_backward_config` takes, as one launch without scratch."""
+    n, c = call.x.shape[:2]
+    tile = config.tile
+    run(
+        tile_backward_kernel, (n * -(-c // tile.block_c),),
+        call.dy, call.x, call.weight, call.bias, call.residual, call.pooled, call.mask,
+        call.d_x, call.d_residual, call.d_gate, call.p_sum, call.p_dot_x,
+        *vectors(call.bn), call.bn_eps, call.gain, c, call.weight.stride(-1),
+        HW=call.x.numel() // (n * c), **call.flags,
+        BLOCK_HALO=tile.block_halo, BLOCK_HALO_HW=config.block_halo_hw, BLOCK_C=tile.block_c,
+        BLOCK_HW=tile.block_hw, CHUNKS=tile.chunks, BLOCK_TAIL=tile.block_tail,
+        VEC=tile.vec, WINDOWED=tile.windowed, PACKED=tile.packed, num_warps=tile.num_warps,
+    )  # fmt: skip
