@@ -195,7 +195,7 @@ def _eca(*args: Any, **kwargs: Any) -> Tensor:
     a = SiteArguments(*args, **kwargs)
     checks.check_site("eca", a)
     constant = all(v is None or not v.requires_grad for v in (a.bn_mean, a.bn_var))
-    if constant and a.pre_activation == "identity" and not _transforms_are_active():
+    if constant and a.pre_activation == "identity" and not transforms_are_active():
         return _Eca.apply(  # type: ignore[no-any-return]
             a, a.x, a.weight, a.bias, a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias, a.residual
         )
