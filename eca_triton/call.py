@@ -1,4 +1,4 @@
-"""One call of the `eca` op, as the launchers hand it on: what to compute, and where to write it."""
+"""Calls of the `eca` op and of its backward, as the launchers hand them on: what to compute, where to write."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class Call(NamedTuple):
     """activation(gain * xhat * gates + residual) into `out`, where xhat = pre_activation(batch_norm(x)).
 
     x: [N, C, *spatial], not empty; residual and out: x's shape, any strides, any float dtype.
+
+    For the backward, where not None, also written are pooled: fp32 [N, C], the mean of x itself over space, and
+    mask: uint8 [N, C * HW / 8], a bit per element in the order of memory, 1 where the gradient passes the
+    activation. Both need pre_activation "identity"; mask needs relu or relu6, and dense maps.
     """
 
     x: Tensor
@@ -31,6 +35,8 @@ class Call(NamedTuple):
     residual: Tensor | None
     activation: str
     out: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def maps(self) -> list[Tensor]:
@@ -62,6 +68,61 @@ class Call(NamedTuple):
             "CIRCULAR": self.circular,
             "GATE": self.gate,
             "PRE_ACTIVATION": self.pre_activation,
+            "ACTIVATION": self.activation,
+        }
+
+
+class BackwardCall(NamedTuple):
+    """Gradients of a `Call` into d_x, d_residual, d_gate and the moments of the affine map.
+
+    With p = dy * activation'(u): d_x, p, gain * sum_hw p * xhat, sum_hw p and sum_hw p * (x - bn_mean). The call's
+    pre_activation is "identity".
+    """
+
+    dy: Tensor  # x's shape
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    bn: BatchNorm | None
+    bn_eps: float
+    circular: bool
+    gate: str
+    gain: float
+    residual: Tensor | None  # None unless u is recomputed and there was one
+    activation: str
+    pooled: Tensor  # fp32 [N, C]
+    mask: Tensor | None  # bits, else u is recomputed (activation != identity)
+    d_x: Tensor
+    d_residual: Tensor | None  # p; None where nobody needs it or activation is identity (then it is dy itself)
+    d_gate: Tensor  # fp32 [N, C]
+    p_sum: Tensor | None  # fp32 [N, C], P; with p_dot_x, both or neither
+    p_dot_x: Tensor | None  # fp32 [N, C], A
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """Everything of x's shape."""
+        maps = [self.x, self.dy, self.d_x, self.residual, self.d_residual]
+        return [tensor for tensor in maps if tensor is not None]
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes and strides of `maps`."""
+        return common_layout(self.x.shape, *(tensor.stride() for tensor in self.maps))
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of the largest element of `maps`."""
+        return max(tensor.element_size() for tensor in self.maps)
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The compile-time arguments that every backward kernel of the op has."""
+        taps = self.weight.numel()
+        return {
+            "K": taps,
+            "BLOCK_K": power_of_2(taps),
+            "CIRCULAR": self.circular,
+            "GATE": self.gate,
             "ACTIVATION": self.activation,
         }
 

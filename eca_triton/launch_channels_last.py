@@ -20,8 +20,8 @@ def tile_channels_last(call: Call, config: TileChannelsLastConfig) -> None:
     hw = x.numel() // (n * c)
     run(
         tile_channels_last_kernel, (n * -(-c // config.block_c),),
-        x, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps, call.gain,
-        1.0 / hw, c, hw, call.weight.stride(-1),
+        x, call.weight, call.bias, call.residual, call.out, call.pooled, call.mask,
+        *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw, c, hw, call.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, STEPS=config.steps,
         BLOCK_HALO=config.block_halo, HALO_STEPS=config.halo_steps, num_warps=config.num_warps,
     )  # fmt: skip

@@ -36,6 +36,45 @@ def activate(v, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def activation_slope(u, ACTIVATION: tl.constexpr):
+    """Derivative of `activate`, not the identity, at u.
+
+    0 where relu and relu6 bend, 1 at NaN: torch lets the gradient pass there.
+    """
+    tl.static_assert(
+        ACTIVATION == "relu"
+        or ACTIVATION == "relu6"
+        or ACTIVATION == "silu"
+        or ACTIVATION == "gelu"
+        or ACTIVATION == "hardswish",
+        "unknown activation",
+    )
+    if ACTIVATION == "relu":
+        slope = tl.where(u <= 0.0, 0.0, 1.0)
+    elif ACTIVATION == "relu6":
+        slope = tl.where((u <= 0.0) | (u >= 6.0), 0.0, 1.0)
+    elif ACTIVATION == "silu":
+        s = 1.0 / (1.0 + tl.exp(-u))
+        slope = s * (1.0 + u * (1.0 - s))
+    elif ACTIVATION == "gelu":
+        density = tl.exp(-0.5 * u * u) * 0.3989422804014327
+        slope = 0.5 * (1.0 + tl.erf(u * 0.7071067811865476)) + u * density
+    else:
+        slope = tl.where(u <= -3.0, 0.0, tl.where(u >= 3.0, 1.0, u * (1.0 / 3.0) + 0.5))
+    return slope
+
+
+@triton.jit
+def through_activation(dy, u, ACTIVATION: tl.constexpr):
+    """dy * activation'(u); nothing of dy, not even NaN, where torch selects zero."""
+    slope = activation_slope(u, ACTIVATION)
+    p = dy * slope
+    if ACTIVATION == "relu" or ACTIVATION == "relu6" or ACTIVATION == "hardswish":
+        p = tl.where(slope == 0.0, 0.0, p)
+    return p
+
+
+@triton.jit
 def gate_of(z, GATE: tl.constexpr):
     """The gate of z: sigmoid or hard_sigmoid."""
     tl.static_assert(GATE == "sigmoid" or GATE == "hard_sigmoid", "unknown gate")
@@ -51,6 +90,16 @@ def gate_slope(z, GATE: tl.constexpr):
         g = gate_of(z, GATE)
         return g * (1.0 - g)
     return tl.where((z > -3.0) & (z < 3.0), 1.0 / 6.0, 0.0)
+
+
+@triton.jit
+def through_gate(d_gate, z, GATE: tl.constexpr):
+    """d_gate * gate'(z); nothing of d_gate, not even NaN, where torch selects zero."""
+    slope = gate_slope(z, GATE)
+    dz = d_gate * slope
+    if GATE == "hard_sigmoid":
+        dz = tl.where(slope == 0.0, 0.0, dz)
+    return dz
 
 
 @triton.jit

@@ -39,6 +39,7 @@ _TYPES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
     torch.int32: "*i32",
+    torch.uint8: "*u8",
 }
 
 
