@@ -53,10 +53,24 @@ class LaggedConfig:
         return -(-layout.c // self.block_c) * -(-layout.hw // self.block_hw)
 
 
-def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) -> LaggedConfig | None:
+def lagged_config(
+    layout: Layout, itemsize: int, front: bool, device: Device, bits: bool = False
+) -> LaggedConfig | None:
     """Config for x of `itemsize` bytes; `front`: with batch norm or an activation before the pooling.
 
-    `layout` covers x, out and the residual.
+    `layout` covers x, out and the residual; `bits`: with a mask for the backward.
+    """
+    # Beside batch norm's terms, 64 elements of 16 bits take more registers than wide programs may have.
+    size = TILE_BYTES // 2 if front and itemsize == 2 else TILE_BYTES
+    return cut(layout, itemsize, size, 1, bits, device)
+
+
+def cut(
+    layout: Layout, itemsize: int, size: int, returning: int, bits: bool, device: Device
+) -> LaggedConfig | None:
+    """Config for tiles of at most `size` bytes, of as many maps of `itemsize` bytes as are `returning` from L2.
+
+    `bits`: with a mask, of which no byte may belong to two rows.
     """
     # Wavefronts of 64 are CDNA: its L2 is one per die, so a tile may not come back from it.
     if device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
@@ -67,11 +81,11 @@ def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) ->
         return None
     if vec_c == vector:
         vec_hw = 1
+    elif bits and layout.hw % 8:
+        return None
 
     # Smaller tiles would be mostly overhead.
     smallest = (4 if vec_c == vector else 2) * VECTOR_BYTES * THREADS[0]
-    # Beside batch norm's terms, 64 elements of 16 bits take more registers than wide programs may have.
-    size = TILE_BYTES // 2 if front and itemsize == 2 else TILE_BYTES
     while True:
         block_c, block_hw = _tile(layout, size // itemsize, vec_c == vector)
         tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
@@ -86,7 +100,7 @@ def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) ->
     resident = device.num_sms * RESIDENT_THREADS // threads
     lag = min(tiles + resident // 2, layout.n * tiles)
     map_bytes = layout.n * layout.c * layout.hw * itemsize
-    if min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
+    if returning * min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
         return None
     # Without a limit, as in Inductor's templates, ptxas gives small tiles few registers: four sums at a time.
     sums = (16 if tile_bytes >= 8 * VECTOR_BYTES * threads else 4) * threads

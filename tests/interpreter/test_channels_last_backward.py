@@ -12,6 +12,7 @@ from kernel_cases import ACTIVATIONS, LAYOUTS, Site, assert_earned, batch_norm, 
 
 from eca_triton import launch_backward_channels_last, launch_channels_last
 from eca_triton.tuning.config import Device
+from eca_triton.tuning.lagged_backward import lagged_backward_config
 from eca_triton.tuning.tile_channels_last import tile_channels_last_config
 from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
 
@@ -30,7 +31,21 @@ def by_tile(case: Backward, device: Device) -> Gradients:
     return case.by_kernel(launch_backward_channels_last.tile_channels_last_backward, config)
 
 
-KERNELS = {"tile": by_tile}
+def by_lag(case: Backward, device: Device, in_vain: tuple[int, int] | None = None) -> Gradients:
+    """With `in_vain`: what programs spread is so many images ahead of what they sum, and their patience."""
+    call = case.call()
+    recomputed = call.activation != "identity" and call.mask is None
+    returning = 2 + (call.residual is not None) if recomputed and call.d_residual is None else 1
+    config = lagged_backward_config(
+        call.layout, call.itemsize, call.mask is not None, returning, device
+    )
+    assert config is not None
+    if in_vain is not None:
+        config = replace(config, lag=-in_vain[0] * config.tiles(call.layout), patience=in_vain[1])
+    return case.by_kernel(launch_backward_channels_last.lagged_backward, config)
+
+
+KERNELS = {"tile": by_tile, "lagged": by_lag}
 Kernel = Callable[[Backward, Device], Gradients]
 
 on_both_kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
