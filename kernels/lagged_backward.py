@@ -69,9 +69,10 @@ def lagged_backward_kernel(
             )  # fmt: skip
             tl.debug_barrier()
         if d_residual_ptr is not None:
+            # Nobody loads it before all of it is stored, so no line of L1 is older.
             _, _, offs_c, offs_hw, mask_c, mask, p = load_tile(
-                task, d_residual_ptr, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW,
-                "evict_first", ".cg",
+                task, d_residual_ptr, C, HW, stride_c, stride_hw,
+                BLOCK_C, BLOCK_HW, VEC_C, VEC_HW, "evict_first",
             )  # fmt: skip
             factor = gain * gates(
                 n, offs_c, mask_c, weight_ptr, bias_ptr, pooled_ptr,

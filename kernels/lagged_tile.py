@@ -22,7 +22,7 @@ def tile_place(index, C, HW, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr):
 def load_tile(
     index, x_ptr, C, HW, stride_c, stride_hw,
     BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
-    EVICTION: tl.constexpr, CACHE: tl.constexpr = "",
+    EVICTION: tl.constexpr,
 ):  # fmt: skip
     """Image, chunk of hw, channels, spatial indices, both masks, elements."""
     n, chunk, first_c = tile_place(index, C, HW, BLOCK_C, BLOCK_HW)
@@ -31,7 +31,7 @@ def load_tile(
     mask_c = offs_c < multiple_of(C, VEC_C)
     mask = mask_c[:, None] & (offs_hw < multiple_of(HW, VEC_HW))[None, :]
     ptrs = x_ptr + element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
-    v = tl.load(ptrs, mask=mask, other=0.0, eviction_policy=EVICTION, cache_modifier=CACHE)
+    v = tl.load(ptrs, mask=mask, other=0.0, eviction_policy=EVICTION)
     return n, chunk, offs_c, offs_hw, mask_c, mask, v
 
 

@@ -9,7 +9,8 @@ from .heuristic import VECTOR_BYTES, power_of_2
 from .layout import Layout
 
 THREADS = (128, 256)
-TILE_BYTES = 8 * VECTOR_BYTES * THREADS[-1]  # 8 vectors per thread: 32 registers
+VECTORS = 8  # of a tile per thread: 32 registers
+TILE_BYTES = VECTORS * VECTOR_BYTES * THREADS[-1]
 # Two wide programs or three narrow ones per SM. Left to itself, ptxas spills some values to fit one more.
 MAX_REGISTERS = {128: 168, 256: 128}
 RESIDENT_THREADS = 512  # per SM, about
@@ -62,15 +63,22 @@ def lagged_config(
     """
     # Beside batch norm's terms, 64 elements of 16 bits take more registers than wide programs may have.
     size = TILE_BYTES // 2 if front and itemsize == 2 else TILE_BYTES
-    return cut(layout, itemsize, size, 1, bits, device)
+    return cut(layout, itemsize, size, VECTORS, 1, bits, device)
 
 
 def cut(
-    layout: Layout, itemsize: int, size: int, returning: int, bits: bool, device: Device
+    layout: Layout, itemsize: int, size: int, vectors: int, returning: int, bits: bool, device: Device
 ) -> LaggedConfig | None:
-    """Config for tiles of at most `size` bytes, of as many maps of `itemsize` bytes as are `returning` from L2.
+    """Config for maps of `itemsize` bytes.
 
-    `bits`: with a mask, of which no byte may belong to two rows.
+    Args:
+        layout: Of all maps.
+        itemsize: Bytes of an element.
+        size: Bytes of a tile, at most.
+        vectors: Of a tile per thread, at most unless 256 threads have more.
+        returning: Maps that come back from L2.
+        bits: Whether there is a mask, of which no byte may belong to two rows.
+        device: Properties of the GPU.
     """
     # Wavefronts of 64 are CDNA: its L2 is one per die, so a tile may not come back from it.
     if device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
@@ -94,7 +102,7 @@ def cut(
             break
         size //= 2
     tile_bytes = block_c * block_hw * itemsize
-    threads = min(max(tile_bytes // (8 * VECTOR_BYTES), THREADS[0]), THREADS[-1])
+    threads = min(max(tile_bytes // (vectors * VECTOR_BYTES), THREADS[0]), THREADS[-1])
 
     # A tile comes back when its image is summed and the programs in flight, half way on average, are through.
     resident = device.num_sms * RESIDENT_THREADS // threads
@@ -103,7 +111,7 @@ def cut(
     if returning * min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
         return None
     # Without a limit, as in Inductor's templates, ptxas gives small tiles few registers: four sums at a time.
-    sums = (16 if tile_bytes >= 8 * VECTOR_BYTES * threads else 4) * threads
+    sums = (16 if tile_bytes >= VECTORS * VECTOR_BYTES * threads else 4) * threads
     block_g = min(128, max(16, power_of_2(layout.c)))
     return LaggedConfig(
         block_c=block_c,

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .config import Device
-from .lagged import TILE_BYTES, LaggedConfig, cut
+from .lagged import TILE_BYTES, VECTORS, LaggedConfig, cut
 from .layout import Layout
 
 
 def lagged_backward_config(
-    layout: Layout, itemsize: int, bits: bool, returning: int, device: Device
+    layout: Layout, itemsize: int, front: bool, recomputed: bool, stored: bool, bits: bool, device: Device
 ) -> LaggedConfig | None:
     """Config of the backward.
 
     Args:
         layout: Of x, dy, d_x and, where there are such, residual and d_residual.
         itemsize: Bytes of the largest element of these.
+        front: Whether batch norm stands before the pooling.
+        recomputed: Whether the activation's argument is recomputed: neither the identity nor bits.
+        stored: Whether d_residual is wanted.
         bits: Whether the activation's bits are read.
-        returning: Maps that come back from L2. One, p in d_residual or dy; where p is recomputed and not stored, x
-            too, and the residual if there is one.
         device: Properties of the GPU.
     """
+    # What is spread comes back: d_residual, or dy; to recompute it, x and perhaps a residual.
+    returning = 3 if recomputed and not stored else 1
     # Two maps at a time take the registers of one in the forward.
-    return cut(layout, itemsize, TILE_BYTES // 2, returning, bits, device)
+    size, vectors = TILE_BYTES // 2, VECTORS // 2
+    if front and recomputed:  # more of them beside all else than wide programs may have
+        config = cut(layout, itemsize, size // 2, vectors, returning, bits, device)
+        return None if config is None else replace(config, max_registers=255)
+    return cut(layout, itemsize, size, vectors, returning, bits, device)
