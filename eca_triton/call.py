@@ -93,7 +93,9 @@ class BackwardCall(NamedTuple):
     pooled: Tensor  # fp32 [N, C]
     mask: Tensor | None  # bits, else u is recomputed (activation != identity)
     d_x: Tensor
-    d_residual: Tensor | None  # p; None where nobody needs it or activation is identity (then it is dy itself)
+    d_residual: (
+        Tensor | None
+    )  # p; None where nobody needs it or activation is identity (then it is dy itself)
     d_gate: Tensor  # fp32 [N, C]
     p_sum: Tensor | None  # fp32 [N, C], P; with p_dot_x, both or neither
     p_dot_x: Tensor | None  # fp32 [N, C], A

@@ -33,8 +33,8 @@ def lagged_backward(call: BackwardCall, config: LaggedConfig) -> None:
     x = call.x
     layout = common_layout(x.shape, x.stride())
     n, c, hw = layout.n, layout.c, layout.hw
-    moments = 1 if call.p_sum is None else 3
-    partial = scratch((n, moments, -(-hw // config.block_hw), c), torch.float32, x.device)
+    sums = 1 if call.bn is None and call.p_sum is None else 2
+    partial = scratch((n, sums, -(-hw // config.block_hw), c), torch.float32, x.device)
     dz = scratch((n, c), torch.float32, x.device)
     t = scratch((n, c), torch.float32, x.device)
     arrived = scratch((n + 1,), torch.int32, x.device, zeroed=True)

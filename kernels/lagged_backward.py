@@ -12,7 +12,7 @@ import triton.language as tl
 
 from .band import band_convolution, band_sum, neighbours, taps
 from .bits import unpacked_bits
-from .elementwise import batch_norm_terms, gate_of, through_activation, through_gate
+from .elementwise import batch_norm_terms, dot_xhat, gate_of, through_activation, through_gate
 from .lagged_tile import element_offsets, load_tile, ordered_sum, tile_bytes, tile_place
 from .tickets import arrives_last, complete, draw_ticket, wait
 
@@ -30,7 +30,7 @@ def lagged_backward_kernel(
     """The gradients of `tile_channels_last_backward_kernel`, for maps of which no tile fits registers.
     One program draws ticket t, sums tile t (BLOCK_C x BLOCK_HW of an image), then spreads tile t - lag.
     Reads dy and x once from DRAM, p once more from L2, writes d_x (3 S; d_residual 1 S, bits S / 16, residual 1 S).
-    Maps: [N, C, HW] dense, same strides; d_x and d_residual overlap no other. partial: [N, moments, chunks, C],
+    Maps: [N, C, HW] dense, same strides; d_x and d_residual overlap no other. partial: [N, sums, chunks, C],
     dz, t: [N, C], fp32; arrived: [N + 1] zeros.
     """
     ticket = draw_ticket(arrived_ptr, N)
@@ -118,21 +118,13 @@ def sum_gradients(
         ptrs = d_residual_ptr + element_offsets(n, offs_c, offs_hw, C, HW, stride_c, stride_hw, VEC_C, VEC_HW)
         tl.store(ptrs, p.to(d_residual_ptr.dtype.element_ty), mask=mask, eviction_policy="evict_last")
     p = p.to(tl.float32)
-    xhat = x
-    if bn_mean_ptr is not None:
-        center, scale, shift = batch_norm_terms(
-            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
-        )
-        x -= center[:, None]
-        xhat = x * scale[:, None] + shift[:, None]
+    SUMS: tl.constexpr = 1 if bn_mean_ptr is None and p_sum_ptr is None else 2
     chunks = tl.cdiv(HW, BLOCK_HW)
     _, chunk, _ = tile_place(index, C, HW, BLOCK_C, BLOCK_HW)
-    MOMENTS: tl.constexpr = 1 if p_sum_ptr is None else 3
-    ptrs = partial_ptr + (n.to(tl.int64) * MOMENTS * chunks + chunk) * C + offs_c
-    tl.store(ptrs, tl.sum(p * xhat, 1), mask=mask_c)
-    if p_sum_ptr is not None:
+    ptrs = partial_ptr + (n.to(tl.int64) * SUMS * chunks + chunk) * C + offs_c
+    tl.store(ptrs, tl.sum(p * x, 1), mask=mask_c)
+    if SUMS == 2:
         tl.store(ptrs + chunks * C, tl.sum(p, 1), mask=mask_c)
-        tl.store(ptrs + 2 * chunks * C, tl.sum(p * x, 1), mask=mask_c)
     return n
 
 
@@ -144,9 +136,9 @@ def tile_gradient(
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
-    """Of tile `index`: image, channels, spatial indices, both masks, p, x in fp32, and gain * gate of channels.
+    """Of tile `index`: image, channels, spatial indices, both masks, p, x less the mean of batch norm, and gain * gate.
 
-    p is in dy's dtype where it is exact, else fp32.
+    p is in dy's dtype where that is exact, else fp32, as is x.
     """
     n, _, offs_c, offs_hw, mask_c, mask, p = load_tile(
         index, dy_ptr, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW, EVICTION
@@ -156,6 +148,12 @@ def tile_gradient(
         index, x_ptr, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW,
         EVICTION if RECOMPUTED else "evict_first",
     )[6].to(tl.float32)  # fmt: skip
+    center, scale, shift = None, None, None
+    if bn_mean_ptr is not None:
+        center, scale, shift = batch_norm_terms(
+            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
+        )
+        x -= center[:, None]
     factor = gain * gates(
         n, offs_c, mask_c, weight_ptr, bias_ptr, pooled_ptr,
         bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, C, stride_w, K, CIRCULAR, GATE, BLOCK_K,
@@ -170,11 +168,8 @@ def tile_gradient(
         p = tl.where(passes, p, 0.0)
     elif RECOMPUTED:
         u = x
-        if bn_mean_ptr is not None:
-            center, scale, shift = batch_norm_terms(
-                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
-            )
-            u = (u - center[:, None]) * scale[:, None] + shift[:, None]
+        if scale is not None:
+            u = u * scale[:, None] + shift[:, None]
         u *= factor[:, None]
         if residual_ptr is not None:
             residual = load_tile(
@@ -209,18 +204,24 @@ def form_spread(
     """d_gate, the moments and t of image n, from its partial sums."""
     n = n.to(tl.int64)
     chunks = tl.cdiv(HW, BLOCK_HW)
-    MOMENTS: tl.constexpr = 1 if p_sum_ptr is None else 3
-    partial_ptr += n * MOMENTS * chunks * C
+    SUMS: tl.constexpr = 1 if bn_mean_ptr is None and p_sum_ptr is None else 2
+    partial_ptr += n * SUMS * chunks * C
     for start in range(0, C, BLOCK_G):
         offs_c = start + tl.arange(0, BLOCK_G)
         mask_c = offs_c < C
-        d_gate = gain * ordered_sum(partial_ptr, chunks, offs_c, mask_c, C, BLOCK_P, BLOCK_G)
-        tl.store(d_gate_ptr + n * C + offs_c, d_gate, mask=mask_c)
-        if p_sum_ptr is not None:
+        p_dot_x = ordered_sum(partial_ptr, chunks, offs_c, mask_c, C, BLOCK_P, BLOCK_G)
+        p_sum, scale, shift = None, None, None
+        if SUMS == 2:
             p_sum = ordered_sum(partial_ptr + chunks * C, chunks, offs_c, mask_c, C, BLOCK_P, BLOCK_G)
+        if p_sum_ptr is not None:
             tl.store(p_sum_ptr + n * C + offs_c, p_sum, mask=mask_c)
-            p_dot_x = ordered_sum(partial_ptr + 2 * chunks * C, chunks, offs_c, mask_c, C, BLOCK_P, BLOCK_G)
             tl.store(p_dot_x_ptr + n * C + offs_c, p_dot_x, mask=mask_c)
+        if bn_mean_ptr is not None:
+            _, scale, shift = batch_norm_terms(
+                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
+            )
+        d_gate = gain * dot_xhat(p_sum, p_dot_x, scale, shift)
+        tl.store(d_gate_ptr + n * C + offs_c, d_gate, mask=mask_c)
         z = band_convolution(
             pooled_ptr + n * C, weight_ptr, bias_ptr, offs_c, mask_c, C, 1.0, 0, 1, stride_w,
             bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, 1, K, CIRCULAR, BLOCK_K,

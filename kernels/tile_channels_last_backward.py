@@ -6,8 +6,8 @@ import triton.language as tl
 from .addressing import multiple_of
 from .band import band_convolution
 from .bits import unpacked_bits
-from .elementwise import batch_norm_terms, gate_of, through_activation, through_gate, unseen
-from .tile_channels_last import HALO, band, byte_offsets, normalised, piece_offsets, side_start
+from .elementwise import batch_norm_terms, dot_xhat, gate_of, through_activation, through_gate, unseen
+from .tile_channels_last import HALO, band, byte_offsets, piece_offsets, side_start
 
 
 @triton.jit
@@ -55,7 +55,6 @@ def tile_channels_last_backward_kernel(
         )
 
     gradients = ()
-    p_dot_xhat = tl.zeros((BLOCK_HW, BLOCK_C), tl.float32)
     p_sum = tl.zeros((BLOCK_HW, BLOCK_C), tl.float32)
     p_dot_x = tl.zeros((BLOCK_HW, BLOCK_C), tl.float32)
     for step in tl.static_range(STEPS):
@@ -68,15 +67,14 @@ def tile_channels_last_backward_kernel(
             tl.store(d_residual_ptr + image + offs, p.to(d_residual_ptr.dtype.element_ty), mask=mask)
         gradients += (p.to(dy_ptr.dtype.element_ty),)
         p = p.to(tl.float32)
-        p_dot_xhat += p * normalised(x, center, scale, shift)
-        if p_sum_ptr is not None:
-            p_sum += p
-            p_dot_x += p * (x if center is None else x - center[None, :])
-    d_gate = gain * tl.sum(p_dot_xhat, 0)
+        p_sum += p
+        p_dot_x += p * x
+    p_sum, p_dot_x = tl.sum(p_sum, 0), tl.sum(p_dot_x, 0)
+    d_gate = gain * dot_xhat(p_sum, p_dot_x, scale, shift)
     tl.store(d_gate_ptr + n * C + offs_c, d_gate, mask=mask_c)
     if p_sum_ptr is not None:
-        tl.store(p_sum_ptr + n * C + offs_c, tl.sum(p_sum, 0), mask=mask_c)
-        tl.store(p_dot_x_ptr + n * C + offs_c, tl.sum(p_dot_x, 0), mask=mask_c)
+        tl.store(p_sum_ptr + n * C + offs_c, p_sum, mask=mask_c)
+        tl.store(p_dot_x_ptr + n * C + offs_c, p_dot_x, mask=mask_c)
 
     # The band transposed is the band reversed.
     dz = through_gate(d_gate, z, GATE)
@@ -106,18 +104,23 @@ def piece_gradient(
     dy, x_ptr, residual_ptr, mask_ptr, image, offs, mask, groups, start, factor, center, scale, shift, C, HW,
     ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of a piece [hw from start, channels]: p, in dy's dtype where exact, and x; else fp32.
+    """Of a piece [hw from start, channels]: p, in dy's dtype where exact, else fp32; x, less the mean of batch norm.
 
     groups: as for `byte_offsets`.
     """
     x = tl.load(x_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
+    if center is not None:
+        x -= center[None, :]
     p = dy
     if mask_ptr is not None:
         offs_bytes, mask_bytes = byte_offsets(groups, start, C, HW, ROWS)
         packed = tl.load(mask_ptr + image // 8 + offs_bytes, mask=mask_bytes, other=0)
         p = tl.where(unpacked_bits(packed, ROWS, COLUMNS), p, 0.0)
     elif ACTIVATION != "identity":
-        u = normalised(x, center, scale, shift) * factor[None, :]
+        u = x
+        if scale is not None:
+            u = u * scale[None, :] + shift[None, :]
+        u *= factor[None, :]
         if residual_ptr is not None:
             u += tl.load(residual_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
         p = through_activation(dy.to(tl.float32), u, ACTIVATION)
@@ -147,7 +150,8 @@ def halo_dz(
         center, scale, shift = batch_norm_terms(
             bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
         )
-    p_dot_xhat = tl.zeros((BLOCK_HALO, 2 * HALO), tl.float32)
+    p_sum = tl.zeros((BLOCK_HALO, 2 * HALO), tl.float32)
+    p_dot_x = tl.zeros((BLOCK_HALO, 2 * HALO), tl.float32)
     for step in tl.static_range(HALO_STEPS):
         offs_hw = step * BLOCK_HALO + tl.arange(0, BLOCK_HALO)[:, None]
         mask = mask_c[None, :] & (offs_hw < HW)
@@ -157,5 +161,7 @@ def halo_dz(
             mask, groups, step * BLOCK_HALO, factor, center, scale, shift,
             C, HW, ACTIVATION, BLOCK_HALO, 2 * HALO,
         )  # fmt: skip
-        p_dot_xhat += p.to(tl.float32) * normalised(x, center, scale, shift)
-    return through_gate(gain * tl.sum(p_dot_xhat, 0), z, GATE)
+        p = p.to(tl.float32)
+        p_sum += p
+        p_dot_x += p * x
+    return through_gate(gain * dot_xhat(tl.sum(p_sum, 0), tl.sum(p_dot_x, 0), scale, shift), z, GATE)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 import triton
-from aot import TARGETS, Launch, captured, compiled
+from aot import DEVICES, TARGETS, Launch, captured, compiled
 
-from eca_triton import launch
-from eca_triton.call import Call
+from eca_triton import launch, launch_backward_channels_last
+from eca_triton.call import BackwardCall, Call
+from eca_triton.tuning.lagged_backward import lagged_backward_config
+from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
 
 FILE = Path(__file__).with_suffix(".json")
 VERSION = ".".join(triton.__version__.split(".")[:2])
@@ -35,12 +37,27 @@ SITES = {  # name: shape, taps, memory format, whole tail
     "14x14 last": ((128, 1024, 14, 14), 5, LAST, False),
     "7x7 last": ((128, 2048, 7, 7), 7, LAST, False),
 }
+BACKWARD = {  # name: shape, taps, whether residual and ReLU follow; channels-last
+    "56x56 last backward": ((128, 256, 56, 56), 5, False),
+    "56x56 last backward tail": ((128, 256, 56, 56), 5, True),
+    "28x28 last backward": ((128, 512, 28, 28), 5, False),
+    "14x14 last backward": ((128, 1024, 14, 14), 5, False),
+    "14x14 last backward tail": ((128, 1024, 14, 14), 5, True),
+    "7x7 last backward tail": ((128, 2048, 7, 7), 7, True),
+}
 # gfx942 has no lagged launch: an L2 per die.
-CASES = [(target, site) for target in TARGETS for site in SITES if (target, site) != ("gfx942", "56x56 last")]
+CASES = [
+    (target, site)
+    for target in TARGETS
+    for site in (*SITES, *BACKWARD)
+    if target != "gfx942" or not site.startswith("56x56 last")
+]
 
 
 def launched(site: str, target: str) -> Launch:
     """The launch of a site in bf16; "tail": batch norm before, residual and ReLU after."""
+    if site in BACKWARD:
+        return launched_backward(site, target)
     shape, taps, memory_format, tail = SITES[site]
     x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=memory_format)
     bn = tuple(torch.empty(shape[1], device="meta") for _ in range(4)) if tail else None
@@ -55,6 +72,27 @@ def launched(site: str, target: str) -> Launch:
     return item
 
 
+def launched_backward(site: str, target: str) -> Launch:
+    """The launch of a site's backward in bf16; "tail": ReLU's bits, and a residual that needs a gradient."""
+    shape, taps, tail = BACKWARD[site]
+    x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=LAST)
+    channels = torch.empty(shape[:2], device="meta")
+    bits = torch.empty((shape[0], x[0].numel() // 8), dtype=torch.uint8, device="meta")
+    call = BackwardCall(
+        x, x, torch.empty(1, 1, taps, device="meta"), None, None, 1e-5, False, "sigmoid", 1.0,
+        None, "relu" if tail else "identity", channels, bits if tail else None,
+        x, x if tail else None, channels, None, None,
+    )  # fmt: skip
+    config = tile_channels_last_backward_config(call.layout, 2, taps, False, tail, DEVICES[target])
+    function = launch_backward_channels_last.tile_channels_last_backward
+    if config is None:
+        config = lagged_backward_config(call.layout, 2, False, False, tail, tail, DEVICES[target])
+        function = launch_backward_channels_last.lagged_backward
+    assert config is not None
+    (item,) = captured(target, function, call, config)
+    return item
+
+
 def cost(site: str, target: str) -> dict[str, object]:
     """One row of the table."""
     item = launched(site, target)
@@ -64,7 +102,7 @@ def cost(site: str, target: str) -> dict[str, object]:
         bits[width] = bits.get(width, 0) + count * width
     per_element = None
     if code.instructions is not None:
-        shape = SITES[site][0]
+        shape = (SITES | BACKWARD)[site][0]
         threads = item.grid[0] * item.num_warps * TARGETS[target].warp_size
         per_element = round(code.instructions * threads / torch.Size(shape).numel(), 1)
     return {

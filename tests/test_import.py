@@ -129,6 +129,7 @@ ALLOWED = {
     "private": set(),
     "direct": {"private"},
     "launch_channels_last": {"call", "direct", "kernels", "tuning"},
+    "launch_backward_channels_last": {"call", "direct", "kernels", "tuning"},
     "launch": {"call", "direct", "kernels", "launch_channels_last", "tuning"},
     "ops": {"reference", "launch", "direct", "private"},
     "functional": {"ops", "reference"},

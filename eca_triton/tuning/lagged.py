@@ -108,7 +108,10 @@ def cut(
     resident = device.num_sms * RESIDENT_THREADS // threads
     lag = min(tiles + resident // 2, layout.n * tiles)
     map_bytes = layout.n * layout.c * layout.hw * itemsize
-    if returning * min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
+    if (
+        returning * min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES
+        or layout.n * tiles + lag > MAX_INDEX
+    ):
         return None
     # Without a limit, as in Inductor's templates, ptxas gives small tiles few registers: four sums at a time.
     sums = (16 if tile_bytes >= VECTORS * VECTOR_BYTES * threads else 4) * threads

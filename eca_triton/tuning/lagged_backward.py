@@ -25,9 +25,9 @@ def lagged_backward_config(
     """
     # What is spread comes back: d_residual, or dy; to recompute it, x and perhaps a residual.
     returning = 3 if recomputed and not stored else 1
-    # Two maps at a time take the registers of one in the forward.
+    # Two maps at a time take the registers of one in the forward, and what recomputes u takes more.
     size, vectors = TILE_BYTES // 2, VECTORS // 2
-    if front and recomputed:  # more of them beside all else than wide programs may have
-        config = cut(layout, itemsize, size // 2, vectors, returning, bits, device)
-        return None if config is None else replace(config, max_registers=255)
-    return cut(layout, itemsize, size, vectors, returning, bits, device)
+    if not recomputed:
+        return cut(layout, itemsize, size, vectors, returning, bits, device)
+    config = cut(layout, itemsize, size // 2, vectors, returning, bits, device)
+    return replace(config, max_registers=255) if config is not None and front else config

@@ -94,9 +94,7 @@ def _config(
     while layout.n * -(-layout.c // block_c) < device.num_sms and block_c > HALO:
         block_c //= 2
     elements = VECTOR_BYTES // itemsize
-    threads = next(
-        size for size in THREADS if layout.hw * block_c <= pieces(size) * size * elements
-    )
+    threads = next(size for size in THREADS if layout.hw * block_c <= pieces(size) * size * elements)
     block_hw = threads * elements // block_c
     block_halo = threads * elements // (2 * HALO)
     return TileChannelsLastConfig(

@@ -8,7 +8,7 @@ from .tile_channels_last import PIECES, PIECES_BESIDE_TERMS, TileChannelsLastCon
 
 
 def tile_channels_last_backward_config(
-    layout: Layout, itemsize: int, taps: int, front: bool, recomputed: bool, device: Device
+    layout: Layout, itemsize: int, taps: int, front: bool, activated: bool, device: Device
 ) -> TileChannelsLastConfig | None:
     """Config of the backward: p stays in registers, x passes by.
 
@@ -17,7 +17,7 @@ def tile_channels_last_backward_config(
         itemsize: Bytes of the largest element of these.
         taps: Of the convolution.
         front: Whether batch norm stands before the pooling.
-        recomputed: Whether the activation's argument is recomputed: neither the identity nor bits.
+        activated: Whether there is an activation, by bits or recomputed.
         device: Properties of the GPU.
     """
 
@@ -28,6 +28,6 @@ def tile_channels_last_backward_config(
         enough, since each has 14 vectors in flight, and shorter shares per thread cost half as many instructions
         again.
         """
-        return PIECES_BESIDE_TERMS if (front or recomputed) and threads > 256 else PIECES
+        return PIECES_BESIDE_TERMS if (front or activated) and threads > 256 else PIECES
 
     return cut(layout, itemsize, taps, pieces, device)

@@ -37,9 +37,7 @@ def by_tile(site: Site, device: Device, **saved: Tensor) -> Tensor:
     return out
 
 
-def by_lag(
-    site: Site, device: Device, in_vain: tuple[int, int] | None = None, **saved: Tensor
-) -> Tensor:
+def by_lag(site: Site, device: Device, in_vain: tuple[int, int] | None = None, **saved: Tensor) -> Tensor:
     """With `in_vain`: what programs rescale is so many images ahead of what they sum, and their patience."""
     out = torch.empty_like(site.x).fill_(NAN)
     layout = layout_of(site, out)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from backward_cases import Backward, Gradients, bits_by_torch
+from backward_cases import Backward, Gradients
 from kernel_cases import ACTIVATIONS, LAYOUTS, Site, assert_earned, batch_norm, covering, label
-from test_channels_last import KERNELS as FORWARD
-from torch import Tensor
 
 from eca_triton import launch_backward_channels_last
 from eca_triton.tuning.config import Device
@@ -26,9 +23,13 @@ MANY_SMS = Device(num_sms=132, warp_size=32)  # small ones, many per image
 
 def by_tile(case: Backward, device: Device) -> Gradients:
     call = case.call()
-    recomputed = call.activation != "identity" and call.mask is None
     config = tile_channels_last_backward_config(
-        call.layout, call.itemsize, call.weight.numel(), call.bn is not None, recomputed, device
+        call.layout,
+        call.itemsize,
+        call.weight.numel(),
+        call.bn is not None,
+        call.activation != "identity",
+        device,
     )
     assert config is not None
     return case.by_kernel(launch_backward_channels_last.tile_channels_last_backward, config)
@@ -60,8 +61,8 @@ CASES = covering(
         "dtype": [torch.float32, torch.float16, torch.bfloat16],
         "device": [FEW_SMS, MANY_SMS],
         "k": [1, 3, 5, 7, 9, 17],
-        "c": [8, 24, 72, 160],
-        "spatial": [(1, 1), (7, 7), (14, 14), (33,), (3, 4, 5)],
+        "c": [8, 24, 72],
+        "spatial": [(7, 7), (14, 14), (33,), (3, 4, 5)],
         "bn": ["none", "bn", "bn_without_affine", "bn+moments"],
         "gate": ["sigmoid", "hard_sigmoid"],
         "padding": ["zero", "circular"],
@@ -109,18 +110,12 @@ def assert_gradients_earned(got: Gradients, case: Backward) -> None:
             assert_earned(of_kernel, of_eager, of_float64, ulps=1 if of_kernel.dim() > 2 else 4)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "shape"),
-    [
-        pytest.param("tile", (1, 40, 28, 28), id="28x28"),
-        pytest.param("lagged", (1, 40, 56, 56), id="56x56"),
-    ],
-)
-def test_maps_of_many_steps(kernel: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("kernel", "size", "activation"), [("tile", 28, "identity"), ("lagged", 56, "relu")])
+def test_maps_of_many_steps(kernel: str, size: int, activation: str) -> None:
     torch.manual_seed(0)
-    x, residual, dy = (LAYOUTS["channels_last"](shape, torch.float16) for _ in range(3))
-    site = Site(x, torch.randn(5).half(), residual=residual, activation="relu")
-    case = Backward(site, dy, bits=True, store_p=True)
+    x, residual, dy = (LAYOUTS["channels_last"]((1, 24, size, size), torch.float16) for _ in range(3))
+    site = Site(x, torch.randn(5).half(), residual=residual, activation=activation)
+    case = Backward(site, dy, bits=activation == "relu", store_p=activation == "relu")
     assert_gradients_earned(KERNELS[kernel](case, MANY_SMS), case)
 
 
@@ -149,10 +144,10 @@ def test_who_waits_in_vain_forms_the_same_gradients(
     layout: str, activation: str, store_p: bool, ahead: int, patience: int
 ) -> None:
     torch.manual_seed(0)
-    x, dy = (LAYOUTS[layout]((2, 40, 24, 24), torch.float16) for _ in range(2))
-    site = Site(x, torch.randn(5), bn=batch_norm(40, torch.float32), activation=activation)
+    x, dy = (LAYOUTS[layout]((2, 16, 24, 24), torch.float16) for _ in range(2))
+    site = Site(x, torch.randn(5), bn=batch_norm(16, torch.float32), activation=activation)
     case = Backward(site, dy, bits=activation == "relu", moments=True, store_p=store_p)
-    device = Device(num_sms=12, warp_size=32)  # six tiles or more per image
+    device = Device(num_sms=12, warp_size=32)  # three tiles or more per image
     got, expected = by_lag(case, device, in_vain=(ahead, patience)), by_lag(case, device)
     assert got.d_x[:ahead].isnan().all(), "no program is ahead of the first"
     for name in ("d_x", "d_gate", "p_sum", "p_dot_x"):
@@ -173,7 +168,9 @@ def test_a_bad_element_reaches_what_autograd_poisons(
     torch.manual_seed(0)
     x, dy = (LAYOUTS["channels_last"]((2, 72, 7, 7), torch.float32) for _ in range(2))
     {"x": x, "dy": dy}[where][1, channel, -1, -1] = value
-    site = Site(x, torch.randn(5), circular=circular, activation="relu" if bits else "silu", gate="hard_sigmoid")
+    site = Site(
+        x, torch.randn(5), circular=circular, activation="relu" if bits else "silu", gate="hard_sigmoid"
+    )
     case = Backward(site, dy, bits=bits, store_p=True)
     got, native = kernel(case, MANY_SMS), case.by_torch()
     for name in ("d_x", "d_residual", "d_gate"):
@@ -185,8 +182,8 @@ def test_a_bad_element_reaches_what_autograd_poisons(
 @pytest.mark.parametrize("activation", ["relu", "relu6", "hardswish"])
 def test_no_gradient_passes_where_torch_selects_zero(kernel: Kernel, activation: str) -> None:
     """Not even NaN: a product with a slope of zero would let it."""
-    x = LAYOUTS["channels_last"]((1, 8, 3, 3), torch.float32).abs() * -100
-    site = Site(x, torch.randn(3), activation=activation)
+    x = -10 - LAYOUTS["channels_last"]((1, 8, 3, 3), torch.float32).abs()
+    site = Site(x, torch.zeros(3), activation=activation)
     for bits in {False, activation != "hardswish"}:
         got = kernel(Backward(site, torch.full_like(x, NAN), bits=bits, store_p=True), FEW_SMS)
         assert not got.d_x.any()
@@ -215,7 +212,9 @@ def test_every_tensor_may_have_a_dtype_of_its_own(kernel: Kernel) -> None:
     case = Backward(site, dy.half(), moments=True, store_p=True)
     got, exact = kernel(case, FEW_SMS), case.to(torch.float64).by_torch()
     for of_kernel, of_float64 in zip(got, exact, strict=True):
-        assert (of_kernel - of_float64).abs().max() <= 2 * torch.finfo(torch.float16).eps * of_float64.abs().max()
+        assert (of_kernel - of_float64).abs().max() <= 2 * torch.finfo(
+            torch.float16
+        ).eps * of_float64.abs().max()
 
 
 @on_both_kernels
@@ -225,46 +224,3 @@ def test_weights_of_any_stride(kernel: Kernel) -> None:
     weight = torch.randn(1, 1, 10)[..., 1::2]
     strided, dense = (kernel(Backward(Site(x, w), dy), FEW_SMS).d_x for w in (weight, weight.contiguous()))
     assert torch.equal(strided, dense)
-
-
-class TestForward:
-    """What it saves."""
-
-    @pytest.mark.parametrize("forward", FORWARD.values(), ids=FORWARD)
-    @on_both_devices
-    @pytest.mark.parametrize("activation", ["relu", "relu6"])
-    @pytest.mark.parametrize("spatial", [(7, 7), (24, 24)])
-    @pytest.mark.parametrize("c", [8, 72])
-    def test_means_of_x_itself_and_bits_in_the_order_of_memory(
-        self, forward: Callable[..., Tensor], c: int, spatial: tuple[int, int], activation: str, device: Device
-    ) -> None:
-        torch.manual_seed(0)
-        x, residual = (3 * LAYOUTS["channels_last"]((2, c, *spatial), torch.float16) for _ in range(2))
-        site = Site(x, torch.randn(5), bn=batch_norm(c, torch.float32), residual=residual, activation=activation)
-        check_saved(site, forward, device)
-
-    @on_both_devices
-    def test_of_contiguous_maps(self, device: Device) -> None:
-        torch.manual_seed(0)
-        x = torch.randn(2, 19, 24, 24)
-        check_saved(Site(x, torch.randn(5), activation="relu6", residual=3 * x), FORWARD["lagged"], device)
-
-    @pytest.mark.parametrize("forward", FORWARD.values(), ids=FORWARD)
-    def test_the_gradient_passes_at_nan(self, forward: Callable[..., Tensor]) -> None:
-        x = torch.full((1, 2, 2, 8), NAN).transpose(1, -1)
-        mask = torch.zeros(1, 4, dtype=torch.uint8)
-        forward(Site(x, torch.ones(1), activation="relu"), FEW_SMS, mask=mask)
-        assert (mask == 255).all()
-
-
-def check_saved(site: Site, forward: Callable[..., Tensor], device: Device) -> None:
-    n, c, *spatial = site.x.shape
-    pooled = torch.full((n, c), NAN)
-    mask = torch.full((n, c * math.prod(spatial) // 8), 99, dtype=torch.uint8)
-    out = forward(site, device, pooled=pooled, mask=mask)
-    assert torch.equal(out, forward(site, device)), "with or without"
-    exact = site.x.double().flatten(2).mean(2)
-    assert (pooled - exact).abs().max() <= 1e-6 * exact.abs().max()
-    differing = sum((mask ^ bits_by_torch(site)).flatten().tolist().count(1 << bit) for bit in range(8))
-    assert not torch.equal(mask, mask[:, :1].expand_as(mask))
-    assert (mask != bits_by_torch(site)).sum() == differing <= 1, "but where rounding of u decides"
