@@ -1,4 +1,4 @@
-"""Calls of the `eca` op and of its backward, as the launchers hand them on: what to compute, where to write."""
+"""Calls of the `eca` op and of its backward, as the launchers hand them on: what to compute, and where to."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Call(NamedTuple):
 
     x: [N, C, *spatial], not empty; residual and out: x's shape, any strides, any float dtype.
 
-    For the backward, where not None, also written are pooled: fp32 [N, C], the mean of x itself over space, and
-    mask: uint8 [N, C * HW / 8], a bit per element in the order of memory, 1 where the gradient passes the
+    For the backward, where not None, also written are pooled: fp32 [N, C], the mean of x itself over space,
+    and mask: uint8 [N, C * HW / 8], a bit per element in the order of memory, 1 where the gradient passes the
     activation. Both need pre_activation "identity"; mask needs relu or relu6, and dense maps.
     """
 
@@ -75,8 +75,8 @@ class Call(NamedTuple):
 class BackwardCall(NamedTuple):
     """Gradients of a `Call` into d_x, d_residual, d_gate and the moments of the affine map.
 
-    With p = dy * activation'(u): d_x, p, gain * sum_hw p * xhat, sum_hw p and sum_hw p * (x - bn_mean). The call's
-    pre_activation is "identity".
+    With p = dy * activation'(u): d_x, p, gain * sum_hw p * xhat, sum_hw p and sum_hw p * (x - bn_mean).
+    The pre_activation is "identity".
     """
 
     dy: Tensor  # x's shape

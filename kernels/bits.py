@@ -8,7 +8,7 @@ from .elementwise import activation_slope
 
 @triton.jit
 def packed_bits(u, ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """uint8 [ROWS, COLUMNS // 8] of fp32 [ROWS, COLUMNS]: bit i is 1 where the gradient passes column i of 8."""
+    """uint8 [ROWS, COLUMNS // 8] of fp32 u [ROWS, COLUMNS]: bit i is 1 where the gradient passes column i."""
     bits = tl.where(activation_slope(u, ACTIVATION) != 0.0, 1, 0)
     bits = tl.reshape(bits, (ROWS, COLUMNS // 8, 8)) << tl.arange(0, 8)[None, None, :]
     return tl.sum(bits, 2).to(tl.uint8)

@@ -10,7 +10,10 @@ from .elementwise import activate
 def store_with_tail(
     v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION: tl.constexpr, EVICTION: tl.constexpr
 ):
-    """Stores activation(v + residual) at image + offs of out, returns v + residual; v is fp32, image a scalar."""
+    """Stores activation(v + residual) at image + offs of out; v is fp32, image a scalar.
+
+    Returns v + residual.
+    """
     if residual_ptr is not None:
         residual = tl.load(residual_ptr + image + offs, mask=mask, other=0.0, eviction_policy=EVICTION)
         v += residual.to(tl.float32)

@@ -1,8 +1,8 @@
 """The whole tail in one launch for maps too large for registers: rescaled from L2, a lag behind the sums.
 
 `draw_ticket`, `sum_task` and `rescaled` are the kernel up to what follows the gates; `lagged_kernel` adds the
-residual, the activation and the store. Their sizes and strides may be run-time values or constants. Why every program sees
-the gates of others: kernels/tickets.py.
+residual, the activation and the store. Their sizes and strides may be run-time values or constants.
+Why every program sees the gates, in whatever order programs are dispatched and run: kernels/tickets.py.
 """
 
 import triton
@@ -18,7 +18,8 @@ from .tickets import arrives_last, complete, draw_ticket, wait
 
 @triton.jit
 def lagged_kernel(
-    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, mask_ptr, partial_ptr, mean_ptr, gate_ptr, arrived_ptr,
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, mask_ptr,
+    partial_ptr, mean_ptr, gate_ptr, arrived_ptr,
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, inv_hw,
     N, C, HW, lag, stride_c, stride_hw, stride_w,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,

@@ -2,9 +2,10 @@
 
 Tickets, arrivals and the order of sums are the forward's: kernels/tickets.py.
 
-What is spread is p. With d_residual it is stored at its first sight and comes back from there: S bytes from L2,
-and neither dy nor x has to stay in it. dy and the bits would be S / 16 more, and for other activations x and the
-residual too. Without d_residual they come back: p has no other place, since d_x may not be written twice.
+What is spread is p. With d_residual it is stored at first sight and comes back from there: S bytes of L2, where
+nothing else has to stay. dy and the bits would be S / 16 more; for other activations x and the residual would
+come back too. Without d_residual that is so: p has no other place, since who waits in vain may sum a tile again
+whose d_x is written.
 """
 
 import triton
@@ -29,7 +30,7 @@ def lagged_backward_kernel(
 ):  # fmt: skip
     """The gradients of `tile_channels_last_backward_kernel`, for maps of which no tile fits registers.
     One program draws ticket t, sums tile t (BLOCK_C x BLOCK_HW of an image), then spreads tile t - lag.
-    Reads dy and x once from DRAM, p once more from L2, writes d_x (3 S; d_residual 1 S, bits S / 16, residual 1 S).
+    Reads dy and x once from DRAM, p once from L2, writes d_x (3 S; d_residual S, bits S / 16, a residual S).
     Maps: [N, C, HW] dense, same strides; d_x and d_residual overlap no other. partial: [N, sums, chunks, C],
     dz, t: [N, C], fp32; arrived: [N + 1] zeros.
     """
@@ -110,7 +111,8 @@ def sum_gradients(
     """Stores the partial sums of tile `index`, and p in d_residual; returns its image."""
     n, offs_c, offs_hw, mask_c, mask, p, x, _ = tile_gradient(
         index, dy_ptr, x_ptr, weight_ptr, bias_ptr, residual_ptr, pooled_ptr, mask_ptr,
-        bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, C, HW, stride_c, stride_hw, stride_w,
+        bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain,
+        C, HW, stride_c, stride_hw, stride_w,
         K, CIRCULAR, GATE, ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW,
         "evict_last" if d_residual_ptr is None else "evict_first",
     )  # fmt: skip
@@ -136,9 +138,9 @@ def tile_gradient(
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
-    """Of tile `index`: image, channels, spatial indices, both masks, p, x less the mean of batch norm, and gain * gate.
+    """Of tile `index`: image, channels, spatial indices, both masks, p, x less batch norm's mean, and factor.
 
-    p is in dy's dtype where that is exact, else fp32, as is x.
+    p is in dy's dtype where that is exact, else fp32, as is x. factor: gain * gate of the channels.
     """
     n, _, offs_c, offs_hw, mask_c, mask, p = load_tile(
         index, dy_ptr, C, HW, stride_c, stride_hw, BLOCK_C, BLOCK_HW, VEC_C, VEC_HW, EVICTION

@@ -65,7 +65,7 @@ def tile_bytes(index, C, HW, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, VEC_
 
 @triton.jit
 def ordered_sum(row_ptr, chunks, offs_c, mask_c, C, BLOCK_P: tl.constexpr, BLOCK_G: tl.constexpr):
-    """Sums [BLOCK_G] of the partial sums [chunks, C] at row_ptr, which other programs stored, in their order."""
+    """Sums [BLOCK_G] of partial sums [chunks, C] at row_ptr, which other programs stored, in their order."""
     total = tl.zeros((BLOCK_P, BLOCK_G), tl.float32)
     for first in range(0, chunks, BLOCK_P):
         offs_p = first + tl.arange(0, BLOCK_P)[:, None]

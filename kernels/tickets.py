@@ -1,14 +1,14 @@
 """How programs of one launch wait for each other: tickets, arrivals, and what one may read of the others.
 
-Counters: int32 [N + 1], zeros at first: arrivals per image, then the next ticket. An image of `tiles` tiles is
-complete at tiles + 1: its tiles' sums, and what the last to arrive made of them.
+Counters: int32 [N + 1], zeros at first: arrivals per image, then the next ticket. An image of `tiles` tiles
+is complete at tiles + 1: its tiles' sums, and what the last to arrive made of them.
 
 Why every program sees what it waits for, in whatever order programs are dispatched and run:
 - A ticket is only a number (relaxed). A program waits for sums of tickets before its own: their programs have
   started, and sum without waiting.
 - An arrival releases a tile's sums and acquires those of the arrivals before it, at GPU scope. One thread
   performs it: a barrier puts the stores of all threads before it, another one the loads of all after it. So
-  the last of an image reads all sums. It releases what it makes of them in the same way, and a poll acquires it.
+  the last of an image reads all sums. It releases what it makes of them in the same way; a poll acquires it.
 - What other programs stored is loaded past L1 (.cg), where a line may be older.
 - No progress of others is needed: after PATIENCE polls a program does the work of an image itself. The same
   tiles in the same order give the same bits, so it does not matter who stores them, or how often.

@@ -119,7 +119,7 @@ def piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW: tl.constexpr):
 def byte_offsets(groups, start, C, HW, BLOCK_HW: tl.constexpr):
     """Offsets of an image's bits, and their mask: [hw from start, groups of 8 channels].
 
-    groups: first channel of each; none of an image, like those before its first, are masked.
+    groups: first channel of each; those that no image has are masked.
     """
     offs_hw = start + tl.arange(0, BLOCK_HW)[:, None]
     groups = groups[None, :]

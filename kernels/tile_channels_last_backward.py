@@ -21,7 +21,7 @@ def tile_channels_last_backward_kernel(
     BLOCK_HALO: tl.constexpr, HALO_STEPS: tl.constexpr,
 ):  # fmt: skip
     """p = dy * activation'(u); d_gate[n, c] = gain * sum_hw p * xhat; t = band^T(d_gate * gate'(z)) / HW;
-    d_x = (gain * g * p + t) * d(xhat) / dx, d_residual = p. z, g from pooled; u by bits or from x and residual.
+    d_x = (gain * g * p + t) * xhat', d_residual = p. z, g are of pooled; u is known by bits, or recomputed.
     One program owns BLOCK_C channels of one image and keeps p in registers, as STEPS pieces of BLOCK_HW
     elements; of HALO channels on each side it only forms d_gate.
     Reads dy and x once from DRAM, writes d_x (3 S; d_residual 1 S, bits S / 16, a residual for u 1 S).
@@ -84,7 +84,8 @@ def tile_channels_last_backward_kernel(
         own = tl.minimum(C - first, BLOCK_C)
         halo = halo_dz(
             dy_ptr, x_ptr, weight_ptr, bias_ptr, residual_ptr, row_ptr, mask_ptr,
-            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, image, first, own, C, HW, stride_w,
+            bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain,
+            image, first, own, C, HW, stride_w,
             K, CIRCULAR, GATE, ACTIVATION, BLOCK_K, BLOCK_HALO, HALO_STEPS,
         )  # fmt: skip
         last = weight_ptr + (K - 1) * stride_w
@@ -104,9 +105,9 @@ def piece_gradient(
     dy, x_ptr, residual_ptr, mask_ptr, image, offs, mask, groups, start, factor, center, scale, shift, C, HW,
     ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of a piece [hw from start, channels]: p, in dy's dtype where exact, else fp32; x, less the mean of batch norm.
+    """Of a piece [hw from start, channels]: p, and x less batch norm's mean; groups as for `byte_offsets`.
 
-    groups: as for `byte_offsets`.
+    p is in dy's dtype where that is exact, else fp32, as is x.
     """
     x = tl.load(x_ptr + image + offs, mask=mask, other=0.0).to(tl.float32)
     if center is not None:

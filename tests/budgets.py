@@ -86,7 +86,7 @@ def launched_backward(site: str, target: str) -> Launch:
     config = tile_channels_last_backward_config(call.layout, 2, taps, False, tail, DEVICES[target])
     function = launch_backward_channels_last.tile_channels_last_backward
     if config is None:
-        config = lagged_backward_config(call.layout, 2, False, False, tail, tail, DEVICES[target])
+        config = lagged_backward_config(call.layout, 2, False, tail, tail, DEVICES[target])
         function = launch_backward_channels_last.lagged_backward
     assert config is not None
     (item,) = captured(target, function, call, config)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from l2_model import DEVICE, RESNET, SIZES, L2, Cache, layout_of, occupancy, replay
+from l2_model import DEVICE, L2, RESNET, SIZES, Cache, layout_of, occupancy, replay
 from l2_programs import ITEMSIZE, Access, Buffer, Program, Turn
 
 from eca_triton.tables import plain_table
@@ -109,7 +109,7 @@ def chosen(shape: Sequence[int], taps: int, tail: bool) -> Config:
     """The config of an H200: registers, or what does not fit them lagged."""
     layout = layout_of(shape, True, tail)
     config = tile_channels_last_backward_config(layout, ITEMSIZE, taps, False, tail, DEVICE)
-    other = lagged_backward_config(layout, ITEMSIZE, False, False, tail, tail, DEVICE)
+    other = lagged_backward_config(layout, ITEMSIZE, False, tail, tail, DEVICE)
     if config is not None:
         return config
     assert other is not None

@@ -10,14 +10,13 @@ from .layout import Layout
 
 
 def lagged_backward_config(
-    layout: Layout, itemsize: int, front: bool, recomputed: bool, stored: bool, bits: bool, device: Device
+    layout: Layout, itemsize: int, recomputed: bool, stored: bool, bits: bool, device: Device
 ) -> LaggedConfig | None:
     """Config of the backward.
 
     Args:
         layout: Of x, dy, d_x and, where there are such, residual and d_residual.
         itemsize: Bytes of the largest element of these.
-        front: Whether batch norm stands before the pooling.
         recomputed: Whether the activation's argument is recomputed: neither the identity nor bits.
         stored: Whether d_residual is wanted.
         bits: Whether the activation's bits are read.
@@ -30,4 +29,4 @@ def lagged_backward_config(
     if not recomputed:
         return cut(layout, itemsize, size, vectors, returning, bits, device)
     config = cut(layout, itemsize, size // 2, vectors, returning, bits, device)
-    return replace(config, max_registers=255) if config is not None and front else config
+    return None if config is None else replace(config, max_registers=255)

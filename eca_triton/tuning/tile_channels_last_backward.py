@@ -24,9 +24,8 @@ def tile_channels_last_backward_config(
     def pieces(threads: int) -> int:
         """As compiled for sm_80, sm_90 and sm_100.
 
-        Programs of 512 threads have 128 registers each. Narrower ones take up to 255, which leaves 8 warps per SM:
-        enough, since each has 14 vectors in flight, and shorter shares per thread cost half as many instructions
-        again.
+        A thread of 512 has 128 registers. Of 256 it takes up to 255, which leaves 8 warps per SM: enough, at
+        14 vectors in flight each; and shorter shares per thread cost half as many instructions again.
         """
         return PIECES_BESIDE_TERMS if (front or activated) and threads > 256 else PIECES
 

@@ -50,11 +50,10 @@ class Backward:
         """What the launchers take: saved by plain torch in fp32, outputs full of NaN."""
         site, recomputed = self.site, self.site.activation != "identity" and not self.bits
         n, c = site.x.shape[:2]
-        channels = site.x.new_full((5, n, c), math.nan, dtype=torch.float32)
+        channels = site.x.new_full((3, n, c), math.nan, dtype=torch.float32)
         return BackwardCall(
-            self.dy, site.x, site.weight, site.bias, site.bn, site.bn_eps, site.circular, site.gate, site.gain,
-            site.residual if recomputed else None,
-            site.activation,
+            self.dy, site.x, site.weight, site.bias, site.bn, site.bn_eps, site.circular, site.gate,
+            site.gain, site.residual if recomputed else None, site.activation,
             pooled=site.x.float().flatten(2).mean(2),
             mask=bits_by_torch(site) if self.bits else None,
             d_x=torch.empty_like(site.x).fill_(math.nan),

@@ -110,7 +110,7 @@ def batch_norm(channels: int, dtype: torch.dtype, affine: bool = True) -> launch
 
 
 def assert_earned(got: Tensor, native: Tensor, exact: Tensor, ulps: int = 1) -> None:
-    """`got` is no further from `exact` than twice eager's own error, plus an ulp of the largest value, or more.
+    """`got` is no further from `exact` than twice eager's own error, plus `ulps` of the largest value.
 
     Twice as many for bf16: Triton's interpreter truncates where hardware rounds.
     """

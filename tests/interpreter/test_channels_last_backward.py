@@ -13,7 +13,6 @@ from kernel_cases import ACTIVATIONS, LAYOUTS, Site, assert_earned, batch_norm, 
 from eca_triton import launch_backward_channels_last
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged_backward import lagged_backward_config
-from eca_triton.tuning.tile_channels_last import tile_channels_last_config
 from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
 
 NAN, INF = float("nan"), float("inf")
@@ -40,9 +39,8 @@ def by_lag(case: Backward, device: Device, in_vain: tuple[int, int] | None = Non
     call = case.call()
     recomputed = call.activation != "identity" and call.mask is None
     config = lagged_backward_config(
-        call.layout, call.itemsize, call.bn is not None, recomputed, call.d_residual is not None,
-        call.mask is not None, device,
-    )  # fmt: skip
+        call.layout, call.itemsize, recomputed, call.d_residual is not None, call.mask is not None, device
+    )
     assert config is not None
     if in_vain is not None:
         config = replace(config, lag=-in_vain[0] * config.tiles(call.layout), patience=in_vain[1])
@@ -138,8 +136,12 @@ def test_large_contiguous_maps_lag_too(activation: str, circular: bool, device: 
 # image there are none at all.
 @pytest.mark.parametrize(
     ("layout", "activation", "store_p", "ahead", "patience"),
-    [("contiguous", "silu", True, 1, 2), ("channels_last", "relu", True, 0, 2), ("channels_last", "silu", False, 1, 0)],
-)  # fmt: skip
+    [
+        ("contiguous", "silu", True, 1, 2),
+        ("channels_last", "relu", True, 0, 2),
+        ("channels_last", "silu", False, 1, 0),
+    ],
+)
 def test_who_waits_in_vain_forms_the_same_gradients(
     layout: str, activation: str, store_p: bool, ahead: int, patience: int
 ) -> None:

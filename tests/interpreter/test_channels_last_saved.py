@@ -1,4 +1,4 @@
-"""What the forward kernels that read a map once save for the backward: means of x, and bits of relu and relu6."""
+"""What the forward kernels that read a map once save for the backward: means of x, bits of relu and relu6."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from backward_cases import bits_by_torch
 from kernel_cases import LAYOUTS, Site, batch_norm
-from test_channels_last import FEW_SMS, KERNELS, MANY_SMS, NAN, on_both_devices, on_both_kernels
+from test_channels_last import FEW_SMS, KERNELS, NAN, on_both_devices, on_both_kernels
 from torch import Tensor
 
 from eca_triton.tuning.config import Device
@@ -32,9 +32,13 @@ def check_saved(site: Site, kernel: Forward, device: Device) -> None:
 
 @pytest.mark.parametrize(
     ("c", "spatial", "activation", "dtype"),
-    [(8, (7, 7), "relu", torch.float32), (72, (7, 7), "relu6", torch.float16), (72, (14, 14), "relu", torch.bfloat16)],
+    [
+        (8, (7, 7), "relu", torch.float32),
+        (72, (7, 7), "relu6", torch.float16),
+        (72, (14, 14), "relu", torch.bfloat16),
+    ],
     ids=str,
-)  # fmt: skip
+)
 @on_both_kernels
 @on_both_devices
 def test_means_of_x_itself_and_bits_in_the_order_of_memory(
