@@ -2,10 +2,10 @@
 
 Tickets, arrivals and the order of sums are the forward's: kernels/tickets.py.
 
-What is spread is p. With d_residual it is stored at first sight and comes back from there: S bytes of L2, where
-nothing else has to stay. dy and the bits would be S / 16 more; for other activations x and the residual would
-come back too. Without d_residual that is so: p has no other place, since who waits in vain may sum a tile again
-whose d_x is written.
+What is spread is p. With d_residual it is stored at first sight and comes back from there: S bytes of L2, and
+nothing else has to stay in it. dy and the bits would be S / 16 more; for other activations x and the residual
+would come back too. Without d_residual that is so: p has no other place, since who waits in vain may sum a
+tile again whose d_x is written.
 """
 
 import triton

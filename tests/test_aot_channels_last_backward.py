@@ -32,7 +32,7 @@ def launched(
     dtype: torch.dtype = torch.bfloat16,
     k: int = 5,
 ) -> Launch:
-    """The one launch of a site. tail: "bn", "bits" or an activation that is recomputed, "stored" p, or several."""
+    """The one launch of a site; tail: "bn", "bits" or a recomputed activation, "stored" p, or several."""
     words = tail.split("+")
     (activation,) = {"silu", "gelu"} & {*words} or {"relu" if "bits" in words else "identity"}
     recomputed, stored = activation in ("silu", "gelu"), "stored" in words
@@ -63,7 +63,7 @@ def launched(
 SMALL, MEDIUM, LARGE = (128, 2048, 7, 7), (128, 1024, 14, 14), (128, 512, 28, 28)
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 @pytest.mark.parametrize(("shape", "tail"), [(SMALL, "plain"), (MEDIUM, "bits+stored"), (LARGE, "plain")])
 def test_a_tile_is_read_once_in_vectors(shape: tuple[int, ...], tail: str, target: str) -> None:
     item = launched("tile", shape, target, tail)
@@ -72,8 +72,7 @@ def test_a_tile_is_read_once_in_vectors(shape: tuple[int, ...], tail: str, targe
     assert code.loads[128] >= 2 * (steps + halo), "dy and x"
     assert code.stores[128] == steps * (2 if "stored" in tail else 1)
     assert code.spilled_bytes == 0
-    # Two programs of 256 threads per SM; sm_100's compiler takes more to spare instructions.
-    assert code.registers <= (144 if target == "sm_100" else 136)
+    assert code.registers <= 128, "two programs of 256 threads per SM"
     assert code.shared_bytes <= 16 << 10
 
 
@@ -96,9 +95,9 @@ STAGE = (128, 256, 56, 56)
 
 @pytest.mark.parametrize(
     ("shape", "tail", "dtype", "target"),
-    [(STAGE, "bits+stored", torch.bfloat16, target) for target in TARGETS if target.startswith("sm_")]
-    + [
+    [
         (STAGE, "plain", torch.bfloat16, "sm_90"),
+        (STAGE, "bits+stored", torch.bfloat16, "sm_100"),
         (LARGE, "bn+bits+stored", torch.bfloat16, "sm_90"),
         (STAGE, "bn+silu+stored", torch.bfloat16, "sm_100"),
         (STAGE, "silu", torch.float16, "sm_90"),
