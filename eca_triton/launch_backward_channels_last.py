@@ -18,6 +18,9 @@ def tile_channels_last_backward(call: BackwardCall, config: TileChannelsLastConf
     x = call.x
     n, c = x.shape[:2]
     hw = x.numel() // (n * c)
+    # Left to itself, ptxas spills some values of what recomputes u. Only ptxas takes a limit.
+    recomputed = call.activation != "identity" and call.mask is None
+    limit = {"maxnreg": 255} if recomputed and not torch.version.hip else {}
     run(
         tile_channels_last_backward_kernel, (n * -(-c // config.block_c),),
         call.dy, x, call.weight, call.bias, call.residual, call.pooled, call.mask,
@@ -25,6 +28,7 @@ def tile_channels_last_backward(call: BackwardCall, config: TileChannelsLastConf
         *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw, c, hw, call.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, STEPS=config.steps,
         BLOCK_HALO=config.block_halo, HALO_STEPS=config.halo_steps, num_warps=config.num_warps,
+        **limit,
     )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def lagged(maps: Maps, config: LaggedConfig, arrived: list[int], ticket: int) ->
 def chosen(shape: Sequence[int], taps: int, tail: bool) -> Config:
     """The config of an H200: registers, or what does not fit them lagged."""
     layout = layout_of(shape, True, tail)
-    config = tile_channels_last_backward_config(layout, ITEMSIZE, taps, False, tail, DEVICE)
+    config = tile_channels_last_backward_config(layout, ITEMSIZE, taps, DEVICE)
     other = lagged_backward_config(layout, ITEMSIZE, False, tail, tail, DEVICE)
     if config is not None:
         return config

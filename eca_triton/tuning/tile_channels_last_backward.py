@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from .config import Device
 from .layout import Layout
-from .tile_channels_last import PIECES, PIECES_BESIDE_TERMS, TileChannelsLastConfig, cut
+from .tile_channels_last import PIECES, TileChannelsLastConfig, cut
+
+MAX_THREADS = 256
 
 
 def tile_channels_last_backward_config(
-    layout: Layout, itemsize: int, taps: int, front: bool, activated: bool, device: Device
+    layout: Layout, itemsize: int, taps: int, device: Device
 ) -> TileChannelsLastConfig | None:
     """Config of the backward: p stays in registers, x passes by.
 
@@ -16,17 +18,16 @@ def tile_channels_last_backward_config(
         layout: Of x, dy, d_x and, where there are such, residual and d_residual.
         itemsize: Bytes of the largest element of these.
         taps: Of the convolution.
-        front: Whether batch norm stands before the pooling.
-        activated: Whether there is an activation, by bits or recomputed.
         device: Properties of the GPU.
     """
 
     def pieces(threads: int) -> int:
         """As compiled for sm_80, sm_90 and sm_100.
 
-        A thread of 512 has 128 registers. Of 256 it takes up to 255, which leaves 8 warps per SM: enough, at
-        14 vectors in flight each; and shorter shares per thread cost half as many instructions again.
+        Up to 255 registers leave 8 warps per SM: enough, at 14 vectors in flight each; shorter shares per
+        thread cost half as many instructions again. A program of 512 threads would be alone on its SM, which
+        loads nothing while it stores, and its halo outweighs what the lagged launch reads twice.
         """
-        return PIECES_BESIDE_TERMS if (front or activated) and threads > 256 else PIECES
+        return PIECES if threads <= MAX_THREADS else 0
 
     return cut(layout, itemsize, taps, pieces, device)
