@@ -9,9 +9,11 @@ import pytest
 import torch
 from aot import DEVICES, TARGETS, Launch, built, captured, compiled
 
-from eca_triton import launch_backward_channels_last
-from eca_triton.call import BackwardCall
+from eca_triton import launch_backward_channels_last, launch_channels_last
+from eca_triton.call import BackwardCall, Call
+from eca_triton.tuning.lagged import lagged_config
 from eca_triton.tuning.lagged_backward import lagged_backward_config
+from eca_triton.tuning.tile_channels_last import tile_channels_last_config
 from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
 
 pytestmark = pytest.mark.skipif(
@@ -138,3 +140,22 @@ def test_launches_have_one_axis() -> None:
         item = launched(kernel, (70_000, 64, size, size), "sm_90", k=3)
         assert len(item.grid) == 1
         assert item.grid[0] >= 70_000
+
+
+@pytest.mark.parametrize("kernel", ["tile", "lagged"])
+def test_a_forward_that_saves_means_and_bits_does_not_spill(kernel: str) -> None:
+    shape = MEDIUM if kernel == "tile" else STAGE
+    n, c, h, w = shape
+    x = meta(*shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    call = Call(
+        x, meta(1, 1, 5), None, None, 1e-5, "identity", False, "sigmoid", 1.0, x, "relu", x,
+        meta(n, c), meta(n, c * h * w // 8, dtype=torch.uint8),
+    )  # fmt: skip
+    if kernel == "tile":
+        function = launch_channels_last.tile_channels_last
+        config = tile_channels_last_config(call.layout, 2, 5, False, DEVICES["sm_90"])
+    else:
+        function = launch_channels_last.lagged
+        config = lagged_config(call.layout, 2, False, DEVICES["sm_90"], bits=True)
+    (item,) = captured("sm_90", function, call, config)
+    assert compiled(item).spilled_bytes == 0
