@@ -61,8 +61,8 @@ def lagged_config(
 
     `layout` covers x, out and the residual; `bits`: with a mask for the backward.
     """
-    # Beside batch norm's terms, or to pack bits, 64 elements of 16 bits take more registers than wide programs
-    # may have.
+    # Beside batch norm's terms, or packed into bits, 64 elements of 16 bits take more registers than wide
+    # programs may have.
     size = TILE_BYTES // 2 if (front or bits) and itemsize == 2 else TILE_BYTES
     return cut(layout, itemsize, size, VECTORS, 1, bits, device)
 
