@@ -1,4 +1,4 @@
-"""One call of the `eca` op, as the launchers hand it on: what to compute, and where to write it."""
+"""Calls of the `eca` op and of its backward, as the launchers hand them on: what to compute, and where to."""
 
 from __future__ import annotations
 

@@ -119,7 +119,14 @@ def gate_from_pool_backward(
 
 
 def eca(call: Call) -> None:
-    """Fills call.out. The map is read once where `choose` knows a kernel for that, else twice."""
+    """Fills call.out."""
+    with on_device_of(call.x):
+        if not one_launch(call):
+            two_pass(call)
+
+
+def one_launch(call: Call) -> bool:
+    """Fills call.out, pooled and mask from one read of the map, and says so, if `choose` knows a kernel."""
     x = call.x
     config = choose(
         call.layout,
@@ -130,15 +137,13 @@ def eca(call: Call) -> None:
         device_of(x.device),
         call.mask is not None,
     ).config
-    with on_device_of(x):
-        if isinstance(config, TileConfig):
-            tile(call, config)
-        elif isinstance(config, TileChannelsLastConfig):
-            tile_channels_last(call, config)
-        elif isinstance(config, LaggedConfig):
-            lagged(call, config)
-        else:
-            two_pass(call)
+    if isinstance(config, TileConfig):
+        tile(call, config)
+    elif isinstance(config, TileChannelsLastConfig):
+        tile_channels_last(call, config)
+    elif isinstance(config, LaggedConfig):
+        lagged(call, config)
+    return config is not None
 
 
 def tile(call: Call, config: TileConfig) -> None:

@@ -20,8 +20,8 @@ def tile_channels_last(call: Call, config: TileChannelsLastConfig) -> None:
     hw = x.numel() // (n * c)
     run(
         tile_channels_last_kernel, (n * -(-c // config.block_c),),
-        x, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps, call.gain,
-        1.0 / hw, c, hw, call.weight.stride(-1),
+        x, call.weight, call.bias, call.residual, call.out, call.pooled, call.mask,
+        *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw, c, hw, call.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, STEPS=config.steps,
         BLOCK_HALO=config.block_halo, HALO_STEPS=config.halo_steps, num_warps=config.num_warps,
     )  # fmt: skip
@@ -36,7 +36,7 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     layout = common_layout(x.shape, x.stride())
     n, c, hw = layout.n, layout.c, layout.hw
     partial = scratch((n, -(-hw // config.block_hw), c), torch.float32, x.device)
-    mean = scratch((n, c), torch.float32, x.device)
+    mean = scratch((n, c), torch.float32, x.device) if call.pooled is None else call.pooled
     gates = scratch((n, c), torch.float32, x.device)
     arrived = scratch((n + 1,), torch.int32, x.device, zeroed=True)
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
@@ -45,7 +45,7 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     limit = {} if torch.version.hip else {"maxnreg": 255 if many else config.max_registers}
     run(
         lagged_kernel, (n * config.tiles(layout) + config.lag,),
-        x, call.weight, call.bias, call.residual, call.out, partial, mean, gates, arrived,
+        x, call.weight, call.bias, call.residual, call.out, call.mask, partial, mean, gates, arrived,
         *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw,
         n, c, hw, config.lag, stride_c, stride_hw, call.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,

@@ -9,9 +9,14 @@ from . import launch, launch_two_pass
 from .call import BackwardCall, Call, vectors
 from .direct import run, scratch
 from .kernels.batch_norm_backward import batch_norm_backward_kernel
+from .launch_backward import tile_backward
+from .launch_backward_channels_last import lagged_backward, tile_channels_last_backward
 from .tuning.choice import choose_backward
 from .tuning.heuristic import batch_norm_backward_blocks
+from .tuning.lagged import LaggedConfig
 from .tuning.layout import common_layout
+from .tuning.tile_backward import TileBackwardConfig
+from .tuning.tile_channels_last import TileChannelsLastConfig
 
 
 def eca_forward(call: Call, mask_order: str) -> None:
@@ -20,7 +25,8 @@ def eca_forward(call: Call, mask_order: str) -> None:
         x = _dense(call.x, mask_order)
         residual = None if call.residual is None else _arranged(call.residual, x)
         dense = call._replace(x=x, residual=residual, out=_room(call.out, x))
-        launch_two_pass.forward(dense)
+        if not launch.one_launch(dense):
+            launch_two_pass.forward(dense)
         if dense.out is not call.out:
             call.out.copy_(dense.out)
 
@@ -36,12 +42,33 @@ def eca_backward(call: BackwardCall, mask_order: str) -> None:
             d_x=None if call.d_x is None else _room(call.d_x, x),
             d_residual=None if call.d_residual is None else _room(call.d_residual, x),
         )
-        choice = choose_backward(dense.layout, x.element_size(), dense.itemsize, launch.device_of(x.device))
-        assert choice.kernel == "two_pass", "which alone leaves out d_x and d_gate where nobody needs them"
-        launch_two_pass.backward(dense)
+        # Two passes alone leave out d_x and d_gate where nobody needs them.
+        if dense.d_x is None or not one_launch(dense):
+            launch_two_pass.backward(dense)
         for wanted, filled in ((call.d_x, dense.d_x), (call.d_residual, dense.d_residual)):
             if wanted is not None and filled is not None and wanted is not filled:
                 wanted.copy_(filled)
+
+
+def one_launch(call: BackwardCall) -> bool:
+    """Fills all outputs from one read of the maps, and says so, if `choose_backward` knows a kernel."""
+    config = choose_backward(
+        call.layout,
+        call.dy.element_size(),
+        call.itemsize,
+        call.weight.numel(),
+        call.activation,
+        call.mask is not None,
+        call.d_residual is not None,
+        launch.device_of(call.x.device),
+    ).config
+    if isinstance(config, TileBackwardConfig):
+        tile_backward(call, config)
+    elif isinstance(config, TileChannelsLastConfig):
+        tile_channels_last_backward(call, config)
+    elif isinstance(config, LaggedConfig):
+        lagged_backward(call, config)
+    return config is not None
 
 
 def parameter_gradients(

@@ -119,6 +119,17 @@ def batch_norm_terms(mean_ptr, var_ptr, weight_ptr, bias_ptr, eps, offs_c, mask_
 
 
 @triton.jit
+def dot_xhat(p_sum, p_dot_x, scale, shift):
+    """sum p * xhat of sum p and sum p * (x - center): without batch norm the latter, where center is 0.
+
+    Two sums and one vector of terms take fewer registers than one sum and three.
+    """
+    if scale is not None:
+        p_dot_x = p_dot_x * scale + p_sum * shift
+    return p_dot_x
+
+
+@triton.jit
 def unseen(v, number):
     """v, which the compiler takes for a new value, and so converts to fp32 once more.
 

@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 
 from .addressing import multiple_of
-from .elementwise import activate, batch_norm_terms, gate_of, unseen
+from .bits import packed_bits
+from .elementwise import activate, activation_passes, batch_norm_terms, gate_of, unseen
 from .epilogue import store_with_tail
 
 
@@ -36,14 +37,13 @@ def tile_kernel(
             tile[i], i, offs_c, mask_c, terms, next_terms, C, HW, bn_mean_ptr is not None, PRE_ACTIVATION,
             BLOCK_HW, CHUNKS, BLOCK_TAIL, VEC, WINDOWED, PACKED,
         )  # fmt: skip
-        offs_bits, mask_bits = None, None
+        u = store_with_tail(v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION, "")
         if mask_ptr is not None:
-            offs_bits, _, mask_bits = octet_offsets(
+            offs, _, mask = octet_offsets(
                 offs_c, mask_c, i * BLOCK_HW, HW, BLOCK_HW if i < CHUNKS else BLOCK_TAIL, VEC, WINDOWED
             )
-        store_with_tail(
-            v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION, "", mask_ptr, offs_bits, mask_bits
-        )
+            bits = packed_bits(activation_passes(u, ACTIVATION))
+            tl.store(mask_ptr + image // 8 + offs, bits, mask=mask)
 
 
 @triton.jit

@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 
 from .addressing import multiple_of
-from .elementwise import activate, batch_norm_terms, gate_of, unseen
+from .bits import packed_bits
+from .elementwise import activate, activation_passes, batch_norm_terms, gate_of, unseen
 from .epilogue import store_with_tail
 
 HALO = tl.constexpr(8)  # channels beside the tile, per side: a vector of 16 bits each; C is a multiple
@@ -12,7 +13,7 @@ HALO = tl.constexpr(8)  # channels beside the tile, per side: a vector of 16 bit
 
 @triton.jit
 def tile_channels_last_kernel(
-    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr,
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, pooled_ptr, mask_ptr,
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, inv_hw,
     C, HW, stride_w,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
@@ -25,17 +26,26 @@ def tile_channels_last_kernel(
     elements; of HALO channels on each side it only forms the mean.
     Reads x and residual once from DRAM (2 S; the halo from L2), writes out (S).
     x, residual, out: [N, HW, C] dense, C % HALO == 0, fp16/bf16/fp32; fp32 inside. K // 2 <= HALO.
+    For the backward, where given: pooled: fp32 [N, C], the mean of x; mask: [N, HW, C // 8] bits (S / 16).
     """
     n, offs_c, mask_c, tile, terms = gated_tile(
         tl.program_id(0), x_ptr, weight_ptr, bias_ptr, bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr,
         bn_eps, gain, inv_hw, C, HW, stride_w,
         K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, STEPS, BLOCK_HALO, HALO_STEPS,
+        pooled_ptr,
     )  # fmt: skip
     image = n.to(tl.int64) * HW * multiple_of(C, HALO)
     for step in tl.static_range(STEPS):
         offs, mask = piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW)
         v = rescaled_piece(tile[step], terms, HW, bn_mean_ptr is not None, PRE_ACTIVATION)
-        store_with_tail(v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION, "")
+        u = store_with_tail(v, residual_ptr, out_ptr, image, offs, mask, ACTIVATION, "")
+        if mask_ptr is not None:
+            first = tl.program_id(0) % tl.cdiv(C, BLOCK_C) * BLOCK_C
+            offs, mask = byte_offsets(
+                first + tl.arange(0, BLOCK_C // 8) * 8, step * BLOCK_HW, C, HW, BLOCK_HW
+            )
+            bits = packed_bits(activation_passes(u, ACTIVATION))
+            tl.store(mask_ptr + image // 8 + offs, bits, mask=mask)
 
 
 @triton.jit
@@ -44,10 +54,10 @@ def gated_tile(
     inv_hw, C, HW, stride_w,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr, PRE_ACTIVATION: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, STEPS: tl.constexpr,
-    BLOCK_HALO: tl.constexpr, HALO_STEPS: tl.constexpr,
+    BLOCK_HALO: tl.constexpr, HALO_STEPS: tl.constexpr, pooled_ptr=None,
 ):  # fmt: skip
     """What program `pid` needs to rescale: its image, channels and their mask, the STEPS pieces of its tile
-    as loaded, and per channel the terms (gain * gate, then batch norm's).
+    as loaded, and per channel the terms (gain * gate, then batch norm's). Its means go to pooled_ptr, if any.
     """
     C = multiple_of(C, HALO)
     blocks_c = tl.cdiv(C, BLOCK_C)
@@ -75,6 +85,8 @@ def gated_tile(
             v = tl.where(step * BLOCK_HW + tl.arange(0, BLOCK_HW)[:, None] < HW, v, 0.0)
         total += v
     y = pooled(total, center, scale, shift, inv_hw, PRE_ACTIVATION)
+    if pooled_ptr is not None:
+        tl.store(pooled_ptr + n.to(tl.int64) * C + offs_c, tl.sum(total, 0) * inv_hw, mask=mask_c)
 
     if K == 1:
         z = y * tl.load(weight_ptr).to(tl.float32)
@@ -101,6 +113,17 @@ def piece_offsets(offs_c, mask_c, step, C, HW, BLOCK_HW: tl.constexpr):
     return offs_hw * C + offs_c[None, :] + step * BLOCK_HW * C, mask_c[None, :] & (
         offs_hw + step * BLOCK_HW < HW
     )
+
+
+@triton.jit
+def byte_offsets(groups, start, C, HW, BLOCK_HW: tl.constexpr):
+    """Offsets of an image's bits, and their mask: [hw from start, groups of 8 channels].
+
+    groups: first channel of each; those that no image has are masked.
+    """
+    offs_hw = start + tl.arange(0, BLOCK_HW)[:, None]
+    groups = groups[None, :]
+    return offs_hw * (C // 8) + groups // 8, (offs_hw < HW) & (groups >= 0) & (groups < C)
 
 
 @triton.jit
@@ -138,10 +161,7 @@ def halo_mean(
     Two whole vectors of every element: anything narrower would cost as many sectors.
     """
     lane = tl.arange(0, 2 * HALO)
-    start = tl.where(lane // HALO == 0, first - HALO, first + own)
-    if CIRCULAR:
-        start = tl.where(start < 0, start + C, tl.where(start >= C, start - C, start))
-    start = multiple_of(start, HALO)
+    start = side_start(lane // HALO, first, own, C, CIRCULAR)
     offs_c = start + lane % HALO
     mask_c = (start >= 0) & (start < C)
     offs_hw = tl.arange(0, BLOCK_HALO)[:, None]
@@ -159,6 +179,15 @@ def halo_mean(
             v = tl.where(mask, activate(normalised(v, center, scale, shift), PRE_ACTIVATION), 0.0)
         total += v
     return pooled(total, center, scale, shift, inv_hw, PRE_ACTIVATION)
+
+
+@triton.jit
+def side_start(side, first, own, C, CIRCULAR: tl.constexpr):
+    """First of the HALO channels before `first` (side 0), or of those from first + own on (side 1)."""
+    start = tl.where(side == 0, first - HALO, first + own)
+    if CIRCULAR:
+        start = tl.where(start < 0, start + C, tl.where(start >= C, start - C, start))
+    return multiple_of(start, HALO)
 
 
 @triton.jit

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 import triton
-from aot import DEVICES, TARGETS, Launch, captured, compiled
+from aot import TARGETS, Launch, captured, compiled
 
-from eca_triton import launch
+from eca_triton import launch, launch_training
 from eca_triton.call import BackwardCall, Call
-from eca_triton.launch_backward import tile_backward
-from eca_triton.tuning.tile_backward import tile_backward_config
 
 FILE = Path(__file__).with_suffix(".json")
 VERSION = ".".join(triton.__version__.split(".")[:2])
@@ -37,20 +35,30 @@ SITES = {  # name: shape, taps, memory format, whole tail
     "14x14 last": ((128, 1024, 14, 14), 5, LAST, False),
     "7x7 last": ((128, 2048, 7, 7), 7, LAST, False),
 }
-TRAINING = {  # name: shape, taps, residual and ReLU after; "forward" with what it saves for the backward
-    "56x56 forward": ((128, 256, 56, 56), 5, True),
-    "14x14 forward": ((128, 1024, 14, 14), 5, True),
-    "56x56 backward": ((128, 256, 56, 56), 5, False),
-    "56x56 backward tail": ((128, 256, 56, 56), 5, True),
-    "28x28 backward tail": ((128, 512, 28, 28), 5, True),
-    "14x14 backward tail": ((128, 1024, 14, 14), 5, True),
-    "7x7 backward": ((128, 2048, 7, 7), 7, False),
-    "7x7 backward tail": ((128, 2048, 7, 7), 7, True),
+TRAINING = {  # name: shape, taps, memory format, residual and ReLU after; "forward": with what backward needs
+    "56x56 forward": ((128, 256, 56, 56), 5, CONTIGUOUS, True),
+    "14x14 forward": ((128, 1024, 14, 14), 5, CONTIGUOUS, True),
+    "56x56 backward": ((128, 256, 56, 56), 5, CONTIGUOUS, False),
+    "56x56 backward tail": ((128, 256, 56, 56), 5, CONTIGUOUS, True),
+    "28x28 backward tail": ((128, 512, 28, 28), 5, CONTIGUOUS, True),
+    "14x14 backward tail": ((128, 1024, 14, 14), 5, CONTIGUOUS, True),
+    "7x7 backward": ((128, 2048, 7, 7), 7, CONTIGUOUS, False),
+    "7x7 backward tail": ((128, 2048, 7, 7), 7, CONTIGUOUS, True),
+    "56x56 last backward": ((128, 256, 56, 56), 5, LAST, False),
+    "56x56 last backward tail": ((128, 256, 56, 56), 5, LAST, True),
+    "28x28 last backward tail": ((128, 512, 28, 28), 5, LAST, True),
+    "14x14 last backward": ((128, 1024, 14, 14), 5, LAST, False),
+    "14x14 last backward tail": ((128, 1024, 14, 14), 5, LAST, True),
+    "7x7 last backward tail": ((128, 2048, 7, 7), 7, LAST, True),
 }
 # gfx942 has no lagged launch: an L2 per die. Training takes long to compile: all of it for one target only.
 CASES = [(target, site) for target in TARGETS for site in SITES if (target, site) != ("gfx942", "56x56 last")]
 CASES += [("sm_90", site) for site in TRAINING]
-CASES += [(target, f"{size} backward tail") for target in ("sm_80", "sm_100") for size in ("56x56", "14x14")]
+CASES += [
+    (target, f"{size} backward tail")
+    for target in ("sm_80", "sm_100")
+    for size in ("56x56", "14x14", "56x56 last", "14x14 last")
+]
 
 
 def launched(site: str, target: str) -> Launch:
@@ -73,40 +81,23 @@ def launched(site: str, target: str) -> Launch:
 
 def launched_in_training(site: str, target: str) -> Launch:
     """The launch of a site of TRAINING in bf16, without batch norm."""
-    shape, taps, tail = TRAINING[site]
+    shape, taps, memory_format, tail = TRAINING[site]
     n, c, h, w = shape
-    x = torch.empty(shape, dtype=torch.bfloat16, device="meta")
+    x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=memory_format)
     weight = torch.empty(1, 1, taps, device="meta")
     pooled = torch.empty(n, c, device="meta")
     mask = torch.empty(n, c * h * w // 8, dtype=torch.uint8, device="meta") if tail else None
     residual, activation = (x, "relu") if tail else (None, "identity")
-    if "forward" in site:
-        call = Call(
-            x,
-            weight,
-            None,
-            None,
-            0.0,
-            "identity",
-            False,
-            "sigmoid",
-            1.0,
-            residual,
-            activation,
-            x,
-            pooled,
-            mask,
-        )
-        (item,) = captured(target, launch.eca, call)
-        return item
-    call = BackwardCall(
+    function, call = launch_training.one_launch, BackwardCall(
         x, x, weight, None, None, 0.0, False, "sigmoid", 1.0, None, activation,
         pooled, mask, x, residual, pooled, None, None,
     )  # fmt: skip
-    config = tile_backward_config(
-        call.layout, 2, call.itemsize, taps, bits=tail, recomputed=False, device=DEVICES[target]
-    )
-    (item,) = captured(target, tile_backward, call, config)
+    if "forward" in site:
+        function, call = launch.one_launch, Call(
+            x, weight, None, None, 0.0, "identity", False, "sigmoid", 1.0, residual, activation, x,
+            pooled, mask,
+        )  # fmt: skip
+    (item,) = captured(target, function, call)
     return item
 
 

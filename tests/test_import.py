@@ -131,9 +131,13 @@ ALLOWED = {
     "direct": {"private"},
     "launch_backward": {"call", "direct", "kernels", "tuning"},
     "launch_channels_last": {"call", "direct", "kernels", "tuning"},
+    "launch_backward_channels_last": {"call", "direct", "kernels", "tuning"},
     "launch": {"call", "direct", "kernels", "launch_channels_last", "tuning"},
     "launch_two_pass": {"call", "direct", "kernels", "launch", "tuning"},
-    "launch_training": {"call", "direct", "kernels", "launch", "launch_two_pass", "tuning"},
+    "launch_training": {
+        "call", "direct", "kernels", "launch", "launch_backward", "launch_backward_channels_last",
+        "launch_two_pass", "tuning",
+    },
     "ops": {"reference", "reference_training", "call", "launch", "launch_training", "direct", "private"},
     "functional": {"ops", "reference"},
     "module": {"functional"},
@@ -145,7 +149,7 @@ ALLOWED = {
     "report": {"compile", "deviceless", "tables"},
     "__main__": {"doctor", "models", "report", "deviceless"},
     "__init__": {"compile", "functional", "module", "ops"},
-}
+}  # fmt: skip
 
 
 def part_of(file: Path) -> str:

@@ -9,8 +9,10 @@ import torch
 
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged import L2_BYTES, lagged_config
+from eca_triton.tuning.lagged_backward import lagged_backward_config
 from eca_triton.tuning.layout import Layout, common_layout
 from eca_triton.tuning.tile_channels_last import HALO, tile_channels_last_config
+from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
 
 H200 = Device(num_sms=132, warp_size=32)
 MI300 = Device(num_sms=304, warp_size=64)
@@ -130,3 +132,51 @@ class TestLagged:
     )
     def test_leaves_other_maps_alone(self, layout: Layout, device: Device) -> None:
         assert lagged_config(layout, 2, False, device) is None
+
+    def test_no_byte_of_bits_belongs_to_two_rows(self) -> None:
+        odd, even = (layout_of(1, 16, 114, width, channels_last=False) for width in (114, 112))
+        assert lagged_config(odd, 4, False, H200) is not None
+        assert lagged_config(odd, 4, False, H200, bits=True) is None
+        assert lagged_config(even, 4, False, H200, bits=True) is not None
+
+
+class TestBackward:
+    @pytest.mark.parametrize("itemsize", [2, 4])
+    @pytest.mark.parametrize(("n", "site"), list(itertools.product(BATCHES, TILES)), ids=str)
+    def test_tiles_are_the_forwards_of_programs_that_share_an_sm(
+        self, n: int, site: tuple[int, int], itemsize: int
+    ) -> None:
+        c, size = site
+        layout = layout_of(n, c, size, size)
+        config = tile_channels_last_backward_config(layout, itemsize, 5, H200)
+        forward = tile_channels_last_config(layout, itemsize, 5, False, H200)
+        assert forward is not None
+        if config is None:
+            assert forward.num_warps == 16 or itemsize == 4 or size == 28
+        else:
+            assert config.num_warps <= 8
+            assert config == forward or forward.num_warps == 16
+
+    @pytest.mark.parametrize("recomputed", [False, True])
+    @pytest.mark.parametrize("stored", [False, True])
+    @pytest.mark.parametrize("itemsize", [2, 4])
+    @pytest.mark.parametrize(("n", "site"), list(itertools.product(BATCHES, [*LARGE, (512, 28)])), ids=str)
+    def test_what_comes_back_fits_l2(
+        self, n: int, site: tuple[int, int], itemsize: int, stored: bool, recomputed: bool
+    ) -> None:
+        c, size = site
+        layout = layout_of(n, c, size, size)
+        config = lagged_backward_config(layout, itemsize, recomputed, stored, False, H200)
+        maps = 3 if recomputed and not stored else 1
+        if config is None:
+            assert maps * c * size * size * itemsize * 5 > L2_BYTES, "only images of which few fit L2"
+            return
+        assert config.lag >= config.tiles(layout)
+        kept = maps * (config.lag + H200.num_sms) * config.block_c * config.block_hw * itemsize
+        assert kept <= max(L2_BYTES, 2 * maps * n * c * size * size * itemsize)
+
+    def test_one_map_comes_back_unless_p_is_recomputed(self) -> None:
+        layout = layout_of(128, 256, 72, 72)
+        assert lagged_backward_config(layout, 2, False, False, True, H200) is not None
+        assert lagged_backward_config(layout, 2, True, True, False, H200) is not None
+        assert lagged_backward_config(layout, 4, True, False, False, H200) is None

@@ -7,9 +7,12 @@ from typing import Literal
 
 from .config import Device
 from .lagged import LaggedConfig, lagged_config
+from .lagged_backward import lagged_backward_config
 from .layout import Layout
 from .tile import TileConfig, tile_config
+from .tile_backward import TileBackwardConfig, tile_backward_config
 from .tile_channels_last import TileChannelsLastConfig, tile_channels_last_config
+from .tile_channels_last_backward import tile_channels_last_backward_config
 
 STARVED_BYTES = 16 << 10  # an SM by itself streams about 30 bytes per ns: longer than a launch takes
 
@@ -25,7 +28,7 @@ class Choice:
     """
 
     kernel: Literal["tile", "tile_channels_last", "lagged", "two_pass"]
-    config: TileConfig | TileChannelsLastConfig | LaggedConfig | None
+    config: TileConfig | TileBackwardConfig | TileChannelsLastConfig | LaggedConfig | None
 
 
 def choose(
@@ -52,19 +55,49 @@ def choose(
     tile = tile_config(layout, x_itemsize, itemsize, taps, device, bits)
     if tile is not None and not _starved(layout, x_itemsize, tile, device):
         return Choice("tile", tile)
-    last = tile_channels_last_config(layout, x_itemsize, taps, front, device)
+    last = tile_channels_last_config(layout, x_itemsize, taps, front or bits, device)
     if last is not None:
         return Choice("tile_channels_last", last)
     # Maps too large for registers, or so few channels that most SMs would idle: any program may sum any part.
-    lagged = lagged_config(layout, x_itemsize, front, device)
+    lagged = lagged_config(layout, x_itemsize, front, device, bits)
     if lagged is not None:
         return Choice("lagged", lagged)
     # Two passes cut the spatial dims too, which outweighs their second launch: a starved tile is no choice.
     return Choice("two_pass", None)
 
 
-def choose_backward(layout: Layout, x_itemsize: int, itemsize: int, device: Device) -> Choice:
-    """The kernel for the backward of one call; arguments as for `choose`, of all maps of the backward."""
+def choose_backward(
+    layout: Layout,
+    dy_itemsize: int,
+    itemsize: int,
+    taps: int,
+    activation: str,
+    bits: bool,
+    stored: bool,
+    device: Device,
+) -> Choice:
+    """The kernel for the backward of one call.
+
+    Args:
+        layout: Of dy, x, d_x and, where there are such, the residual and its gradient together.
+        dy_itemsize: Bytes of an element of dy, which stays in registers.
+        itemsize: Bytes of the largest element of these maps.
+        taps: Of the convolution over channels.
+        activation: After the residual; its slope is computed anew unless there are bits.
+        bits: Whether bits say what the activation passed.
+        stored: Whether the residual's gradient is written.
+        device: What runs it.
+    """
+    recomputed = activation != "identity" and not bits
+    tile = tile_backward_config(layout, dy_itemsize, itemsize, taps, bits, recomputed, device)
+    if tile is not None and not _starved(layout, dy_itemsize, tile.tile, device):
+        return Choice("tile", tile)
+    last = tile_channels_last_backward_config(layout, itemsize, taps, device)
+    if last is not None:
+        return Choice("tile_channels_last", last)
+    lagged = lagged_backward_config(layout, itemsize, recomputed, stored, bits, device)
+    if lagged is not None:
+        return Choice("lagged", lagged)
     return Choice("two_pass", None)
 
 

@@ -9,7 +9,8 @@ from .heuristic import VECTOR_BYTES, power_of_2
 from .layout import Layout
 
 THREADS = (128, 256)
-TILE_BYTES = 8 * VECTOR_BYTES * THREADS[-1]  # 8 vectors per thread: 32 registers
+VECTORS = 8  # of a tile per thread: 32 registers
+TILE_BYTES = VECTORS * VECTOR_BYTES * THREADS[-1]
 # Two wide programs or three narrow ones per SM. Left to itself, ptxas spills some values to fit one more.
 MAX_REGISTERS = {128: 168, 256: 128}
 RESIDENT_THREADS = 512  # per SM, about
@@ -53,10 +54,32 @@ class LaggedConfig:
         return -(-layout.c // self.block_c) * -(-layout.hw // self.block_hw)
 
 
-def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) -> LaggedConfig | None:
+def lagged_config(
+    layout: Layout, itemsize: int, front: bool, device: Device, bits: bool = False
+) -> LaggedConfig | None:
     """Config for x of `itemsize` bytes; `front`: with batch norm or an activation before the pooling.
 
-    `layout` covers x, out and the residual.
+    `layout` covers x, out and the residual; `bits`: with a mask for the backward.
+    """
+    # Beside batch norm's terms, or packed into bits, 64 elements of 16 bits take more registers than wide
+    # programs may have.
+    size = TILE_BYTES // 2 if (front or bits) and itemsize == 2 else TILE_BYTES
+    return cut(layout, itemsize, size, VECTORS, 1, bits, device)
+
+
+def cut(
+    layout: Layout, itemsize: int, size: int, vectors: int, returning: int, bits: bool, device: Device
+) -> LaggedConfig | None:
+    """Config for maps of `itemsize` bytes.
+
+    Args:
+        layout: Of all maps.
+        itemsize: Bytes of an element.
+        size: Bytes of a tile, at most.
+        vectors: Of a tile per thread, at most unless 256 threads have more.
+        returning: Maps that come back from L2.
+        bits: Whether there is a mask, of which no byte may belong to two rows.
+        device: Properties of the GPU.
     """
     # Wavefronts of 64 are CDNA: its L2 is one per die, so a tile may not come back from it.
     if device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
@@ -67,11 +90,11 @@ def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) ->
         return None
     if vec_c == vector:
         vec_hw = 1
+    elif bits and layout.hw % 8:
+        return None
 
     # Smaller tiles would be mostly overhead.
     smallest = (4 if vec_c == vector else 2) * VECTOR_BYTES * THREADS[0]
-    # Beside batch norm's terms, 64 elements of 16 bits take more registers than wide programs may have.
-    size = TILE_BYTES // 2 if front and itemsize == 2 else TILE_BYTES
     while True:
         block_c, block_hw = _tile(layout, size // itemsize, vec_c == vector)
         tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
@@ -80,16 +103,19 @@ def lagged_config(layout: Layout, itemsize: int, front: bool, device: Device) ->
             break
         size //= 2
     tile_bytes = block_c * block_hw * itemsize
-    threads = min(max(tile_bytes // (8 * VECTOR_BYTES), THREADS[0]), THREADS[-1])
+    threads = min(max(tile_bytes // (vectors * VECTOR_BYTES), THREADS[0]), THREADS[-1])
 
     # A tile comes back when its image is summed and the programs in flight, half way on average, are through.
     resident = device.num_sms * RESIDENT_THREADS // threads
     lag = min(tiles + resident // 2, layout.n * tiles)
     map_bytes = layout.n * layout.c * layout.hw * itemsize
-    if min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
+    if (
+        returning * min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES
+        or layout.n * tiles + lag > MAX_INDEX
+    ):
         return None
     # Without a limit, as in Inductor's templates, ptxas gives small tiles few registers: four sums at a time.
-    sums = (16 if tile_bytes >= 8 * VECTOR_BYTES * threads else 4) * threads
+    sums = (16 if tile_bytes >= VECTORS * VECTOR_BYTES * threads else 4) * threads
     block_g = min(128, max(16, power_of_2(layout.c)))
     return LaggedConfig(
         block_c=block_c,

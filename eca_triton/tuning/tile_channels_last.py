@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .config import Device
@@ -49,6 +50,18 @@ def tile_channels_last_config(
         front: whether batch norm or an activation stands before the pooling.
         device: properties of the GPU.
     """
+
+    def pieces(threads: int) -> int:
+        """As compiled for sm_80, sm_90, sm_100 and gfx942."""
+        return PIECES_BESIDE_TERMS if front and (itemsize > 2 or threads > 256) else PIECES
+
+    return cut(layout, itemsize, taps, pieces, device)
+
+
+def cut(
+    layout: Layout, itemsize: int, taps: int, pieces: Callable[[int], int], device: Device
+) -> TileChannelsLastConfig | None:
+    """Config for maps of `itemsize` bytes, of which a program of so many threads holds `pieces(threads)`."""
     # One offset serves all tensors. Channels off the vector would be read one by one, on both sides of the
     # tile's edge: such maps, of pruned networks, keep the two passes.
     if not layout.dense_channels_last or layout.c % HALO or layout.c * layout.hw >= MAX_INDEX:
@@ -58,7 +71,6 @@ def tile_channels_last_config(
 
     for row_bytes in ROW_BYTES:
         for threads in THREADS:  # fewest first: they wait for each other less
-            pieces = _pieces(itemsize, front, threads)
             vectors = threads * VECTOR_BYTES // itemsize
             # A map with fewer channels than a row has them all.
             fits = [
@@ -66,30 +78,23 @@ def tile_channels_last_config(
                 for block in (256, 128, 64, 32, 16, 8)
                 if block <= power_of_2(layout.c)
                 and block * itemsize >= min(row_bytes, power_of_2(layout.c) * itemsize)
-                and layout.hw * block <= pieces * vectors
+                and layout.hw * block <= pieces(threads) * vectors
             ]
             if fits:
                 # The block that pads least, the largest of equals: the halo weighs least there.
                 block_c = min(fits, key=lambda block: (-layout.c % block, -block))
-                return _config(layout, itemsize, block_c, front, device)
+                return _config(layout, itemsize, block_c, pieces, device)
     return None
 
 
-def _pieces(itemsize: int, front: bool, threads: int) -> int:
-    """Pieces of a tile that leave registers for the rest, as compiled for sm_80, sm_90, sm_100 and gfx942."""
-    return PIECES_BESIDE_TERMS if front and (itemsize > 2 or threads > 256) else PIECES
-
-
 def _config(
-    layout: Layout, itemsize: int, block_c: int, front: bool, device: Device
+    layout: Layout, itemsize: int, block_c: int, pieces: Callable[[int], int], device: Device
 ) -> TileChannelsLastConfig:
     # At small batch fewer channels per program, so that every SM has one.
     while layout.n * -(-layout.c // block_c) < device.num_sms and block_c > HALO:
         block_c //= 2
     elements = VECTOR_BYTES // itemsize
-    threads = next(
-        size for size in THREADS if layout.hw * block_c <= _pieces(itemsize, front, size) * size * elements
-    )
+    threads = next(size for size in THREADS if layout.hw * block_c <= pieces(size) * size * elements)
     block_hw = threads * elements // block_c
     block_halo = threads * elements // (2 * HALO)
     return TileChannelsLastConfig(

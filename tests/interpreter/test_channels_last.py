@@ -26,18 +26,18 @@ def layout_of(site: Site, out: Tensor) -> Layout:
     return common_layout(site.x.shape, *(tensor.stride() for tensor in maps))
 
 
-def by_tile(site: Site, device: Device) -> Tensor:
+def by_tile(site: Site, device: Device, **saved: Tensor) -> Tensor:
     out = torch.empty_like(site.x).fill_(NAN)
     front = site.bn is not None or site.pre_activation != "identity"
     config = tile_channels_last_config(
         layout_of(site, out), site.x.element_size(), site.weight.numel(), front, device
     )
     assert config is not None
-    launch_channels_last.tile_channels_last(site.call(out), config)
+    launch_channels_last.tile_channels_last(site.call(out)._replace(**saved), config)
     return out
 
 
-def by_lag(site: Site, device: Device, in_vain: tuple[int, int] | None = None) -> Tensor:
+def by_lag(site: Site, device: Device, in_vain: tuple[int, int] | None = None, **saved: Tensor) -> Tensor:
     """With `in_vain`: what programs rescale is so many images ahead of what they sum, and their patience."""
     out = torch.empty_like(site.x).fill_(NAN)
     layout = layout_of(site, out)
@@ -46,7 +46,7 @@ def by_lag(site: Site, device: Device, in_vain: tuple[int, int] | None = None) -
     assert config is not None
     if in_vain is not None:
         config = replace(config, lag=-in_vain[0] * config.tiles(layout), patience=in_vain[1])
-    launch_channels_last.lagged(site.call(out), config)
+    launch_channels_last.lagged(site.call(out)._replace(**saved), config)
     return out
 
 

@@ -1,0 +1,56 @@
+"""Host side of the backward kernels that read channels-last, or large contiguous, maps once."""
+
+from __future__ import annotations
+
+import torch
+
+from .call import BackwardCall, vectors
+from .direct import run, scratch
+from .kernels.lagged_backward import lagged_backward_kernel
+from .kernels.tile_channels_last_backward import tile_channels_last_backward_kernel
+from .tuning.lagged import LaggedConfig
+from .tuning.layout import common_layout
+from .tuning.tile_channels_last import TileChannelsLastConfig
+
+
+def tile_channels_last_backward(call: BackwardCall, config: TileChannelsLastConfig) -> None:
+    """Backward of maps that `tile_channels_last_backward_config` takes, as one launch without scratch."""
+    x = call.x
+    n, c = x.shape[:2]
+    hw = x.numel() // (n * c)
+    # Left to itself, ptxas spills some values of what recomputes u. Only ptxas takes a limit.
+    recomputed = call.activation != "identity" and call.mask is None
+    limit = {"maxnreg": 255} if recomputed and not torch.version.hip else {}
+    run(
+        tile_channels_last_backward_kernel, (n * -(-c // config.block_c),),
+        call.dy, x, call.weight, call.bias, call.residual, call.pooled, call.mask,
+        call.d_x, call.d_residual, call.d_gate, call.p_sum, call.p_dot_x,
+        *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw, c, hw, call.weight.stride(-1),
+        **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, STEPS=config.steps,
+        BLOCK_HALO=config.block_halo, HALO_STEPS=config.halo_steps, num_warps=config.num_warps,
+        **limit,
+    )  # fmt: skip
+
+
+def lagged_backward(call: BackwardCall, config: LaggedConfig) -> None:
+    """Backward of maps that `lagged_backward_config` takes, as one launch with scratch of its own."""
+    x = call.x
+    layout = common_layout(x.shape, x.stride())
+    n, c, hw = layout.n, layout.c, layout.hw
+    sums = 1 if call.bn is None and call.p_sum is None else 2
+    partial = scratch((n, sums, -(-hw // config.block_hw), c), torch.float32, x.device)
+    dz = scratch((n, c), torch.float32, x.device)
+    t = scratch((n, c), torch.float32, x.device)
+    arrived = scratch((n + 1,), torch.int32, x.device, zeroed=True)
+    stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
+    limit = {} if torch.version.hip else {"maxnreg": config.max_registers}  # only ptxas takes one
+    run(
+        lagged_backward_kernel, (n * config.tiles(layout) + config.lag,),
+        call.dy, x, call.weight, call.bias, call.residual, call.pooled, call.mask,
+        call.d_x, call.d_residual, call.d_gate, call.p_sum, call.p_dot_x, partial, dz, t, arrived,
+        *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw,
+        n, c, hw, config.lag, stride_c, stride_hw, call.weight.stride(-1),
+        **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
+        BLOCK_P=config.block_p, BLOCK_G=config.block_g, VEC_C=config.vec_c, VEC_HW=config.vec_hw,
+        PATIENCE=config.patience, num_warps=config.num_warps, **limit,
+    )  # fmt: skip
