@@ -107,7 +107,9 @@ def test_it_is_as_exact_as_eager_mode(dtype: torch.dtype, layout: torch.memory_f
     assert found["ours"]["out"].stride() == found["eager"]["out"].stride()
     for name, exact in found["exact"].items():
         error, native = ((found[run][name] - exact).abs().max() for run in ("ours", "eager"))
-        assert error <= 2 * native + torch.finfo(dtype).eps * exact.abs().max(), name
+        # Batch norm on a CPU sums float32 in float64, as no GPU does: sums over 588 elements get some ulp.
+        ulps = 8 if dtype == torch.float32 else 1
+        assert error <= 2 * native + ulps * torch.finfo(dtype).eps * exact.abs().max(), name
 
 
 def test_bits_and_result_tell_backward_the_same() -> None:
