@@ -12,7 +12,8 @@ from .probe import Sizes
 IN_PLACE_MULTIPLICATIONS = {"mul_", "imul", "multiply_"}
 MULTIPLICATIONS = {"mul", "multiply"} | IN_PLACE_MULTIPLICATIONS
 ADDITIONS = {"add", "add_", "iadd"}
-ACTIVATIONS = {"relu", "relu6", "silu", "gelu", "hardswish"}
+ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
+STEPS = ("gain", "residual", *ACTIVATIONS)
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class Closing:
-    """The end of a block that one op can compute too: relu(gain * product + residual), in these calls."""
+    """The end of a block as one op computes it: activation(gain * product + residual), in these calls."""
 
     gain: float
     residual: fx.Node | None
+    activation: str
     calls: tuple[fx.Node, ...]
 
 
@@ -100,11 +102,11 @@ def tail_of(mul: fx.Node, sizes: Sizes) -> tuple[tuple[str, fx.Node], ...]:
 
 
 def closing(mul: fx.Node, tail: tuple[tuple[str, fx.Node], ...], sizes: Sizes) -> Closing | None:
-    """The tail as one op computes it, or None where it does not end in ReLU or has more steps than that."""
+    """The tail as one op computes it, or None where there is none, or one with other steps than that."""
     names = [name for name, _ in tail]
-    if names not in (["relu"], ["gain", "relu"], ["residual", "relu"], ["gain", "residual", "relu"]):
+    if not names or names != sorted(set(names), key=STEPS.index):
         return None
-    gain, residual, node = 1.0, None, mul
+    gain, residual, activation, node = 1.0, None, "identity", mul
     for name, step in tail:
         if name == "gain":
             factors = [arg for arg in step.args if arg is not node]
@@ -121,7 +123,11 @@ def closing(mul: fx.Node, tail: tuple[tuple[str, fx.Node], ...], sizes: Sizes) -
             into_it = op_name(step) in ("add_", "iadd") and step.args[0] is residual
             if not same or into_it or not value(residual).dtype.is_floating_point:
                 return None
+            if changed_between(residual, step, tail[-1][1]):
+                return None
+        elif "approximate" in step.kwargs:  # of gelu
+            return None
+        else:
+            activation = name
         node = step
-    if residual is not None and changed_between(residual, tail[-2][1], node):
-        return None
-    return Closing(gain, residual, tuple(step for _, step in tail))
+    return Closing(gain, residual, activation, tuple(step for _, step in tail))

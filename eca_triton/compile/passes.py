@@ -21,7 +21,7 @@ from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .plan import PACKED_MASK, STORED_MASK, Decision, Facts, Settings, decide
 from .reasons import UNEXPECTED
 from .recognize import recognize
-from .rewrite import packs_mask, rewrite
+from .rewrite import packs_mask, rewrite, stays_whole
 from .site import Rejection, Site
 from .trial import templates_work
 
@@ -121,6 +121,7 @@ def _facts(site: Site, settings: Settings) -> Facts:
         tail=site.tail,
         in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
         takes_over=site.takes_over,
+        whole=grad and stays_whole(site),
         mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
         templates=templates_work(x.device) if asked else settings.device == "cuda",
     )

@@ -25,6 +25,7 @@ KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TINY_MAP_BYTES = 32 * 1024
 # What tells backward where ReLU was open, in S of a 16-bit map: a bit per element, or Inductor's bool.
 PACKED_MASK, STORED_MASK = 1 / 16, 1 / 2
+SELECTING, BENDING = ("relu", "relu6"), ("silu", "gelu", "hardswish")  # activations, by what backward needs
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Facts:
     batch norm and activation read (the map itself where there are none) is in memory whatever we do;
     `in_place`: the map itself is rescaled; `templates`: Inductor puts neighbours into our kernels;
     `takes_over`: one op may compute from the input of a training batch norm to the end of the tail; `mask`:
-    in S, what then tells backward where ReLU was open.
+    in S, what then tells backward where ReLU was open; `whole`: in training an opaque op takes the tail in.
     """
 
     numel: int
@@ -67,6 +68,7 @@ class Facts:
     templates: bool = True
     takes_over: bool = False
     mask: float = 0.0
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,15 @@ def decide(facts: Facts, settings: Settings) -> Decision:
     if facts.takes_over and batch_norm_traffic(facts) < before:
         fused = ("batch_norm", *facts.tail)
         return Decision("batch_norm", None, "", before, batch_norm_traffic(facts), fused)
+    if (
+        facts.grad
+        and facts.whole
+        and facts.folds
+        and facts.source_is_stored
+        and facts.activation == "identity"
+    ):
+        fused = ("batch_norm",) * (facts.batch_norm is not None) + facts.tail
+        return Decision("block", None, "", before, block_training_traffic(facts), fused)
     if facts.grad or facts.batch_norm == "train" or not facts.source_is_stored:
         return Decision("pool", None, "", before, before, facts.tail)
     absorbed = ("batch_norm",) * (facts.batch_norm is not None) + (facts.activation,) * (
@@ -148,6 +159,15 @@ def batch_norm_traffic(facts: Facts) -> float:
     stored = residual and activation
     masks = facts.mask * (2 if stored else 3) * activation
     return forward + 5.0 + stored + masks
+
+
+def block_training_traffic(facts: Facts) -> float:
+    """As `stock_traffic`, where one op each way reads every map once; activations but ReLU are recomputed."""
+    residual = "residual" in facts.tail
+    selects, bends = (any(name in facts.tail for name in names) for names in (SELECTING, BENDING))
+    forward = 2.0 + residual + PACKED_MASK * selects
+    backward = 3.0 + (residual and (selects or bends)) + (residual and bends) + PACKED_MASK * selects
+    return forward + backward
 
 
 def _obstacle(facts: Facts, settings: Settings) -> tuple[str | None, str]:

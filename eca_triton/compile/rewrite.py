@@ -13,9 +13,9 @@ from torch.fx.node import map_arg
 from ..ops import BATCH_NORM_ECA
 from .compat import EPILOGUES_IN_ANY_LOOPS
 from .graph import bind, op_name, tensor_inputs, value
-from .neighbours import IN_PLACE_MULTIPLICATIONS
+from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
-from .site import Site
+from .site import Site, must_be_stored
 
 POOLS = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
 TRACE_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
@@ -28,7 +28,7 @@ def rewrite(site: Site, plan: Plan) -> None:
     exist there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
     """
     graph = site.conv.graph
-    with graph.inserting_before(site.last if plan == "batch_norm" else site.conv):
+    with graph.inserting_before(site.conv if end_of(site, plan) is None else last_of(site, plan)):
         weight = site.weight
         if value(weight).dim() != 3:
             weight = _call(site, torch.reshape, weight, (1, 1, site.k))
@@ -53,25 +53,56 @@ def rewrite(site: Site, plan: Plan) -> None:
         made = before
 
 
+def end_of(site: Site, plan: Plan) -> Closing | None:
+    """What of the tail the plan's op takes in: a ReLU and its bits, or what cannot fuse with an opaque op."""
+    if plan == "batch_norm":
+        return site.closing if site.closing is not None and site.closing.activation == "relu" else None
+    return site.closing if plan == "block" and value(site.mul).requires_grad else None
+
+
+def last_of(site: Site, plan: Plan) -> fx.Node:
+    """The call whose place the plan's op takes."""
+    end = end_of(site, plan)
+    return site.mul if end is None else end.calls[-1]
+
+
 def packs_mask(site: Site) -> bool:
     """Whether bits tell backward where ReLU was open: where Inductor packs them in the kernel of the result.
 
     It does so where the channels are innermost and the result is stored, not only pooled.
     """
-    x, readers = value(site.x), {op_name(user) for user in site.last.users}
+    readers = {op_name(user) for user in last_of(site, "batch_norm").users}
+    return EPILOGUES_IN_ANY_LOOPS and _channels_last_in_bytes(value(site.x)) and not readers <= POOLS
+
+
+def stays_whole(site: Site) -> bool:
+    """Whether one opaque op, in training, takes no fusion from its neighbours.
+
+    The result and the residual are in memory anyway, for a convolution or the caller, and nothing of the tail
+    is left over. All are channels-last, as Inductor will have them: the order of bits is settled here.
+    """
+    end, last = end_of(site, "block"), last_of(site, "block")
+    if site.channel_dim != 1 or (end is None and site.tail):
+        return False
+    around = [last] + ([] if end is None or end.residual is None else [end.residual])
+    return all(_channels_last_in_bytes(value(node)) for node in (site.source, *around)) and all(
+        must_be_stored(node) for node in around
+    )
+
+
+def _channels_last_in_bytes(x: torch.Tensor) -> bool:
+    """Whether channels are innermost, and eight of them make a byte of bits."""
     return (
-        EPILOGUES_IN_ANY_LOOPS
-        and len(site.shape) == 4
-        and isinstance(site.shape[1], int)
-        and site.shape[1] % 8 == 0
+        x.dim() == 4
+        and isinstance(x.shape[1], int)
+        and x.shape[1] % 8 == 0
         and bool(x.is_contiguous(memory_format=torch.channels_last))
-        and not readers <= POOLS
     )
 
 
 def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None:
     """One op from the input of batch norm to the end of the tail, and native code for the running values."""
-    norm, end, last = site.batch_norm, site.closing, site.last
+    norm, end, last = site.batch_norm, end_of(site, "batch_norm"), last_of(site, "batch_norm")
     assert norm is not None
     result = value(last)
     keywords |= {"bn_eps": norm.eps, "out_dtype": result.dtype}
@@ -89,20 +120,28 @@ def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) ->
             after = _call(site, torch.lerp, before, batch, norm.momentum)
             _node(site, torch.Tensor.copy_, (running, after), {}, value(running))
     _become(last, operator.getitem, op, 0)
-    between = () if end is None else (site.mul, *end.calls[:-1])
-    for node in reversed(between):
-        site.conv.graph.erase_node(node)
+    _erase_taken(site, end)
 
 
 def _become_block(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None:
     """One op from what batch norm and activation read, or the map, to the product."""
     source, absorbed = _source(site)
     eca = torch.ops.eca_triton.eca.default
-    args, keywords = (source, weight, site.bias), keywords | absorbed | {"out_dtype": value(site.mul).dtype}
+    end, last = end_of(site, "block"), last_of(site, "block")
+    args, keywords = (source, weight, site.bias), keywords | absorbed | {"out_dtype": value(last).dtype}
+    if end is not None:
+        keywords |= {"residual": end.residual, "gain": end.gain, "activation": end.activation}
     if site.channel_dim == 1:
-        _become(site.mul, eca, *args, **keywords)
+        _become(last, eca, *args, **keywords)
+        _erase_taken(site, end)
     else:
         _become(site.mul, torch.movedim, _call(site, eca, *args, **keywords), 1, site.channel_dim)
+
+
+def _erase_taken(site: Site, end: Closing | None) -> None:
+    """Erase the calls between the convolution and the last one that an op took in."""
+    for node in () if end is None else reversed((site.mul, *end.calls[:-1])):
+        site.conv.graph.erase_node(node)
 
 
 def _gate(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
@@ -172,6 +211,6 @@ def _node(
 ) -> fx.Node:
     """A call with the trace of the multiplication and a value."""
     node = site.conv.graph.call_function(target, args, kwargs)
-    node.meta |= {key: site.last.meta[key] for key in TRACE_META if key in site.last.meta}
+    node.meta |= {key: site.mul.meta[key] for key in TRACE_META if key in site.mul.meta}
     node.meta["example_value"] = example
     return node

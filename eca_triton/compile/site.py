@@ -46,11 +46,6 @@ class Site:
     takes_over: bool
 
     @property
-    def last(self) -> fx.Node:
-        """The last call of `closing`, or the product."""
-        return self.mul if self.closing is None else self.closing.calls[-1]
-
-    @property
     def folds(self) -> bool:
         """Whether `batch_norm`, if any, is a fixed affine map that the gate can be computed through."""
         return self.batch_norm is None or (not self.batch_norm.training and self.batch_norm.eps is not None)
@@ -66,14 +61,24 @@ class Site:
 
     @property
     def source_is_stored(self) -> bool:
-        """Whether `source` is in memory anyway: a graph input, or the result of an external kernel.
+        """Whether `source` is in memory anyway, made by nothing that could also pool it without a read."""
+        return comes_stored(self.source)
 
-        What Inductor makes in a kernel of its own it can also pool in that kernel, without a read. It adds
-        a convolution's bias in such a kernel.
-        """
-        if op_name(self.source) in CONVOLUTIONS:
-            return bind(self.source).get("bias") is None
-        return self.source.op == "placeholder" or op_name(self.source) in MATRIX_PRODUCTS
+
+def comes_stored(node: fx.Node) -> bool:
+    """Whether no kernel of Inductor's makes this map: a graph input, or the result of an external kernel.
+
+    Inductor adds a convolution's bias in a kernel of its own.
+    """
+    if op_name(node) in CONVOLUTIONS:
+        return bind(node).get("bias") is None
+    return node.op == "placeholder" or op_name(node) in MATRIX_PRODUCTS
+
+
+def must_be_stored(node: fx.Node) -> bool:
+    """Whether a map is in memory in any case: it comes so, or the caller or an external kernel reads it."""
+    outside = CONVOLUTIONS | MATRIX_PRODUCTS
+    return comes_stored(node) or any(u.op == "output" or op_name(u) in outside for u in node.users)
 
 
 @dataclass(frozen=True)
