@@ -31,6 +31,24 @@ class Tail(nn.Module):
         return torch.relu(self.eca(self.bn(self.conv(x))) + residual)
 
 
+class Plain(nn.Module):
+    """The same without a batch norm that trains: with none, or with a frozen one."""
+
+    def __init__(self, channels: int = 256, frozen: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels // 4, channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels) if frozen else nn.Identity()
+        self.eca = Eca()
+
+    def train(self, mode: bool = True) -> Plain:
+        super().train(mode)
+        self.bn.eval()
+        return self
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return torch.relu(self.eca(self.bn(self.conv(x))) + residual)
+
+
 class Stem(nn.Module):
     """Two 3x3 convolutions with a pooling between: nothing but what a network of convolutions has."""
 

@@ -73,24 +73,6 @@ def test_the_gates_map_is_the_convolutions_result_not_a_copy() -> None:
     assert convolution.writes[0].name in {buffer.name for buffer in gate.reads}
 
 
-def test_training_moves_no_more_and_splits_into_forward_and_backward() -> None:
-    result, s = both(training=True)
-    for lowering in (result.stock, result.lowered):
-        assert lowering.forward.kernels + lowering.backward.kernels == lowering.kernels
-        assert lowering.forward.bytes_moved / s == pytest.approx(7.77, abs=SMALL)
-        # The inputs need no gradients here, so the convolution's backward makes that of its weight alone.
-        assert lowering.backward.bytes_moved / s == pytest.approx(9.77, abs=SMALL)
-    assert len(result.lowered.kernels) <= len(result.stock.kernels)
-
-
-def test_training_calls_our_backward_in_the_place_of_a_convolutions() -> None:
-    result, _ = both(training=True)
-    ours = [k.name for k in result.lowered.backward.kernels if k.kind == "extern"]
-    stock = [k.name for k in result.stock.backward.kernels if k.kind == "extern"]
-    assert stock == ["aten.convolution_backward.default"] * 2
-    assert sorted(ours) == ["aten.convolution_backward.default", "eca_triton.gate_from_pool_backward.default"]
-
-
 def test_stock_is_stock_while_our_pass_is_enabled() -> None:
     model, inputs, s = deviceless_models.tail()
     arguments = {"dtype": torch.bfloat16, "channels_last": True}
