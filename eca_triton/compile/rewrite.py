@@ -104,6 +104,7 @@ def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) ->
     """One op from the input of batch norm to the end of the tail, and native code for the running values."""
     norm, end, last = site.batch_norm, end_of(site, "batch_norm"), last_of(site, "batch_norm")
     assert norm is not None
+    _ask_the_source(site, norm.input, end)
     result = value(last)
     keywords |= {"bn_eps": norm.eps, "out_dtype": result.dtype}
     if end is not None:
@@ -130,6 +131,7 @@ def _become_block(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None
     end, last = end_of(site, "block"), last_of(site, "block")
     args, keywords = (source, weight, site.bias), keywords | absorbed | {"out_dtype": value(last).dtype}
     if end is not None:
+        _ask_the_source(site, source, end)
         keywords |= {"residual": end.residual, "gain": end.gain, "activation": end.activation}
     if site.channel_dim == 1:
         _become(last, eca, *args, **keywords)
@@ -142,6 +144,14 @@ def _erase_taken(site: Site, end: Closing | None) -> None:
     """Erase the calls between the convolution and the last one that an op took in."""
     for node in () if end is None else reversed((site.mul, *end.calls[:-1])):
         site.conv.graph.erase_node(node)
+
+
+def _ask_the_source(site: Site, source: fx.Node, end: Closing | None) -> None:
+    """Let who asks for nothing but the shape of what is about to go ask the source, which has the same."""
+    taken = (site.mul, *(() if end is None else end.calls))
+    for node in (site.x, *taken[:-1]):
+        for user in set(node.users) - {*site.chain, *taken}:
+            user.replace_input_with(node, source)
 
 
 def _gate(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
