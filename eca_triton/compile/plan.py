@@ -51,7 +51,7 @@ class Facts:
     batch norm and activation read (the map itself where there are none) is in memory whatever we do;
     `in_place`: the map itself is rescaled; `templates`: Inductor puts neighbours into our kernels;
     `takes_over`: one op may compute from the input of a training batch norm to the end of the tail; `mask`:
-    in S, what then tells backward where ReLU was open; `whole`: in training an opaque op takes the tail in.
+    in S, what then tells backward where ReLU was open; `whole`: an opaque op trains site and tail.
     """
 
     numel: int
@@ -101,13 +101,7 @@ def decide(facts: Facts, settings: Settings) -> Decision:
     if facts.takes_over and batch_norm_traffic(facts) < before:
         fused = ("batch_norm", *facts.tail)
         return Decision("batch_norm", None, "", before, batch_norm_traffic(facts), fused)
-    if (
-        facts.grad
-        and facts.whole
-        and facts.folds
-        and facts.source_is_stored
-        and facts.activation == "identity"
-    ):
+    if facts.whole:
         fused = ("batch_norm",) * (facts.batch_norm is not None) + facts.tail
         return Decision("block", None, "", before, block_training_traffic(facts), fused)
     if facts.grad or facts.batch_norm == "train" or not facts.source_is_stored:

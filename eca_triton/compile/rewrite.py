@@ -76,13 +76,16 @@ def packs_mask(site: Site) -> bool:
 
 
 def stays_whole(site: Site) -> bool:
-    """Whether one opaque op, in training, takes no fusion from its neighbours.
+    """Whether one opaque op can train the site, and takes no fusion from its neighbours.
 
-    The result and the residual are in memory anyway, for a convolution or the caller, and nothing of the tail
+    The map, the result and the residual are in memory anyway, for a convolution or the caller, and nothing of the tail
     is left over. All are channels-last, as Inductor will have them: the order of bits is settled here.
     """
     end, last = end_of(site, "block"), last_of(site, "block")
-    if site.channel_dim != 1 or (end is None and site.tail):
+    in_place = op_name(site.mul) in IN_PLACE_MULTIPLICATIONS
+    if not site.folds or site.activation != "identity" or site.channel_dim != 1 or in_place:
+        return False
+    if not site.source_is_stored or (end is None and site.tail):
         return False
     around = [last] + ([] if end is None or end.residual is None else [end.residual])
     return all(_channels_last_in_bytes(value(node)) for node in (site.source, *around)) and all(
