@@ -78,8 +78,8 @@ def packs_mask(site: Site) -> bool:
 def stays_whole(site: Site) -> bool:
     """Whether one opaque op can train the site, and takes no fusion from its neighbours.
 
-    The map, the result and the residual are in memory anyway, for a convolution or the caller, and nothing of the tail
-    is left over. All are channels-last, as Inductor will have them: the order of bits is settled here.
+    The map, the result and the residual are in memory anyway, for a convolution or the caller, and nothing of
+    the tail is left over. All are channels-last, as Inductor will have them: here the bits' order is settled.
     """
     end, last = end_of(site, "block"), last_of(site, "block")
     in_place = op_name(site.mul) in IN_PLACE_MULTIPLICATIONS

@@ -49,6 +49,23 @@ BOTTLENECK = Facts(
             {"grad": True, "batch_norm": None}, "pool", 10.0, 10.0, id="training without batch norm"
         ),
         pytest.param({"grad": True, "batch_norm": None, "tail": ()}, "pool", 7.0, 7.0, id="training alone"),
+        pytest.param(
+            {"grad": True, "batch_norm": None, "tail": (), "whole": True},
+            "block",
+            7.0,
+            5.0,
+            id="one op alone",
+        ),
+        pytest.param(
+            {"grad": True, "batch_norm": None, "whole": True}, "block", 10.0, 7.125, id="one op each way"
+        ),
+        pytest.param(
+            {"grad": True, "batch_norm": None, "tail": ("residual", "silu"), "whole": True},
+            "block",
+            10.0,
+            8.0,
+            id="one op each way, which recomputes SiLU",
+        ),
         pytest.param({"batch_norm": "train"}, "pool", 6.0, 6.0, id="batch statistics without gradients"),
         pytest.param(
             {"batch_norm": "train", "takes_over": True},
