@@ -23,8 +23,9 @@ from eca_triton import deviceless
 from eca_triton.compile import backend
 from eca_triton.deviceless import recorder
 
-# Of Inductor's own kernels, whose tuner needs a GPU; R0_BLOCK is that of a loop.
-BLOCKS = {"XBLOCK": 256, "YBLOCK": 16, "ZBLOCK": 4, "R0_BLOCK": 64}
+# Of Inductor's own kernels, whose tuner needs a GPU. In a reduction the interpreter goes element by element.
+POINTWISE_BLOCKS = {"XBLOCK": 128, "YBLOCK": 16, "ZBLOCK": 4}
+REDUCTION_BLOCKS = {"XBLOCK": 16, "R0_BLOCK": 32}
 
 
 def generated(model: nn.Module, inputs: Sequence[Tensor], **options: Any) -> str:
@@ -153,6 +154,7 @@ class Kernel:
         module.libdevice = tl.math  # whose functions the interpreter has
         self.function = getattr(module, name)
         self.is_template = "triton_heuristics.template" in source
+        self.blocks = REDUCTION_BLOCKS if "reduction(\n" in source else POINTWISE_BLOCKS
 
     def run(self, *args: Any, **_: Any) -> None:
         if self.is_template:
@@ -160,10 +162,10 @@ class Kernel:
             self.function[(x, y, z)](*args)
             return
         names = self.function.arg_names
-        blocks = {name: BLOCKS[name] for name in names if name in BLOCKS}
+        blocks = {name: size for name, size in self.blocks.items() if name in names}
         grid = [
-            math.ceil(args[names.index(f"{name[0].lower()}numel")] / BLOCKS[name])
-            for name in ("XBLOCK", "YBLOCK", "ZBLOCK")
-            if name in blocks
+            math.ceil(args[names.index(f"{name[0].lower()}numel")] / size)
+            for name, size in blocks.items()
+            if name != "R0_BLOCK"
         ]
         self.function[tuple(grid)](*args, **blocks)

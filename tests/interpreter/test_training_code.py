@@ -58,7 +58,7 @@ class PooledTail(Tail):
 
 CASES: dict[str, tuple[Callable[[], nn.Module], str, tuple[int, ...]]] = {
     "odd image": (Tail, "channels_last", (2, CHANNELS, 7, 5)),
-    "image in a loop": (Tail, "channels_last", (2, CHANNELS, 12, 12)),
+    "image in a loop": (Tail, "channels_last", (2, CHANNELS, 10, 12)),
     "no affine": (lambda: Tail(affine=False), "channels_last", (2, CHANNELS, 6, 5)),
     "only pooled": (PooledTail, "channels_last", (2, CHANNELS, 6, 5)),
     "two blocks": (Chain, "channels_last", (2, CHANNELS, 6, 5)),
