@@ -124,16 +124,24 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
         tail=tuple(dict.fromkeys(name for name, _ in tail)),
         closing=end,
         takes_over=activation == "identity"
-        and _takes_over(batch_norm, mul if end is None else end.calls[-1]),
+        and _takes_over(batch_norm, arguments, mul if end is None else end.calls[-1]),
     )
 
 
-def _takes_over(batch_norm: BatchNorm | None, last: fx.Node) -> bool:
+def _takes_over(batch_norm: BatchNorm | None, convolution: dict[str, Any], last: fx.Node) -> bool:
     """Whether one op at `last` may do what the batch norm does, and all up to there."""
     if batch_norm is None or not batch_norm.takes_over:
         return False
     first = batch_norm.node
-    return not (changed_between(batch_norm.input, first, last) or grad_mode_changes_between(first, last))
+    read = (
+        batch_norm.input,
+        batch_norm.weight,
+        batch_norm.bias,
+        convolution["weight"],
+        convolution.get("bias"),
+    )
+    changed = any(changed_between(node, first, last) for node in read if node is not None)
+    return not (changed or grad_mode_changes_between(first, last))
 
 
 def _convolved(arguments: dict[str, Any]) -> tuple[fx.Node, bool]:
