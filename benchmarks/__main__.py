@@ -40,7 +40,9 @@ def main(
     if device is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
     shapes = list(dict.fromkeys(shape for named in options.shapes for shape in named))
-    rows = sites.rows(shapes, options.batch, options.layouts, options.variants, options.dtype)
+    directions = ("backward", "both") if options.backward else ("forward",)
+    rows = sites.rows(shapes, options.batch, options.layouts, options.variants, options.dtype, directions)
+    rows = [row for row in rows if any(map(row.offers, options.contenders or row.contenders))]
     if options.dry_run:
         return _list(rows, options.target, sys.stdout)
     if device is None:
@@ -57,8 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     each = commands.add_parser(
-        "op", help="forward of ECA and of whole tails, against eager and torch.compile"
+        "op", help="ECA and whole tails, forward or in training, against eager and torch.compile"
     )
+    each.add_argument(
+        "--backward", action="store_true",
+        help="a training step of each: backward alone, and forward + backward",
+    )  # fmt: skip
     each.add_argument(
         "--shapes", nargs="+", type=_shapes, metavar="SHAPE", default=[list(sites.TAPS)],
         help=f"maps as CxHxW, or networks: {', '.join(sites.NETWORKS)} (default: all of these)",
@@ -73,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     each.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin no row that would end later")
     each.add_argument("--repeats", type=_positive, default=REPEATS, help="samples per contender")
-    each.add_argument("--out", type=Path, help="folder of op.json (default: benchmarks/results/<gpu>-<date>)")
+    each.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
     each.add_argument("--dry-run", action="store_true", help="list the rows and their kernels; needs no GPU")
     each.add_argument("--target", default="h200", help="GPU whose kernels --dry-run lists: h200, h100, a100")
     each.add_argument("--table", type=Path, metavar="OP_JSON", help="print earlier results as markdown")
@@ -99,7 +105,9 @@ def _measure(
 ) -> int:
     machine = describe(device)
     date = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    path = (options.out or RESULTS / folder_name(machine["gpu"], date)) / "op.json"
+    path = (options.out or RESULTS / folder_name(machine["gpu"], date)) / (
+        "op-backward.json" if options.backward else "op.json"
+    )
     plan = Plan(rows, options.contenders, options.budget_s, options.repeats)
     document = measure(plan, machine, date, device, timer, path, print)
     columns, cells = results.table(document)
@@ -132,7 +140,7 @@ def _list(rows: list[sites.Row], target: str, out: TextIO) -> int:
         [
             sites.shape_name((row.batch, *row.shape)),
             row.layout.replace("_", "-"),
-            sites.VARIANTS[row.variant],
+            sites.VARIANTS[row.variant] + sites.DIRECTIONS[row.direction],
             str(row.taps),
             f"{row.map_bytes / 1e6:.2f}",
             f"{row.least_bytes / 1e6:.2f}",

@@ -20,7 +20,7 @@ from .sites import DTYPES, LAYOUTS, Row
 CHUNK = 1 << 24  # elements of a map that are compared in float64 at a time
 
 Inputs = tuple[Tensor, ...]
-"""x and, where there is one, the residual."""
+"""x and, where there is one, the residual; last, in training, the gradient of the output."""
 
 
 class Tail(nn.Module):
@@ -32,33 +32,44 @@ class Tail(nn.Module):
         self.conv = nn.Conv1d(1, 1, row.taps, padding=row.taps // 2, bias=False)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        out = self.before_activation(x, residual)
+        return out if residual is None else torch.relu(out)
+
+    def before_activation(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The addition's result."""
         if self.norm is not None:
             x = self.norm(x)
         y = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
         out = x * y.view(x.shape[0], -1, 1, 1).expand_as(x)
-        return out if residual is None else torch.relu(out + residual)
+        return out if residual is None else out + residual
 
 
 def tail_of(row: Row, device: torch.device) -> Tail:
-    """In eval mode and the row's dtype, with random parameters."""
+    """In the row's mode and dtype, with random parameters; batch norm trains in fp32, as under autocast."""
     tail = Tail(row)
     if tail.norm is not None:
         mean, var, weight, bias = _vectors(tail.norm)
         for vector in (mean, weight, bias):
             nn.init.normal_(vector)
         nn.init.uniform_(var, 0.5, 2.0)
-    return tail.to(device, DTYPES[row.dtype]).eval().requires_grad_(False)
+    tail = tail.to(device, DTYPES[row.dtype]).train(row.trains).requires_grad_(row.trains)
+    if row.trains and tail.norm is not None:
+        tail.norm.float()
+    return tail
 
 
 def inputs_of(row: Row, device: torch.device) -> Inputs:
-    """Fresh random maps."""
+    """Fresh random maps, leaves of autograd where it is needed."""
     shape = (row.batch, *row.shape)
-    return tuple(
+    maps = tuple(
         torch.empty(
             shape, dtype=DTYPES[row.dtype], device=device, memory_format=LAYOUTS[row.layout]
         ).normal_()
-        for _ in range(2 if row.adds else 1)
+        for _ in range(1 + row.adds + row.trains)
     )
+    for tensor in maps[: 1 + row.adds]:
+        tensor.requires_grad_(row.trains)
+    return maps
 
 
 def contender(name: str, tail: Tail) -> Callable[..., Tensor]:
@@ -88,6 +99,7 @@ class Check:
 
     error: float
     allowed: float
+    tensor: str = "out"
 
     @property
     def passed(self) -> bool:
@@ -97,7 +109,7 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which has no NaN: as text, then."""
         error = self.error if math.isfinite(self.error) else str(self.error)
-        return {"error": error, "allowed": self.allowed, "passed": self.passed}
+        return {"error": error, "allowed": self.allowed, "passed": self.passed, "tensor": self.tensor}
 
 
 def check(calls: Mapping[str, Callable[..., Tensor]], tail: Tail, inputs: Inputs) -> dict[str, Check]:

@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch import config as aot_config
 
 from eca_triton.compile.passes import recording
 from eca_triton.tuning.config import Device
 
-from .contenders import Inputs, check, contender, inputs_of, tail_of
+from .contenders import Inputs, Tail, check, contender, inputs_of, tail_of
 from .results import COPY, Record, figures, record, save
 from .sites import Row
-from .timing import Timer, input_sets
+from .timing import Call, Timer, input_sets
+from .training import backward_alone, check_step, step
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ def measure(
     # By contenders, the latest rows: the first ones also pay for the start of compilers and libraries.
     lasted_s: defaultdict[tuple[str, ...], deque[float]] = defaultdict(lambda: deque(maxlen=10))
     for index, row in enumerate(plan.rows):
-        names = tuple(plan.contenders or row.contenders)
+        names = tuple(name for name in plan.contenders or row.contenders if row.offers(name))
         started = time.monotonic()
         if started - begin + max(lasted_s[names], default=0.0) > plan.budget_s:
             break
-        with _exact_convolutions():
+        # A backward that runs again must not write into what it was given.
+        with _exact_convolutions(), aot_config.patch(donated_buffer=row.direction != "backward"):
             measured = measure_row(row, names, machine, device, timer, plan.repeats)
         measured["wall_s"] = round(time.monotonic() - started, 1)
         document["rows"].append(measured)
@@ -99,24 +102,24 @@ def measure_row(
     errors: dict[str, str] = {}
     more: dict[str, Any] = {"plan": None, "errors": errors}
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(row.trains):
             tail = tail_of(row, device)
             first = inputs_of(row, device)
             with recording() as sites:
                 for name in names:
                     call = contender(name, tail)
                     try:
-                        call(*first)
+                        _ = step(call, tail, first) if row.trains else call(*first)
                     except Exception as error:
                         errors[name] = _short(error)
                     else:
                         calls[name] = call
             more["plan"] = sites[-1].decision.plan if sites else None
-            checks = check(calls, tail, first)
+            checks = (check_step if row.trains else check)(calls, tail, first)
             more["checks"] = {name: found.as_dict() for name, found in checks.items()}
             if not all(found.passed for found in checks.values()):
                 return record(row, kernel, status="FAIL", **more)
-            samples = _samples(row, calls, first, machine, device, timer, repeats)
+            samples = _samples(row, tail, calls, first, machine, device, timer, repeats)
     except Exception as error:
         errors["row"] = _short(error)
         return record(row, kernel, status="ERROR", **more)
@@ -130,6 +133,7 @@ def failed(document: dict[str, Any]) -> bool:
 
 def _samples(
     row: Row,
+    tail: Tail,
     calls: dict[str, Callable[..., Tensor]],
     first: Inputs,
     machine: dict[str, Any],
@@ -141,10 +145,12 @@ def _samples(
     sets = input_sets(input_bytes, machine.get("l2_bytes", 0))
     inputs = [first, *(inputs_of(row, device) for _ in range(sets - 1))]
 
-    def on_set(call: Callable[..., Tensor]) -> Callable[[int], Tensor]:
-        return lambda index: call(*inputs[index])
+    def on_set(call: Callable[..., Tensor]) -> Call:
+        if row.direction == "backward":
+            return backward_alone(call, tail, inputs)
+        return lambda index: step(call, tail, inputs[index]) if row.trains else call(*inputs[index])
 
-    timed: dict[str, Callable[[int], Tensor]] = {COPY: lambda index: inputs[index][0].clone()}
+    timed: dict[str, Call] = {COPY: lambda index: inputs[index][0].detach().clone()}
     return timer(timed | {name: on_set(call) for name, call in calls.items()}, sets, repeats)
 
 

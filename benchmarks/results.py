@@ -8,14 +8,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .sites import BASELINES, OURS, VARIANTS, Row, shape_name
+from .sites import BASELINES, DIRECTIONS, OURS, VARIANTS, Row, shape_name
 
 COPY = "copy"  # of the map, whose bandwidth at this size is what a kernel of these bytes could reach
 NOT_MEASURED = "-"
 TEXT_COLUMNS = ("map", "layout", "variant", "kernel", "plan")
 LARGE_BYTES = 50e6  # above, the goal is bandwidth
 COPY_SHARE = 0.90
-SPEEDUP = {"eca": 1.45, "eca_add_relu": 1.6, "bn_eca_add_relu": 1.6}  # over stock Inductor, large maps
+SPEEDUP = {  # over stock Inductor, large maps
+    "forward": {"eca": 1.45, "eca_add_relu": 1.6, "bn_eca_add_relu": 1.6},
+    "backward": {"eca": 1.33, "eca_add_relu": 1.33, "bn_eca_add_relu": 1.3},
+    "both": {"eca": 1.4, "eca_add_relu": 1.4, "bn_eca_add_relu": 1.3},
+}
 SMALL_BATCH, SMALL_BATCH_SPEEDUP = 8, 2.0
 
 Figures = dict[str, Any]
@@ -71,6 +75,7 @@ def record(row: Row, kernel: str, **more: Any) -> Record:
         "shape": [row.batch, *row.shape],
         "layout": row.layout,
         "variant": row.variant,
+        "direction": row.direction,
         "dtype": row.dtype,
         "taps": row.taps,
         "kernel": kernel,
@@ -122,10 +127,11 @@ def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns = [*TEXT_COLUMNS, "copy GB/s", *(f"{name} us" for name in baselines)]
     for name in ours:
         columns += [f"{name} us", "p20-p80", "GB/s", "of copy", "x Inductor"]
+    columns.append("goal")
     cells = []
     for row in document["rows"]:
-        line = [shape_name(row["shape"]), row["layout"].replace("_", "-"), VARIANTS[row["variant"]]]
-        line += [row["kernel"], row["plan"] or NOT_MEASURED]
+        line = [shape_name(row["shape"]), row["layout"].replace("_", "-")]
+        line += [_what(row["variant"], row["direction"]), row["kernel"], row["plan"] or NOT_MEASURED]
         if row["status"] != "ok":
             cells.append([*line, row["status"], *[""] * (len(columns) - len(line) - 1)])
             continue
@@ -141,6 +147,8 @@ def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 _cell(result, "share_of_copy", "{:.0%}"),
                 _cell(result, "speedup", "{:.2f}"),
             ]
+        goal = SPEEDUP[row["direction"]][row["variant"]]
+        line.append(f"{goal:.2f}" if row["map_bytes"] >= LARGE_BYTES else "")
         cells.append(line)
     return columns, cells
 
@@ -155,11 +163,12 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     """What the table cannot say: what failed and why, what was left out, which goals were met."""
     lines = []
     for row in document["rows"]:
-        name = f"{shape_name(row['shape'])} {row['layout']} {row['variant']}"
+        name = _name(row)
         for contender, checked in row.get("checks", {}).items():
             if not checked["passed"]:
                 error, allowed = float(checked["error"]), checked["allowed"]
-                lines.append(f"FAIL {name}: error of {contender} {error:.3g}, allowed {allowed:.3g}")
+                where = "" if checked["tensor"] == "out" else f" of {checked['tensor']}'s gradient"
+                lines.append(f"FAIL {name}: error of {contender}{where} {error:.3g}, allowed {allowed:.3g}")
         lines += [f"error {name}: {contender}: {text}" for contender, text in row.get("errors", {}).items()]
     left = document["left_out"]
     if left:
@@ -171,15 +180,28 @@ def goals(rows: Iterable[Record]) -> list[str]:
     """Each goal, in how many of the rows it speaks of it was met, and the worst of them."""
     measured = [row for row in rows if row["status"] == "ok"]
     large = [row for row in measured if row["map_bytes"] >= LARGE_BYTES]
-    small = [row for row in measured if row["shape"][0] <= SMALL_BATCH]
+    forward = [row for row in measured if row["direction"] == "forward"]
+    small = [row for row in forward if row["shape"][0] <= SMALL_BATCH]
+    large_forward = [row for row in large if row["direction"] == "forward"]
     lines = []
     for name in OURS:
-        lines += _goal(name, "share_of_copy", COPY_SHARE, large, "of copy bandwidth, S >= 50 MB")
-        for variant, least in SPEEDUP.items():
-            of_variant = [row for row in large if row["variant"] == variant]
-            lines += _goal(name, "speedup", least, of_variant, f"x Inductor, {VARIANTS[variant]}, S >= 50 MB")
+        lines += _goal(name, "share_of_copy", COPY_SHARE, large_forward, "of copy bandwidth, S >= 50 MB")
+        for direction, variants in SPEEDUP.items():
+            for variant, least in variants.items():
+                rows = [row for row in large if (row["direction"], row["variant"]) == (direction, variant)]
+                what = f"x Inductor, {_what(variant, direction)}, S >= 50 MB"
+                lines += _goal(name, "speedup", least, rows, what)
         lines += _goal(name, "speedup", SMALL_BATCH_SPEEDUP, small, f"x Inductor, batch <= {SMALL_BATCH}")
     return lines
+
+
+def _what(variant: str, direction: str) -> str:
+    return VARIANTS[variant] + DIRECTIONS[direction]
+
+
+def _name(row: Record) -> str:
+    name = f"{shape_name(row['shape'])} {row['layout']} {row['variant']}"
+    return name if row["direction"] == "forward" else f"{name} {row['direction']}"
 
 
 def _goal(name: str, figure: str, least: float, rows: Iterable[Record], what: str) -> list[str]:
@@ -188,11 +210,10 @@ def _goal(name: str, figure: str, least: float, rows: Iterable[Record], what: st
         return []
     worst = min(with_figure, key=lambda row: float(row["results"][name][figure]))
     met = sum(row["results"][name][figure] >= least for row in with_figure)
-    where = f"{shape_name(worst['shape'])} {worst['layout']} {worst['variant']}"
     verdict = "met" if met == len(with_figure) else "MISSED"
     return [
         f"goal {verdict}: {name} at least {least:.2f} {what}: {met} of {len(with_figure)} rows, "
-        f"worst {worst['results'][name][figure]:.2f} at {where}"
+        f"worst {worst['results'][name][figure]:.2f} at {_name(worst)}"
     ]
 
 

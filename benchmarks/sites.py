@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from eca_triton import adaptive_kernel_size
-from eca_triton.tuning.choice import choose
+from eca_triton.ops.schema_training import mask_order_for
+from eca_triton.tuning.choice import choose, choose_backward
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.layout import common_layout
 
@@ -32,6 +33,7 @@ VARIANTS = {
     "bn_eca_add_relu": "BN + ECA + add + ReLU",
     "eca_add_relu": "ECA + add + ReLU",
 }
+DIRECTIONS = {"forward": "", "backward": ", backward", "both": ", forward + backward"}
 BASELINES = ("eager", "inductor", "max-autotune")  # built in benchmarks/contenders.py, as are the others
 OURS = ("op", "compiled", "two_pass")
 DEFAULT = (*BASELINES, "op", "compiled")
@@ -54,6 +56,8 @@ class Row:
         layout: Key of `LAYOUTS`.
         variant: Key of `VARIANTS`.
         dtype: Key of `DTYPES`.
+        direction: Key of `DIRECTIONS`; other than "forward", gradients are computed, and batch norm is that
+            of training.
     """
 
     shape: Shape
@@ -61,9 +65,16 @@ class Row:
     layout: str
     variant: str
     dtype: str = "bf16"
+    direction: str = "forward"
 
     def __str__(self) -> str:
-        return f"{shape_name((self.batch, *self.shape))} {self.layout} {self.variant} {self.dtype}"
+        name = f"{shape_name((self.batch, *self.shape))} {self.layout} {self.variant} {self.dtype}"
+        return f"{name} {self.direction}" if self.trains else name
+
+    @property
+    def trains(self) -> bool:
+        """Whether gradients are computed."""
+        return self.direction != "forward"
 
     @property
     def taps(self) -> int:
@@ -88,21 +99,49 @@ class Row:
 
     @property
     def least_bytes(self) -> int:
-        """What any implementation moves: every input read once, the output written once."""
-        return (3 if self.adds else 2) * self.map_bytes
+        """What any implementation moves: every input read once, every output written once.
+
+        In training also a bit per element where ReLU was open; and batch norm reads its map twice each way,
+        and in backward the gradient behind ReLU too, since what it needs of the whole batch comes last.
+        """
+        forward = (3 if self.adds else 2) * self.map_bytes
+        if not self.trains:
+            return forward
+        bits = self.map_bytes // DTYPES[self.dtype].itemsize // 8 if self.adds else 0
+        backward = forward + self.map_bytes + bits + 2 * self.map_bytes * self.normalises
+        forward += bits + self.map_bytes * self.normalises
+        return backward if self.direction == "backward" else forward + backward
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        """By default: max-autotune, which compiles longest, only where a network spends most of its time."""
+        """By default: max-autotune, which compiles longest, only where a network spends most of its time.
+
+        In training one of ours: the op or, where batch norm belongs to it, the compiled tail.
+        """
+        if self.trains:
+            return ("eager", "inductor", "compiled" if self.normalises else "op")
         headline = self.shape in NETWORKS["resnet"] and self.batch == 128
         return tuple(name for name in DEFAULT if headline or name != "max-autotune")
 
+    def offers(self, name: str) -> bool:
+        """Whether a contender computes this: the op's batch norm is that of inference."""
+        return not self.trains or not (name == "two_pass" or (name == "op" and self.normalises))
+
     def kernel(self, device: Device) -> str:
-        """The kernel that the eager op runs."""
+        """The kernels that the eager op runs."""
+        if self.trains and self.normalises:
+            return "Inductor's"
         x = torch.empty((self.batch, *self.shape), device="meta").to(memory_format=LAYOUTS[self.layout])
-        layout = common_layout(x.shape, *[x.stride()] * (3 if self.adds else 2))
-        itemsize = DTYPES[self.dtype].itemsize
-        return choose(layout, itemsize, itemsize, self.taps, self.normalises, device).kernel
+        itemsize, activation = DTYPES[self.dtype].itemsize, "relu" if self.adds else "identity"
+        bits = self.trains and mask_order_for(x, None, activation) != "none"
+        layout = common_layout(x.shape, x.stride())  # shared by every map
+        forward = choose(layout, itemsize, itemsize, self.taps, self.normalises, device, bits).kernel
+        if not self.trains:
+            return forward
+        backward = choose_backward(
+            layout, itemsize, itemsize, self.taps, activation, bits, self.adds, device
+        ).kernel
+        return backward if self.direction == "backward" else f"{forward} / {backward}"
 
 
 def rows(
@@ -111,15 +150,17 @@ def rows(
     layouts: Collection[str] = tuple(LAYOUTS),
     variants: Collection[str] = tuple(VARIANTS),
     dtype: str = "bf16",
+    directions: Sequence[str] = ("forward",),
 ) -> list[Row]:
     """Every combination, most telling first."""
     network = {shape: name for name, maps in NETWORKS.items() for shape in maps}
     found = [
-        Row(shape, batch, layout, variant, dtype)
+        Row(shape, batch, layout, variant, dtype, direction)
         for batch in batches
         for variant in VARIANTS
         for shape in shapes
         for layout in LAYOUTS
+        for direction in directions
         if variant in variants and layout in layouts
     ]
     return sorted(
@@ -127,7 +168,7 @@ def rows(
         key=lambda row: (
             LATER_BY_NETWORK.get(network.get(row.shape, ""), 0)
             + LATER_BY_BATCH.get(row.batch, 3)
-            + LATER_BY_VARIANT[row.variant]
+            + (0 if row.trains else LATER_BY_VARIANT[row.variant])
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ COLD = 4  # times the L2 that inputs, or what is read before a replay, must exce
 MAX_SETS = 256  # of inputs; small maps would take thousands
 LEAST_CALLS = 10  # of one replay: starting it, and reading the clock, must not show
 
-Calls = Mapping[str, Callable[[int], Tensor]]
-"""By name: what to time, called with the number of a set of inputs."""
+Call = Callable[[int], Any]
+"""What to time, called with the number of a set of inputs; its results are kept alive for a while."""
+Calls = Mapping[str, Call]
 Timer = Callable[[Calls, int, int], dict[str, list[float]]]
 """(calls, sets, repeats) -> by name, `repeats` times microseconds of one call."""
 
@@ -58,15 +60,17 @@ def time_in_turn(calls: Calls, sets: int, repeats: int) -> dict[str, list[float]
     }
 
 
-def _captured(call: Callable[[int], Tensor], sets: int, count: int) -> torch.cuda.CUDAGraph:
+def _captured(call: Call, sets: int, count: int) -> torch.cuda.CUDAGraph:
     stream = _stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for index in range(3):  # workspaces are allocated outside the graph
+        # Outside the graph, on its stream: workspaces are allocated, and a backward's forward is run, whose
+        # stream is the backward's too.
+        for index in range(max(3, sets)):
             call(index % sets)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    outputs: deque[Tensor] = deque(maxlen=sets)  # alive, so that the next call has another buffer
+    outputs: deque[Any] = deque(maxlen=sets)  # alive, so that the next call has another buffer
     with torch.cuda.graph(graph, stream=stream):
         for index in range(count):
             outputs.append(call(index % sets))

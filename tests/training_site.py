@@ -39,7 +39,7 @@ def by_op(statistics, x, weight, bias, bn_weight, bn_bias, residual, **options):
 
 
 def by_eager(statistics, x, weight, bias, bn_weight, bn_bias, residual, *, out_dtype=None, **options):
-    bn = (*statistics, bn_weight, bn_bias)
+    bn = None if statistics[0] is None else (*statistics, bn_weight, bn_bias)
     out = eager_eca(x, weight, bias, bn=bn, residual=residual, **options)
     return out if out_dtype is None else out.to(out_dtype)
 
