@@ -66,12 +66,12 @@ def _statistics(call: Call, unbiased: Tensor) -> None:
     layout = common_layout(x.shape, x.stride())
     n, c, hw = layout.n, layout.c, layout.hw
     config = moments_config(layout, x.element_size(), launch.device_of(x.device))
-    blocks = -(-hw // (config.splits * config.block_hw))
-    chunk = blocks * config.block_hw
+    chunk = -(-hw // (config.splits * config.block_hw)) * config.block_hw
+    strides = (hw, 1) if layout.contiguous else (1, c)
     mean, spread = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))
     run(
         image_statistics_kernel, (n * config.splits * -(-c // config.block_c),),
-        x, mean, spread, c, hw, chunk, *((hw, 1) if layout.contiguous else (1, c)),
+        x, mean, spread, c, hw, chunk, *strides,
         SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         VEC_C=config.vec_c, VEC_HW=config.vec_hw, num_warps=config.num_warps,
     )  # fmt: skip
@@ -80,7 +80,7 @@ def _statistics(call: Call, unbiased: Tensor) -> None:
     count = n * hw
     run(
         batch_statistics_kernel, (-(-c // block_c),),
-        mean, spread, call.pooled, *call.bn[:2], unbiased,
-        n, c, hw, chunk, 1.0 / count, count / (count - 1),
+        x, mean, spread, call.pooled, *call.bn[:2], unbiased,
+        n, c, hw, chunk, strides[0], 1.0 / count, count / (count - 1),
         SPLITS=config.splits, BLOCK_N=block_n, BLOCK_C=block_c,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Statistics of a batch: mean and spread per image and channel from one read, then of all images.
 
 A spread is a sum of squared distances from the mean of what it covers. Two of them are combined by Chan's
-formula (https://doi.org/10.2307/2683386); sums of squares would cancel where the mean is large.
+formula (https://doi.org/10.2307/2683386); sums of squares would cancel where the mean is large. Until the end
+all means count from the channel's first element, so that they are rounded like deviations.
 """
 
 import triton
@@ -16,10 +17,10 @@ def image_statistics_kernel(
     SPLITS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr,
 ):  # fmt: skip
-    """mean[n, s, c], spread[n, s, c]: of x over the s-th range of hw, `chunk` long (whole blocks); fp32.
+    """mean[n, s, c], spread[n, s, c] of x - x[0, c, 0] over the s-th range of hw, `chunk` long; fp32.
     One program owns BLOCK_C channels of one image and one of SPLITS ranges. Every place of its tile follows
     a mean and a spread of its own (Welford), which are combined behind the loop.
-    Reads x (S), [N, C, HW] with the strides stride_c and stride_hw, of which one is 1.
+    Reads x (S), [N, C, HW] with the strides stride_c and stride_hw, of which one is 1; BLOCK_HW divides chunk.
     """
     pid = tl.program_id(0)
     blocks_c = tl.cdiv(C, BLOCK_C)
@@ -28,7 +29,9 @@ def image_statistics_kernel(
     offs_c = pid % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = offs_c < multiple_of(C, VEC_C)
     image = multiple_of(n * C * HW, VEC_C * VEC_HW)
-    row = image + offs_c.to(tl.int64)[:, None] * multiple_of(stride_c, VEC_HW)
+    row = offs_c.to(tl.int64)[:, None] * multiple_of(stride_c, VEC_HW)
+    origin = tl.load(x_ptr + row, mask=mask_c[:, None], other=0.0).to(tl.float32)
+    row += image
 
     begin = split * chunk
     length = range_length(split, chunk, HW)
@@ -39,7 +42,7 @@ def image_statistics_kernel(
         offs_hw = start + tl.arange(0, BLOCK_HW)
         mask = mask_c[:, None] & (offs_hw < multiple_of(HW, VEC_HW))[None, :]
         offs = row + offs_hw.to(tl.int64)[None, :] * multiple_of(stride_hw, VEC_C)
-        x = tl.load(x_ptr + offs, mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + offs, mask=mask, other=0.0).to(tl.float32) - origin
         seen += 1.0
         step = tl.where(mask, x - means, 0.0)
         means += step * (1.0 / seen)
@@ -59,8 +62,8 @@ def image_statistics_kernel(
 
 @triton.jit
 def batch_statistics_kernel(
-    partial_mean_ptr, partial_spread_ptr, means_ptr, mean_ptr, var_ptr, unbiased_ptr,
-    N, C, HW, chunk, inv_count, correction,
+    x_ptr, partial_mean_ptr, partial_spread_ptr, means_ptr, mean_ptr, var_ptr, unbiased_ptr,
+    N, C, HW, chunk, stride_c, inv_count, correction,
     SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """means[n, c] of every image; mean[c], var[c] = spread * inv_count of all; unbiased = var * correction.
@@ -69,8 +72,7 @@ def batch_statistics_kernel(
     """
     offs_c = (tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
     mask_c = offs_c < C
-    # Means are added as distances from the first: their rounding is that of the deviation, not of the mean.
-    origin = tl.load(partial_mean_ptr + offs_c, mask=mask_c, other=0.0)
+    origin = tl.load(x_ptr + offs_c.to(tl.int64) * stride_c, mask=mask_c, other=0.0).to(tl.float32)
     total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for start in range(0, N, BLOCK_N):
         offs_n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
@@ -82,9 +84,9 @@ def batch_statistics_kernel(
             mean = tl.load(partial_mean_ptr + partial + split * C, mask=mask, other=0.0)
             rest += (mean - of_image) * range_length(split, chunk, HW).to(tl.float32)
         of_image += rest * (1.0 / HW)
-        tl.store(means_ptr + offs_n * C + offs_c, of_image, mask=mask)
-        total += tl.where(mask, of_image - origin, 0.0)
-    center = origin + (tl.sum(total, 0) * (1.0 / N))[None, :]
+        tl.store(means_ptr + offs_n * C + offs_c, origin + of_image, mask=mask)
+        total += of_image
+    center = (tl.sum(total, 0) * (1.0 / N))[None, :]
 
     spread = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for start in range(0, N, BLOCK_N):
@@ -97,7 +99,7 @@ def batch_statistics_kernel(
             own += away * away * range_length(split, chunk, HW).to(tl.float32)
             spread += tl.where(mask, own, 0.0)
     var = (tl.sum(spread, 0) * inv_count)[None, :]
-    tl.store(mean_ptr + offs_c, center, mask=mask_c)
+    tl.store(mean_ptr + offs_c, origin + center, mask=mask_c)
     tl.store(var_ptr + offs_c, var, mask=mask_c)
     tl.store(unbiased_ptr + offs_c, var * correction, mask=mask_c)
 
