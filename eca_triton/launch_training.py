@@ -22,9 +22,7 @@ from .tuning.tile_channels_last import TileChannelsLastConfig
 def eca_forward(call: Call, mask_order: str) -> None:
     """Fills call.out, call.pooled and, in mask_order, call.mask. The call's pre_activation is "identity"."""
     with launch.on_device_of(call.x):
-        x = _dense(call.x, mask_order)
-        residual = None if call.residual is None else _arranged(call.residual, x)
-        dense = call._replace(x=x, residual=residual, out=_room(call.out, x))
+        dense = arranged(call, mask_order)
         if not launch.one_launch(dense):
             launch_two_pass.forward(dense)
         if dense.out is not call.out:
@@ -34,20 +32,37 @@ def eca_forward(call: Call, mask_order: str) -> None:
 def eca_backward(call: BackwardCall, mask_order: str) -> None:
     """Fills call.d_x, d_residual, d_gate, p_sum and p_dot_x, as far as there are any."""
     with launch.on_device_of(call.x):
-        x = _dense(call.x, mask_order)
-        dense = call._replace(
-            dy=_arranged(call.dy, x),
-            x=x,
-            residual=None if call.residual is None else _arranged(call.residual, x),
-            d_x=None if call.d_x is None else _room(call.d_x, x),
-            d_residual=None if call.d_residual is None else _room(call.d_residual, x),
-        )
+        dense = arranged_backward(call, mask_order)
         # Two passes alone leave out d_x and d_gate where nobody needs them.
         if dense.d_x is None or not one_launch(dense):
             launch_two_pass.backward(dense)
-        for wanted, filled in ((call.d_x, dense.d_x), (call.d_residual, dense.d_residual)):
-            if wanted is not None and filled is not None and wanted is not filled:
-                wanted.copy_(filled)
+        copy_back(call, dense)
+
+
+def arranged(call: Call, mask_order: str) -> Call:
+    """The call for maps in one order, that of the mask: they themselves, copies, or room for the output."""
+    x = _dense(call.x, mask_order)
+    residual = None if call.residual is None else _arranged(call.residual, x)
+    return call._replace(x=x, residual=residual, out=_room(call.out, x))
+
+
+def arranged_backward(call: BackwardCall, mask_order: str) -> BackwardCall:
+    """As `arranged`; `copy_back` fills what room was made for."""
+    x = _dense(call.x, mask_order)
+    return call._replace(
+        dy=_arranged(call.dy, x),
+        x=x,
+        residual=None if call.residual is None else _arranged(call.residual, x),
+        d_x=None if call.d_x is None else _room(call.d_x, x),
+        d_residual=None if call.d_residual is None else _room(call.d_residual, x),
+    )
+
+
+def copy_back(call: BackwardCall, dense: BackwardCall) -> None:
+    """Fills the call's gradients of maps from those of what `arranged_backward` made of it."""
+    for wanted, filled in ((call.d_x, dense.d_x), (call.d_residual, dense.d_residual)):
+        if wanted is not None and filled is not None and wanted is not filled:
+            wanted.copy_(filled)
 
 
 def one_launch(call: BackwardCall) -> bool:
@@ -77,8 +92,13 @@ def parameter_gradients(
     d_bias: Tensor | None,
     d_bn_weight: Tensor | None,
     d_bn_bias: Tensor | None,
+    beta: Tensor | None = None,
+    gamma: Tensor | None = None,
 ) -> None:
-    """Fills the gradients of the parameters (contiguous, any float dtype) from what `eca_backward` filled."""
+    """Fills the gradients of the parameters (contiguous, any float dtype) from what `eca_backward` filled.
+
+    beta [C], gamma [N, C]: as of `batch_norm_backward_kernel`, if the statistics are those of x.
+    """
     x, weight = call.x, call.weight
     assert call.d_gate is not None, "wanted, as the parameters' gradients are"
     n, c = call.pooled.shape
@@ -92,14 +112,15 @@ def parameter_gradients(
             call.d_gate, call.pooled, weight, call.bias, call.circular, call.gate,
             d_pooled, d_weight, d_bias, call.bn, call.bn_eps,
         )  # fmt: skip
-        if d_bn_weight is None and d_bn_bias is None:
+        if d_bn_weight is None and d_bn_bias is None and beta is None:
             return
         flags = call.flags
         block_n, block_c = batch_norm_backward_blocks(n, flags["BLOCK_K"])
         run(
             batch_norm_backward_kernel, (-(-c // block_c),),
             call.p_sum, call.p_dot_x, call.pooled, d_pooled, weight, call.bias, *vectors(call.bn),
-            call.bn_eps, call.gain, d_bn_weight, d_bn_bias, n, c, weight.stride(-1),
+            call.bn_eps, call.gain, d_bn_weight, d_bn_bias, beta, gamma,
+            n, c, n * c / x.numel(), c / x.numel(), weight.stride(-1),
             K=flags["K"], CIRCULAR=call.circular, GATE=call.gate,
             BLOCK_N=block_n, BLOCK_C=block_c, BLOCK_K=flags["BLOCK_K"],
         )  # fmt: skip

@@ -21,11 +21,16 @@ def forward(call: Call) -> None:
 
     The call's pre_activation is "identity", its maps are all contiguous or all channels-last.
     """
-    x, layout = call.x, call.layout
-    factor, offset = _forward_terms(call, launch.pool(x, None, 0.0, "identity"), 1.0 / layout.hw, call.pooled)
+    rescale(call, launch.pool(call.x, None, 0.0, "identity"), 1.0 / call.layout.hw, call.pooled)
+
+
+def rescale(call: Call, partial: Tensor, inv_hw: float, pooled: Tensor | None) -> None:
+    """What of `forward` follows pooling; partial: fp32 [N, splits, C], contiguous, sums over 1 / inv_hw."""
+    layout = call.layout
+    factor, offset = forward_terms(call, partial, inv_hw, pooled)
     run(
         affine_kernel, _flat_grid(layout),
-        x, _center(call.bn), factor, offset, call.residual, call.out, call.mask,
+        call.x, _center(call.bn), factor, offset, call.residual, call.out, call.mask,
         layout.c, layout.hw, layout.c * layout.hw, ACTIVATION=call.activation, **_flat(layout),
     )  # fmt: skip
 
@@ -35,46 +40,64 @@ def backward(call: BackwardCall) -> None:
 
     Four launches at most; where nobody needs more than d_residual, the last alone.
     """
-    x, layout = call.x, call.layout
-    n, c, hw = layout.n, layout.c, layout.hw
-    center, activation = _center(call.bn), call.activation
-    dy, d_residual, mask, residual = call.dy, call.d_residual, call.mask, call.residual
     factor = offset = gamma = None
-    if call.d_x is not None or (mask is None and activation != "identity"):
-        factor, offset = _forward_terms(call, call.pooled[:, None, :], 1.0, None)
+    if call.d_x is not None or (call.mask is None and call.activation != "identity"):
+        factor, offset = forward_terms(call, call.pooled[:, None, :], 1.0, None)
     if call.d_gate is not None:
-        config = moments_config(layout, call.itemsize, launch.device_of(x.device))
-        p_sum, p_dot_x = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))
-        run(
-            moments_kernel, (n * config.splits * -(-c // config.block_c),),
-            dy, x, residual, mask, center, factor, offset, d_residual, p_sum, p_dot_x,
-            c, hw, *((hw, 1) if layout.contiguous else (1, c)),
-            ACTIVATION=activation, BITS_ALONG=_bits_along(layout, config), SPLITS=config.splits,
-            BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, VEC_C=config.vec_c, VEC_HW=config.vec_hw,
-            num_warps=config.num_warps,
-        )  # fmt: skip
-        gamma = None if call.d_x is None else scratch((n, c), torch.float32, x.device)
-        flags = call.flags
-        block = near_gate_block(flags["BLOCK_K"])
-        run(
-            backward_terms_kernel, (-(-n * c // block),),
-            p_sum, p_dot_x, call.pooled, call.weight, call.bias, *vectors(call.bn), call.bn_eps, call.gain,
-            call.p_sum, call.p_dot_x, call.d_gate, gamma, n * c, c, 1.0 / hw, call.weight.stride(-1),
-            SPLITS=config.splits, K=flags["K"], CIRCULAR=call.circular, GATE=call.gate,
-            BLOCK=block, BLOCK_K=flags["BLOCK_K"],
-        )  # fmt: skip
+        if call.d_x is not None:
+            gamma = scratch(tuple(call.pooled.shape), torch.float32, call.x.device)
+        moments(call, factor, offset, gamma)
         if call.d_x is None:
             return
-        if d_residual is not None:  # p, which need not be found a second time
-            dy, d_residual, mask, residual, activation = d_residual, None, None, None, "identity"
+    gradients_of_maps(call, factor, offset, None, gamma)
+
+
+def moments(call: BackwardCall, factor: Tensor | None, offset: Tensor | None, gamma: Tensor | None) -> None:
+    """The first pass of `backward`: fills gamma of `backward_terms_kernel`, and all of the call but d_x."""
+    x, layout = call.x, call.layout
+    n, c, hw = layout.n, layout.c, layout.hw
+    config = moments_config(layout, call.itemsize, launch.device_of(x.device))
+    p_sum, p_dot_x = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))
     run(
-        affine_backward_kernel, _flat_grid(layout),
-        dy, x, residual, mask, center, factor, offset, None, gamma, call.d_x, d_residual,
-        c, hw, c * hw, ACTIVATION=activation, **_flat(layout),
+        moments_kernel, (n * config.splits * -(-c // config.block_c),),
+        call.dy, x, call.residual, call.mask, _center(call.bn), factor, offset, call.d_residual,
+        p_sum, p_dot_x, c, hw, *((hw, 1) if layout.contiguous else (1, c)),
+        ACTIVATION=call.activation, BITS_ALONG=_bits_along(layout, config), SPLITS=config.splits,
+        BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, VEC_C=config.vec_c, VEC_HW=config.vec_hw,
+        num_warps=config.num_warps,
+    )  # fmt: skip
+    flags = call.flags
+    block = near_gate_block(flags["BLOCK_K"])
+    run(
+        backward_terms_kernel, (-(-n * c // block),),
+        p_sum, p_dot_x, call.pooled, call.weight, call.bias, *vectors(call.bn), call.bn_eps, call.gain,
+        call.p_sum, call.p_dot_x, call.d_gate, gamma, n * c, c, 1.0 / hw, call.weight.stride(-1),
+        SPLITS=config.splits, K=flags["K"], CIRCULAR=call.circular, GATE=call.gate,
+        BLOCK=block, BLOCK_K=flags["BLOCK_K"],
     )  # fmt: skip
 
 
-def _forward_terms(
+def gradients_of_maps(
+    call: BackwardCall,
+    factor: Tensor | None,
+    offset: Tensor | None,
+    beta: Tensor | None,
+    gamma: Tensor | None,
+) -> None:
+    """The last pass of `backward`, with the coefficients of `affine_backward_kernel`."""
+    layout = call.layout
+    dy, d_residual, mask, residual = call.dy, call.d_residual, call.mask, call.residual
+    activation = call.activation
+    if call.d_gate is not None and d_residual is not None:  # p, which need not be found a second time
+        dy, d_residual, mask, residual, activation = d_residual, None, None, None, "identity"
+    run(
+        affine_backward_kernel, _flat_grid(layout),
+        dy, call.x, residual, mask, _center(call.bn), factor, offset, beta, gamma, call.d_x, d_residual,
+        layout.c, layout.hw, layout.c * layout.hw, ACTIVATION=activation, **_flat(layout),
+    )  # fmt: skip
+
+
+def forward_terms(
     call: Call | BackwardCall, partial: Tensor, inv_hw: float, pooled: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """factor and offset as of `forward_terms_kernel`; partial [N, splits, C] fp32, contiguous."""

@@ -1,4 +1,4 @@
-"""Gradients of the weight and bias of an eval-mode batch norm before the site."""
+"""Gradients of the weight and bias of a batch norm before the site, and of its own statistics."""
 
 import triton
 import triton.language as tl
@@ -11,15 +11,16 @@ from .elementwise import batch_norm_terms, gate_of
 def batch_norm_backward_kernel(
     p_sum_ptr, p_dot_x_ptr, pooled_ptr, d_pooled_ptr, weight_ptr, bias_ptr,
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, d_bn_weight_ptr, d_bn_bias_ptr,
-    N, C, stride_w,
+    beta_ptr, gamma_ptr, N, C, inv_hw, inv_count, stride_w,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """d_bn_bias[c] = sum_n of gain * g * p_sum + d_pooled,
     d_bn_weight[c] = rsqrt(bn_var + bn_eps) * sum_n of gain * g * p_dot_x + d_pooled * (pooled - bn_mean).
     One program owns BLOCK_C channels of all images, BLOCK_N at a time, in a fixed order.
-    Reads the four [N, C] fp32 arrays once (pooled K times, from cache); d_pooled is the gradient of pooled
-    xhat by way of the gates.
+    Reads the four [N, C] fp32 arrays (pooled K times, from cache); d_pooled is the gradient of pooled xhat by
+    way of the gates. beta, gamma: where the statistics are those of x, of 1 / inv_count elements, such that
+    d_x = p * factor + (x - bn_mean) * beta[c] + gamma[n, c].
     """
     entry = tl.arange(0, BLOCK_N * BLOCK_C)
     offs_c = tl.program_id(0) * BLOCK_C + entry % BLOCK_C
@@ -44,9 +45,20 @@ def batch_norm_backward_kernel(
         d_weight += tl.where(mask, factor * p_dot_x + d_pooled * pooled, 0.0)
     offs_c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = offs_c < C
+    d_weight = tl.sum(tl.reshape(d_weight * rstd, (BLOCK_N, BLOCK_C)), 0)
+    d_bias = tl.sum(tl.reshape(d_bias, (BLOCK_N, BLOCK_C)), 0)
     if d_bn_weight_ptr is not None:
-        value = tl.sum(tl.reshape(d_weight * rstd, (BLOCK_N, BLOCK_C)), 0)
-        tl.store(d_bn_weight_ptr + offs_c, value.to(d_bn_weight_ptr.dtype.element_ty), mask=mask_c)
+        tl.store(d_bn_weight_ptr + offs_c, d_weight.to(d_bn_weight_ptr.dtype.element_ty), mask=mask_c)
     if d_bn_bias_ptr is not None:
-        value = tl.sum(tl.reshape(d_bias, (BLOCK_N, BLOCK_C)), 0)
-        tl.store(d_bn_bias_ptr + offs_c, value.to(d_bn_bias_ptr.dtype.element_ty), mask=mask_c)
+        tl.store(d_bn_bias_ptr + offs_c, d_bias.to(d_bn_bias_ptr.dtype.element_ty), mask=mask_c)
+    if beta_ptr is not None:
+        _, rstd, _ = batch_norm_terms(bn_mean_ptr, bn_var_ptr, None, None, bn_eps, offs_c, mask_c)
+        _, scale, _ = batch_norm_terms(bn_mean_ptr, bn_var_ptr, bn_weight_ptr, None, bn_eps, offs_c, mask_c)
+        tl.store(beta_ptr + offs_c, -scale * rstd * d_weight * inv_count, mask=mask_c)
+        for start in range(0, N, BLOCK_N):
+            offs_n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
+            mask = (offs_n < N)[:, None] & mask_c[None, :]
+            offs = (offs_n * C)[:, None] + offs_c[None, :]
+            d_pooled = tl.load(d_pooled_ptr + offs, mask=mask, other=0.0)
+            gamma = scale[None, :] * (d_pooled * inv_hw - (d_bias * inv_count)[None, :])
+            tl.store(gamma_ptr + offs, gamma, mask=mask)

@@ -138,7 +138,13 @@ ALLOWED = {
         "call", "direct", "kernels", "launch", "launch_backward", "launch_backward_channels_last",
         "launch_two_pass", "tuning",
     },
-    "ops": {"reference", "reference_training", "call", "launch", "launch_training", "direct", "private"},
+    "launch_batch_norm": {
+        "call", "direct", "kernels", "launch", "launch_training", "launch_two_pass", "tuning",
+    },
+    "ops": {
+        "reference", "reference_training", "call", "launch", "launch_batch_norm", "launch_training", "direct",
+        "private",
+    },
     "functional": {"ops", "reference"},
     "module": {"functional"},
     "compile": {"ops", "tuning", "__init__"},

@@ -11,7 +11,8 @@ All that they need of a map are moments per image and channel, so either directi
 
 (the chain rule through batch norm, https://arxiv.org/abs/1502.03167, and the mean over space). The passes are
 native operators, which Inductor fuses with whatever stands around them: the sum of two branches' gradients,
-another batch norm before the residual. An opaque operator would have each of those stored first.
+another batch norm before the residual. An opaque operator would have each of those stored first. In eager
+mode nothing is fused, so where kernels of ours can run, they make the passes (`batch_norm_kernels`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import reference_training
 from ..reference import compute_dtype
-from . import checks
+from . import batch_norm_kernels, checks
 from .autograd import transforms_are_active
 from .schema import GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY, TAGS
 
@@ -40,7 +42,7 @@ class Arguments(NamedTuple):
     """The arguments of `batch_norm_eca`, with the schema's names, order and defaults.
 
     `pack_mask`: backward knows where ReLU was open from one bit per element, eight channels to a byte,
-    instead of from `out`.
+    instead of from `out`. Kernels keep bits of their own wherever they can.
     """
 
     x: Tensor
@@ -132,6 +134,38 @@ class _BatchNormEca(torch.autograd.Function):
         return None, *(grad if needed else None for grad, needed in zip(grads, needs, strict=True))
 
 
+class _BatchNormEcaByKernels(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, options: dict[str, Any], mask_order: str, *tensors: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        a = Arguments(*tensors, **options)  # type: ignore[arg-type]
+        out, var, statistics = batch_norm_kernels.forward(a, mask_order)
+        ctx.options, ctx.mask_order = options, mask_order
+        ctx.residual_dtype = None if a.residual is None else a.residual.dtype
+        recomputes = a.activation == "relu" and statistics.mask is None
+        ctx.save_for_backward(*a[:5], a.residual if recomputes else None, *statistics)
+        ctx.mark_non_differentiable(statistics.mean, var)
+        ctx.set_materialize_grads(False)
+        return out, statistics.mean, var
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 8
+        saved = ctx.saved_tensors
+        a, statistics = Arguments(*saved[:6], **ctx.options), batch_norm_kernels.Statistics(*saved[6:])
+        needs = ctx.needs_input_grad[2:]
+        by_kernels = not torch.is_grad_enabled() and batch_norm_kernels.take(a, dy)
+        backward = batch_norm_kernels.backward if by_kernels else _gradients_after_kernels
+        *grads, d_residual = backward(a, statistics, ctx.mask_order, dy, needs)
+        if d_residual is not None and ctx.residual_dtype is not None:
+            grads.append(d_residual.to(ctx.residual_dtype))
+        else:
+            grads.append(None)
+        return None, None, *(grad if needed else None for grad, needed in zip(grads, needs, strict=True))
+
+
 def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, ...]:
     dtype = compute_dtype(a.x)
     space = tuple(range(2, a.x.ndim))
@@ -174,6 +208,36 @@ def _plain_gradients(a: Arguments, dy: Tensor, needs: tuple[bool, ...]) -> tuple
     return tuple(next(grads) if needed else None for needed in needs)
 
 
+def _gradients_after_kernels(
+    a: Arguments,
+    statistics: batch_norm_kernels.Statistics,
+    mask_order: str,
+    dy: Tensor,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """As `batch_norm_kernels.backward`, for a backward that is differentiated, or that somebody traces."""
+    p = dy
+    if a.activation == "relu":
+        if statistics.mask is None:
+            with torch.no_grad():
+                opened = ~(_forward(a)[0] <= 0)
+        else:
+            opened = reference_training.unpack(statistics.mask, a.x.shape, mask_order)
+        p = torch.where(opened, dy, 0)
+    if not any(needs[:5]):
+        return (*[None] * 5, p)
+    a = a._replace(residual=None, activation="identity", pack_mask=False)
+    if torch.is_grad_enabled():
+        return *_plain_gradients(a, p, needs[:5])[:5], p
+    means, mean, var, _ = statistics
+    rstd = torch.rsqrt(var + a.bn_eps)
+    pooled = (means - mean) * (rstd if a.bn_weight is None else rstd * a.bn_weight.to(rstd.dtype))
+    if a.bn_bias is not None:
+        pooled = pooled + a.bn_bias.to(pooled.dtype)
+    gates = GATE_FROM_POOL(pooled, a.weight, a.bias, **a.gate_options)
+    return *_gradients(a, _Saved(means, mean, rstd, pooled, gates, None), p)[:5], p
+
+
 def _pack(mask: Tensor) -> Tensor:
     """Bits of [N, C, *spatial] as bytes of eight channels each: [N, C // 8, *spatial]."""
     groups = mask.reshape(mask.shape[0], -1, 8, *mask.shape[2:]).to(torch.int32)
@@ -205,6 +269,10 @@ def _batch_norm_eca(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
         out, var, saved = _forward(a)
         return out, saved.mean, var
     options = dict(zip(Arguments._fields[6:], a[6:], strict=True))
+    if batch_norm_kernels.take(a):
+        differentiates = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in a[:6])
+        mask_order = batch_norm_kernels.mask_order(a) if differentiates else "none"
+        return _BatchNormEcaByKernels.apply(options, mask_order, *a[:6])  # type: ignore[no-any-return]
     return _BatchNormEca.apply(options, *a[:6])  # type: ignore[no-any-return]
 
 

@@ -64,6 +64,11 @@ def batch_norm_backward_blocks(n: int, block_k: int) -> tuple[int, int]:
     return block_n, 32
 
 
+def batch_statistics_blocks(n: int) -> tuple[int, int]:
+    """Images and channels of one step of the kernel that combines the statistics of images, as above."""
+    return min(power_of_2(n), 16 * THREADS // 32), 32
+
+
 def affine_block(layout: Layout) -> int:
     """Elements of an image per program of the affine kernels: two vectors of bf16 per thread."""
     return min(16 * THREADS, max(64, power_of_2(layout.c * layout.hw)))
