@@ -103,10 +103,17 @@ def explain(
 
         comparison = compare(model, inputs, target=target, training=training)
         return Report(tuple(comparison.records), comparison)
-    from .compile.backend import inspect
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with torch.set_grad_enabled(training):
-        return Report(tuple(inspect(model, inputs, device_type="cuda")))
+    from .compile.backend import inspect
+    from .deviceless.stand_in import StandIn
+
+    # As on a GPU, and unlike on the meta device, a convolution of channels-last maps makes such maps.
+    fakes = FakeTensorMode()
+    stand_in = StandIn(fakes, torch.device("cpu"), dtype=None, channels_last=False)
+    copy, arguments = stand_in.model(model), stand_in.inputs(inputs)
+    with torch.set_grad_enabled(training), fakes:
+        return Report(tuple(inspect(copy, arguments, device_type="cuda")))
 
 
 def write(report: Report, out: TextIO) -> None:

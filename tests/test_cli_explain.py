@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import eca_triton
+from eca_triton import report
 from eca_triton.__main__ import main
 from eca_triton.compile.reasons import REASONS
 
@@ -107,7 +110,24 @@ def test_without_a_target_the_totals_of_the_network_are_null(
 def test_training_is_planned_differently(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
     inference, training = (explain(capsys, f"{own_model}:network", *mode) for mode in ([], ["--training"]))
     assert [site["plan"] for site in inference["sites"]] == ["block", "skip"]
-    assert [site["plan"] for site in training["sites"]] == ["pool", "skip"]
+    assert [site["plan"] for site in training["sites"]] == ["batch_norm", "skip"]
+    assert training["sites"][0]["fused"] == ["batch_norm", "relu"]
+
+
+def test_a_target_changes_no_plan() -> None:
+    """Maps without data have the layout, which plans depend on, that they would have on a GPU."""
+    with torch.device("meta"):
+        convolution = torch.nn.Conv2d(64, 64, 1, bias=False)
+        model = torch.nn.Sequential(
+            convolution, torch.nn.BatchNorm2d(64), eca_triton.ECA(64), torch.nn.ReLU()
+        )
+        x = torch.empty(8, 64, 32, 32).contiguous(memory_format=torch.channels_last)
+    model = model.bfloat16().to(memory_format=torch.channels_last)
+    planned, lowered = (
+        report.explain(model, (x.bfloat16(),), target=target, training=True).sites
+        for target in (None, "h200")
+    )
+    assert planned[0].decision == lowered[0].decision
 
 
 def test_a_site_left_alone_has_its_reason_and_no_traffic(
@@ -132,7 +152,7 @@ def test_with_a_target_bytes_and_kernels_fall(
 def test_the_table_names_sites_reasons_and_totals(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
     assert main(["explain", f"{own_model}:network", "--training"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^4 +64 x 32 x 32 +3 +relu +pool ", out, re.MULTILINE)
+    assert re.search(r"^4 +64 x 32 x 32 +3 +batch_norm, relu +batch_norm ", out, re.MULTILINE)
     assert re.search(r"^1 .* skip ECA104 +- +-$", out, re.MULTILINE)
     assert "ECA104: an operation between convolution and multiplication" in out
     assert "1 of 2 sites lowered" in out
