@@ -20,7 +20,7 @@ def image_statistics_kernel(
     """mean[n, s, c], spread[n, s, c] of x - x[0, c, 0] over the s-th range of hw, `chunk` long; fp32.
     One program owns BLOCK_C channels of one image and one of SPLITS ranges. Every place of its tile follows
     a mean and a spread of its own (Welford), which are combined behind the loop.
-    Reads x (S), [N, C, HW] with the strides stride_c and stride_hw, of which one is 1; BLOCK_HW divides chunk.
+    Reads x (S), [N, C, HW] with the strides stride_c and stride_hw, one of which is 1; chunk: whole blocks.
     """
     pid = tl.program_id(0)
     blocks_c = tl.cdiv(C, BLOCK_C)

@@ -112,6 +112,7 @@ def _first_backward(
     from .. import launch_batch_norm
 
     means, mean, var, mask = statistics
+    means, mask = means.contiguous(), None if mask is None else mask.contiguous()  # if somebody moved them
     parameters = (a.weight, a.bias, a.bn_weight, a.bn_bias)
     selecting = needs[5] and a.activation != "identity"
     outs = (

@@ -27,7 +27,7 @@ CASES = covering(
         "n": [1, 3],
         "k": [1, 5, 9],
         "c": [1, 8, 19],
-        "spatial": [(7,), (7, 7), (3, 2, 4), (20, 14)],
+        "spatial": [(7,), (7, 7), (3, 2, 4), (13, 40)],
         "mean": [0.0, 30.0],
         "affine": [False, True],
         "bias": [False, True],
