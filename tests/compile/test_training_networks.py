@@ -2,8 +2,9 @@
 
 Training amplifies every difference: one ReLU that rounding opens, and two correct runs part for good, by a
 distance that says nothing about the code. At these learning rates that does not happen, which the test
-asserts too: eager mode's own error is below a twentieth of what the steps changed, in every tensor. So it is
-a measure, and a lowered network may have twice of it. The networks are timm's own classes, made smaller.
+asserts too: eager mode's own error is below a hundredth of what the steps changed, plus the rounding of the
+stored value, in every tensor. So it is a measure, and a lowered network may have twice of it. The networks
+are timm's own classes, made smaller.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from eager_block import assert_as_good_as
 from harness import Lowering
 from torch import Tensor, nn
 
@@ -35,7 +35,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], float, float, str]] = {
 
 def train(network: nn.Module, run: Callable[[Tensor], Tensor], rate: float) -> dict[str, Tensor]:
     """Parameters and buffers after five steps on the same images."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
+    taps = [module.weight for module in network.modules() if isinstance(module, nn.Conv1d)]
+    rest = [p for p in network.parameters() if all(p is not tap for tap in taps)]
+    # The loss hardly depends on the taps: at the others' rate they would not move by an ulp.
+    groups = [{"params": taps, "lr": 100 * rate}, {"params": rest, "lr": rate}]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
     generator = torch.Generator().manual_seed(1)
     dtype = next(network.parameters()).dtype
     for _ in range(STEPS):
@@ -65,8 +69,11 @@ def test_five_steps_are_as_exact_as_eager_mode(name: str) -> None:
         if not before.is_floating_point():
             assert got[key] == native[key] == truth[key] == STEPS, key
             continue
-        assert (native[key] - truth[key]).norm() <= 0.05 * (truth[key] - before).norm(), key
-        assert_as_good_as(got[key], native[key], truth[key])
+        # Every step rounds what it stores.
+        rounding = STEPS * torch.finfo(torch.float32).eps * truth[key].abs().max()
+        error, native_error = ((run[key] - truth[key]).abs().max() for run in (got, native))
+        assert native_error <= 0.01 * (truth[key] - before).abs().max() + rounding, key
+        assert error <= 2 * native_error + rounding, key
 
 
 def test_every_site_of_the_whole_ecaresnet26t_goes_with_its_batch_norm() -> None:
