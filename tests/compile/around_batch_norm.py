@@ -1,0 +1,157 @@
+"""Code around batch norm and ECA: what of it one op takes with them in training, and what it must leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from styles import CHANNELS, conv1x1, trained_batch_norm
+from timm.layers import EcaModule
+from torch import Tensor, nn
+
+SHAPE = (4, CHANNELS, 6, 5)
+
+
+class Network(nn.Module):
+    """conv, batch norm and ECA, and code around them that gets the input as shortcut."""
+
+    def __init__(self, around: Callable[[Network, Tensor], Any], bn: nn.Module | None = None) -> None:
+        super().__init__()
+        self.around, self.conv = around, conv1x1()
+        self.bn, self.eca = bn or trained_batch_norm(), EcaModule(CHANNELS)
+        self.offset = nn.Parameter(torch.randn(1, CHANNELS, 1, 1))
+
+    def attend(self, x: Tensor) -> Tensor:
+        return self.eca(self.bn(self.conv(x)))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.around(self, x)
+
+
+def in_place(net: Network, x: Tensor) -> Tensor:
+    y = net.attend(x)
+    y += x
+    return F.relu(y, inplace=True)
+
+
+def gain_before(net: Network, x: Tensor) -> Tensor:
+    return F.relu(0.5 * net.attend(x) + x)
+
+
+def shortcut_first(net: Network, x: Tensor) -> Tensor:
+    return torch.relu(x + net.attend(x))
+
+
+def shortcut_with_its_own_batch_norm(net: Network, x: Tensor) -> Tensor:
+    return F.relu(net.attend(x) + F.batch_norm(x, None, None, training=True))
+
+
+def many_readers(net: Network, x: Tensor) -> tuple[Tensor, ...]:
+    y = F.relu(net.attend(x) + x)
+    return y, F.max_pool2d(y, 2), y.mean((2, 3)), y + x
+
+
+# code: gain, whether a residual and ReLU are in the op
+WHOLE: dict[str, tuple[Callable[[Network, Tensor], Any], tuple[float, bool, bool]]] = {
+    "add and relu in place": (in_place, (1.0, True, True)),
+    "gain, residual, relu": (gain_before, (0.5, True, True)),
+    "shortcut first": (shortcut_first, (1.0, True, True)),
+    "shortcut with its own batch norm": (shortcut_with_its_own_batch_norm, (1.0, True, True)),
+    "result read by many": (many_readers, (1.0, True, True)),
+    "relu alone": (lambda net, x: F.relu(net.attend(x)), (1.0, False, True)),
+    "no tail": (lambda net, x: net.attend(x), (1.0, False, False)),
+}
+
+
+def changed_shortcut(net: Network, x: Tensor) -> Tensor:
+    shortcut = x.sin()
+    y = net.attend(x) + shortcut
+    shortcut.mul_(2)
+    return F.relu(y) + shortcut
+
+
+def sum_into_the_shortcut(net: Network, x: Tensor) -> Tensor:
+    shortcut = x.sin()
+    shortcut += net.attend(x)
+    return F.relu(shortcut)
+
+
+def sum_read_twice(net: Network, x: Tensor) -> Tensor:
+    y = net.attend(x) + x
+    return F.relu(y) + y.tanh()
+
+
+def rescaled_map_read_twice(net: Network, x: Tensor) -> tuple[Tensor, Tensor]:
+    y = net.attend(x)
+    return F.relu(y + x), y
+
+
+# code: how many additions and activations stay outside the op
+WITHOUT_TAIL: dict[str, tuple[Callable[[Network, Tensor], Any], int]] = {
+    "relu6": (lambda net, x: F.relu6(net.attend(x) + x), 2),
+    "silu": (lambda net, x: F.silu(net.attend(x) + x), 2),
+    "residual alone": (lambda net, x: net.attend(x) + x, 1),
+    "alpha": (lambda net, x: F.relu(torch.add(net.attend(x), x, alpha=2)), 2),
+    "broadcast shortcut": (lambda net, x: F.relu(net.attend(x) + net.offset), 2),
+    "a number as shortcut": (lambda net, x: F.relu(net.attend(x) + 1.0), 2),
+    "shortcut changed before relu": (changed_shortcut, 3),
+    "sum into the shortcut": (sum_into_the_shortcut, 2),
+    "sum read twice": (sum_read_twice, 3),
+    "rescaled map read twice": (rescaled_map_read_twice, 2),
+    "gain of a tensor": (lambda net, x: F.relu(net.attend(x) * net.offset + x), 2),
+}
+
+
+# Each is run without gradients where autograd forbids what it does.
+def called_twice(net: Network, x: Tensor) -> Tensor:
+    return F.relu(net.attend(x) + net.bn(x))
+
+
+def input_changed(net: Network, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    z = net.eca(net.bn(y))
+    y.zero_()
+    return F.relu(z + x)
+
+
+def result_of_batch_norm_read(net: Network, x: Tensor) -> Tensor:
+    y = net.bn(net.conv(x))
+    return F.relu(net.eca(y) + y)
+
+
+def statistics_read(net: Network, x: Tensor) -> Tensor:
+    return F.relu(net.attend(x) + x) * net.bn.running_mean.view(1, -1, 1, 1)
+
+
+def batch_norm_weight_changed(net: Network, x: Tensor) -> Tensor:
+    weight = net.bn.weight * 2
+    y = net.eca(F.batch_norm(net.conv(x), None, None, weight, net.bn.bias, training=True))
+    weight.zero_()
+    return F.relu(y + x)
+
+
+def taps_changed(net: Network, x: Tensor) -> Tensor:
+    y = net.bn(net.conv(x))
+    taps = net.eca.conv.weight * 2
+    y = y * F.conv1d(y.mean((2, 3)).unsqueeze(1), taps, padding=1).sigmoid().view(*y.shape[:2], 1, 1)
+    taps.zero_()
+    return F.relu(y + x)
+
+
+NOT: dict[str, tuple[Callable[[Network, Tensor], Any], bool]] = {
+    "one batch norm called twice": (called_twice, True),
+    "input of batch norm changed": (input_changed, False),
+    "weight of batch norm changed": (batch_norm_weight_changed, False),
+    "taps changed": (taps_changed, False),
+    "result of batch norm read": (result_of_batch_norm_read, True),
+    "running mean read": (statistics_read, True),
+    "activation between": (lambda net, x: net.eca(F.relu(net.bn(net.conv(x)))) + x, True),
+}
+
+BATCH_NORMS: dict[str, Callable[[], nn.Module]] = {
+    "no affine": lambda: trained_batch_norm(affine=False),
+    "no running statistics": lambda: nn.BatchNorm2d(CHANNELS, track_running_stats=False),
+    "momentum and eps of its own": lambda: nn.BatchNorm2d(CHANNELS, momentum=0.3, eps=1e-2),
+}
