@@ -26,6 +26,7 @@ __all__ = [
     "generated_code",
     "inductor_compile",
     "inductor_config",
+    "packs_bits",
     "reset_cudagraphs",
     "without_modes",
 ]
@@ -55,6 +56,15 @@ def inductor_config() -> Any:
     import torch._inductor.config as config
 
     return config
+
+
+def packs_bits() -> bool:
+    """Whether Inductor packs bits in the kernel of the elements: it walks these eight by eight for that.
+
+    Seen in what it generates, as the option came, with torch 2.13; before, it would store the elements twice.
+    """
+    config = inductor_config()
+    return bool(getattr(config, "loop_reindexing_after_fusion", False) and config.loop_ordering_after_fusion)
 
 
 def as_passes(hook: Any) -> Iterable[Callable[..., Any]]:

@@ -11,7 +11,7 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from ..ops import BATCH_NORM_ECA
-from .compat import EPILOGUES_IN_ANY_LOOPS
+from .compat import packs_bits
 from .graph import bind, op_name, tensor_inputs, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
@@ -72,7 +72,7 @@ def packs_mask(site: Site) -> bool:
     It does so where the channels are innermost and the result is stored, not only pooled.
     """
     readers = {op_name(user) for user in last_of(site, "batch_norm").users}
-    return EPILOGUES_IN_ANY_LOOPS and _channels_last_in_bytes(value(site.x)) and not readers <= POOLS
+    return packs_bits() and _channels_last_in_bytes(value(site.x)) and not readers <= POOLS
 
 
 def stays_whole(site: Site) -> bool:

@@ -136,7 +136,7 @@ def test_a_step_is_as_exact_as_eager_mode(name: str) -> None:
     )
     assert_as_exact_as_eager(model, draws, training)
     sites = 2 if "two blocks" in name else 1
-    packed = compat.EPILOGUES_IN_ANY_LOOPS and layout == "channels_last" and "pooled" not in name
+    packed = compat.packs_bits() and layout == "channels_last" and "pooled" not in name
     for code, op in ((training.forward, "gate_from_pool"), (training.backward, "gate_from_pool_backward")):
         assert re.findall(r"torch\.ops\.eca_triton\.(\w+)\.default\(", code) == [op] * sites
         assert ("'*u8'" in code) == packed
