@@ -45,13 +45,13 @@ CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...], dict[str, obje
         ECA_FORWARD,
         (torch.randn(2, 8, 4, 4), weight()),
         {"residual": torch.randn(2, 8, 4, 4), "activation": "relu", "mask_order": "contiguous"},
-        3,
+        1,
     ),
     "eca_backward": (
         ECA_BACKWARD,
         (*STEP, None, pooled(), torch.zeros(2, 16, dtype=torch.uint8)),
         {"activation": "relu", "mask_order": "contiguous", "wants_residual": True, "wants_bn": True},
-        7,
+        4,
     ),
     "eca_backward of the residual": (
         ECA_BACKWARD,
