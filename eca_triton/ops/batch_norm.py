@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import reference_training
 from ..reference import compute_dtype
-from . import batch_norm_kernels, checks
+from . import batch_norm_kernels, checks, joint_batch
 from .autograd import transforms_are_active
 from .schema import GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY, TAGS
 
@@ -32,7 +32,7 @@ LIBRARY.define(
     "batch_norm_eca(Tensor x, Tensor weight, Tensor? bias=None, Tensor? bn_weight=None, "
     "Tensor? bn_bias=None, Tensor? residual=None, *, float bn_eps=1e-5, bool circular=False, "
     'str gate="sigmoid", float gain=1.0, str activation="identity", bool pack_mask=False, '
-    "ScalarType? out_dtype=None) -> (Tensor out, Tensor mean, Tensor var)",
+    'ScalarType? out_dtype=None, str group="") -> (Tensor out, Tensor mean, Tensor var)',
     tags=TAGS,
 )
 BATCH_NORM_ECA = torch.ops.eca_triton.batch_norm_eca.default
@@ -42,7 +42,8 @@ class Arguments(NamedTuple):
     """The arguments of `batch_norm_eca`, with the schema's names, order and defaults.
 
     `pack_mask`: backward knows where ReLU was open from one bit per element, eight channels to a byte,
-    instead of from `out`. Kernels keep bits of their own wherever they can.
+    instead of from `out`. Kernels keep bits of their own wherever they can. `group`: the name of the process
+    group whose batches are one batch, as for SyncBatchNorm; "" for this process alone.
     """
 
     x: Tensor
@@ -58,6 +59,7 @@ class Arguments(NamedTuple):
     activation: str = "identity"
     pack_mask: bool = False
     out_dtype: torch.dtype | None = None
+    group: str = ""
 
     @property
     def gate_options(self) -> dict[str, Any]:
@@ -68,7 +70,8 @@ class Arguments(NamedTuple):
 class _Saved(NamedTuple):
     """What backward needs beside the arguments, all of it small but `mask`.
 
-    means, pooled, gates: [N, C]; mean, rstd: [C]; mask: bits, or `out`, or None without ReLU.
+    means, pooled, gates: [N, C]; mean, rstd: [C]; mask: bits, or `out`, or None without ReLU; joint: where
+    processes share a batch, the elements of a channel in all of it, [1].
     """
 
     means: Tensor
@@ -77,6 +80,7 @@ class _Saved(NamedTuple):
     pooled: Tensor
     gates: Tensor
     mask: Tensor | None
+    joint: Tensor | None = None
 
 
 def _forward(a: Arguments) -> tuple[Tensor, Tensor, _Saved]:
@@ -86,6 +90,9 @@ def _forward(a: Arguments) -> tuple[Tensor, Tensor, _Saved]:
     variances, means = torch.var_mean(x, tuple(range(2, x.ndim)), correction=0)
     mean = means.mean(0)
     var = variances.mean(0) + (means - mean).square().mean(0)
+    count: Any = a.x.numel() // a.x.shape[1]
+    if a.group:
+        count, mean, var = joint_batch.statistics(count, mean, var, a.group)
     rstd = torch.rsqrt(var + a.bn_eps)
     scale = rstd if a.bn_weight is None else rstd * a.bn_weight.to(dtype)
     # Before the gate: what is first used behind an external kernel, torch.compile would save, in fp32.
@@ -105,8 +112,11 @@ def _forward(a: Arguments) -> tuple[Tensor, Tensor, _Saved]:
     out = out.to(a.out_dtype or a.x.dtype)
     if a.activation == "relu" and mask is None:
         mask = out
-    count = a.x.numel() // a.x.shape[1]
-    return out, var * (count / (count - 1)), _Saved(means, mean, rstd, pooled, gates, mask)
+    return (
+        out,
+        var * (count / (count - 1)),
+        _Saved(means, mean, rstd, pooled, gates, mask, count if a.group else None),
+    )
 
 
 class _BatchNormEca(torch.autograd.Function):
@@ -170,7 +180,7 @@ def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, 
     dtype = compute_dtype(a.x)
     space = tuple(range(2, a.x.ndim))
     elements = a.x.numel() // max(1, a.x.shape[0] * a.x.shape[1])
-    batch = a.x.shape[0] * elements
+    batch = a.x.shape[0] * elements if saved.joint is None else saved.joint
     scale = saved.rstd if a.bn_weight is None else saved.rstd * a.bn_weight.to(dtype)
     p = dy
     if saved.mask is not None:
@@ -186,10 +196,12 @@ def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, 
     gates = saved.gates if a.gain == 1.0 else saved.gates * a.gain
     d_shift = (gates * p_sum + d_pooled).sum(0)
     d_scale = saved.rstd * (gates * p_dot + d_pooled * (saved.means - saved.mean)).sum(0)
+    # The parameters' gradients stay this process's own: DistributedDataParallel adds them up.
+    all_shift, all_scale = joint_batch.sums(d_shift, d_scale, a.group) if a.group else (d_shift, d_scale)
     d_x = (
         p.to(dtype) * _over_map(gates * scale, a.x)
-        + _over_map((d_pooled / elements - d_shift / batch) * scale, a.x)
-        - centred * _over_map(scale * saved.rstd * d_scale / batch, a.x)
+        + _over_map((d_pooled / elements - all_shift / batch) * scale, a.x)
+        - centred * _over_map(scale * saved.rstd * all_scale / batch, a.x)
     )
     return (
         d_x.to(a.x.dtype),
@@ -203,6 +215,8 @@ def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, 
 
 def _plain_gradients(a: Arguments, dy: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """As `_gradients`, by autograd of the plain formula: for a backward that is itself differentiated."""
+    if a.group:
+        raise NotImplementedError("eca_triton::batch_norm_eca: no second derivatives across a process group")
     tensors: list[Any] = [tensor for tensor, needed in zip(a, needs, strict=False) if needed]
     grads = iter(torch.autograd.grad(_forward(a)[0], tensors, dy, create_graph=True))
     return tuple(next(grads) if needed else None for needed in needs)

@@ -38,7 +38,8 @@ class Statistics(NamedTuple):
 def take(a: Arguments, *others: Tensor) -> bool:
     """Whether kernels compute this call: nobody traces it or looks on, and its tensors are on a GPU."""
     return (
-        not torch.compiler.is_compiling()
+        not a.group
+        and not torch.compiler.is_compiling()
         and not number_of_dispatch_modes()
         and all(tensor is None or type(tensor) in _PLAIN for tensor in (*a[:6], *others))
         and implementation._launcher(a.x) is not None
