@@ -138,9 +138,10 @@ def test_a_checkpointed_call_of_the_op_keeps_its_inputs_only() -> None:
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
             out = run(x, residual)
         inputs = {x.data_ptr(), residual.data_ptr()}
-        assert inputs <= {t.data_ptr() for t in kept}
+        held = {t.data_ptr() for t in kept if t.numel()}  # torch 2.11 keeps an empty one, for the call
+        assert inputs <= held
         # By itself the call keeps the weight and the pooled means too.
-        assert ({t.data_ptr() for t in kept} == inputs) == (run is not block)
+        assert (held == inputs) == (run is not block)
         return torch.autograd.grad(out.square().sum(), (x, residual, weight))
 
     maps = example(), example()
