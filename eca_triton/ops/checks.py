@@ -32,41 +32,23 @@ def check_site(op: str, a: SiteArguments | ForwardArguments | BackwardArguments)
         TypeError: a dtype is not one of float64, float32, float16 and bfloat16.
         ValueError: a shape, a device, or the name of a gate or activation is wrong.
     """
-    x = a.x
-    _check_floating(op, "x", x.dtype)
-    if x.ndim < 3:
-        _fail(op, f"x must be (N, C, *spatial) with at least 3 dims, got {_shape(x)}")
-    _check_kernel(op, "x", x, a.weight, a.bias, a.circular)
-    _check_name(op, "gate", a.gate, GATES)
+    _check_map(op, a)
     _check_name(op, "pre_activation", a.pre_activation, PRE_ACTIVATIONS)
     _check_name(op, "activation", a.activation, ACTIVATIONS)
-    if a.out_dtype is not None:
-        _check_floating(op, "out_dtype", a.out_dtype)
     if a.bn_mean is not None or a.bn_var is not None or a.bn_weight is not None or a.bn_bias is not None:
         _check_batch_norm(op, a)
-    if a.residual is not None:
-        _check_companion(op, "residual", a.residual, "x", x)
 
 
 def check_batch_norm_eca(op: str, a: BatchNormArguments) -> None:
     """Checks the arguments of `batch_norm_eca`; raises as `check_site`."""
-    x = a.x
-    _check_floating(op, "x", x.dtype)
-    if x.ndim < 3:
-        _fail(op, f"x must be (N, C, *spatial) with at least 3 dims, got {_shape(x)}")
-    _check_kernel(op, "x", x, a.weight, a.bias, a.circular)
-    _check_name(op, "gate", a.gate, GATES)
+    _check_map(op, a)
     _check_name(op, "activation", a.activation, ("identity", "relu"))
-    if a.out_dtype is not None:
-        _check_floating(op, "out_dtype", a.out_dtype)
+    channels = a.x.shape[1]
     for name in ("bn_weight", "bn_bias"):
         vector = getattr(a, name)
         if vector is not None:
-            _check_vector(op, name, vector, x.shape[1], "x", x)
-    if a.residual is not None:
-        _check_companion(op, "residual", a.residual, "x", x)
-    if a.pack_mask and (a.activation != "relu" or x.shape[1] % 8 != 0):
-        channels = x.shape[1]
+            _check_vector(op, name, vector, channels, "x", a.x)
+    if a.pack_mask and (a.activation != "relu" or channels % 8 != 0):
         _fail(op, f"pack_mask needs relu and channels in eights, got {a.activation} and {channels} channels")
 
 
@@ -116,6 +98,20 @@ def check_same_dtype(op: str, x: Tensor, weight: Tensor) -> None:
     if device_type == "meta" or not torch.is_autocast_enabled(device_type):  # which does not know "meta"
         dtypes = f"{x.dtype} and {weight.dtype}"
         _fail(op, f"x and weight must share their dtype outside autocast, got {dtypes}", TypeError)
+
+
+def _check_map(op: str, a: SiteArguments | ForwardArguments | BackwardArguments | BatchNormArguments) -> None:
+    """What every operator on maps has."""
+    x = a.x
+    _check_floating(op, "x", x.dtype)
+    if x.ndim < 3:
+        _fail(op, f"x must be (N, C, *spatial) with at least 3 dims, got {_shape(x)}")
+    _check_kernel(op, "x", x, a.weight, a.bias, a.circular)
+    _check_name(op, "gate", a.gate, GATES)
+    if a.out_dtype is not None:
+        _check_floating(op, "out_dtype", a.out_dtype)
+    if a.residual is not None:
+        _check_companion(op, "residual", a.residual, "x", x)
 
 
 def _check_pooled(op: str, a: PoolArguments | PoolBackwardArguments) -> None:
