@@ -131,16 +131,22 @@ def pack(passes: Tensor, order: str) -> Tensor:
     """Booleans [N, C, *spatial] -> uint8 [N, C * HW / 8]; bit e % 8 of byte e // 8 is element e in order."""
     passes = passes.movedim(1, -1) if order == "channels_last" else passes
     n, *image = passes.shape
-    octets = passes.reshape(n, math.prod(image) // 8, 8).to(torch.uint8)
-    return (octets << torch.arange(8, dtype=torch.uint8, device=octets.device)).sum(-1, dtype=torch.uint8)
+    # Summed in int32, which Inductor does in the kernel of the elements, in uint8 in one more.
+    octets = passes.reshape(n, math.prod(image) // 8, 8).to(torch.int32)
+    return (octets << _places(octets)).sum(-1, dtype=torch.int32).to(torch.uint8)
 
 
 def unpack(mask: Tensor, shape: torch.Size, order: str) -> Tensor:
     """The booleans [N, C, *spatial] that `pack` packed."""
-    bits = (mask[..., None] >> torch.arange(8, dtype=torch.uint8, device=mask.device)) & 1
+    octets = mask[..., None].to(torch.int32)
+    bits = (octets >> _places(octets)) & 1
     if order == "channels_last":
         return bits.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1) != 0
     return bits.reshape(shape) != 0
+
+
+def _places(octets: Tensor) -> Tensor:
+    return torch.arange(8, dtype=octets.dtype, device=octets.device)
 
 
 def _before_activation(

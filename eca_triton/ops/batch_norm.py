@@ -107,7 +107,7 @@ def _forward(a: Arguments) -> tuple[Tensor, Tensor, _Saved]:
     mask = None
     if a.activation == "relu":
         if a.pack_mask:
-            mask = _pack(~(out <= 0))
+            mask = reference_training.pack(~(out <= 0), "channels_last")
         out = torch.relu(out)
     out = out.to(a.out_dtype or a.x.dtype)
     if a.activation == "relu" and mask is None:
@@ -185,7 +185,13 @@ def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, 
     p = dy
     if saved.mask is not None:
         # As torch's ReLU: a NaN passes the gradient.
-        p = torch.where(_unpack(saved.mask, a.x) if a.pack_mask else ~(saved.mask <= 0), dy, 0)
+        if a.pack_mask:
+            opened = reference_training.unpack(saved.mask, a.x.shape, "channels_last")
+            # In x's memory format: a first operand gives its own to what is made of it.
+            opened = opened.contiguous() if a.x.is_contiguous() else opened
+        else:
+            opened = ~(saved.mask <= 0)
+        p = torch.where(opened, dy, 0)
     centred = a.x.to(dtype) - _over_map(saved.mean, a.x)
     p_sum = p.to(dtype).sum(space)
     p_dot = (p.to(dtype) * centred).sum(space)
@@ -250,25 +256,6 @@ def _gradients_after_kernels(
         pooled = pooled + a.bn_bias.to(pooled.dtype)
     gates = GATE_FROM_POOL(pooled, a.weight, a.bias, **a.gate_options)
     return *_gradients(a, _Saved(means, mean, rstd, pooled, gates, None), p)[:5], p
-
-
-def _pack(mask: Tensor) -> Tensor:
-    """Bits of [N, C, *spatial] as bytes of eight channels each: [N, C // 8, *spatial]."""
-    groups = mask.reshape(mask.shape[0], -1, 8, *mask.shape[2:]).to(torch.int32)
-    return (groups << _shifts(groups)).sum(2, dtype=torch.int32).to(torch.uint8)
-
-
-def _unpack(bits: Tensor, x: Tensor) -> Tensor:
-    """The inverse of `_pack`, in x's memory format: a first operand gives its own to what is made of it."""
-    groups = bits.unsqueeze(2).to(torch.int32)
-    mask = ((groups >> _shifts(groups)) & 1).to(torch.bool).reshape(x.shape)
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        mask = mask.contiguous(memory_format=torch.channels_last)
-    return mask
-
-
-def _shifts(groups: Tensor) -> Tensor:
-    return torch.arange(8, dtype=torch.int32, device=groups.device).reshape(8, *[1] * (groups.ndim - 3))
 
 
 def _over_map(v: Tensor, x: Tensor) -> Tensor:
