@@ -49,21 +49,17 @@ def test_import_is_silent_and_loads_neither_triton_nor_the_compiler() -> None:
     assert not {"triton", "torch._dynamo", "torch._inductor"} & set(loaded.split())
 
 
-def test_import_takes_less_than_50_ms_beyond_torch() -> None:
-    times = [
-        float(
-            run(
-                """
-                import time, torch
-                start = time.process_time()
-                import eca_triton
-                print(time.process_time() - start)
-                """
-            )
-        )
-        for _ in range(3)
-    ]
-    assert min(times) < 0.050  # the least of three: a busy machine slows single runs, never speeds one up
+def test_import_takes_less_than_50_ms_beyond_torch(tmp_path: Path) -> None:
+    """With the bytecode that an installer leaves: the first run writes it, the others are timed."""
+    code = f"""
+        import sys, time, torch
+        sys.pycache_prefix, sys.dont_write_bytecode = {str(tmp_path)!r}, False
+        start = time.process_time()
+        import eca_triton
+        print(time.process_time() - start)
+        """
+    _, *times = (float(run(code)) for _ in range(5))
+    assert min(times) < 0.050  # the least of four: a busy machine slows single runs, never speeds one up
 
 
 def test_ops_and_modules_work_without_triton() -> None:
