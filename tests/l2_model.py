@@ -28,8 +28,8 @@ from typing import NamedTuple
 import torch
 from l2_programs import ITEMSIZE, Program, lagged, maps_of, tile, tile_channels_last, two_pass
 
-from eca_triton.deviceless.targets import TARGETS, Target
 from eca_triton.tables import plain_table
+from eca_triton.targets import TARGETS, Target
 from eca_triton.tuning.choice import Choice, choose
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.heuristic import pool_config, rescale_config

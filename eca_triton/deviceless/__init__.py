@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..targets import TARGETS, Target
 from .lowering import compare, lower
 from .result import Buffer, Comparison, Kernel, Lowering
-from .targets import TARGETS, Target
 
 __all__ = ["TARGETS", "Buffer", "Comparison", "Kernel", "Lowering", "Target", "compare", "lower"]

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch._inductor import config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..targets import TARGETS
 from .mocks import absent_gpu
 from .recorder import recording_kernels
 from .result import Comparison, Lowering
 from .stand_in import StandIn
-from .targets import TARGETS
 
 Backend = Literal["inductor", "eca_triton"]
 

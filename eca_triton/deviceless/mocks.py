@@ -24,8 +24,8 @@ from torch._inductor.fx_passes.joint_graph import UniformValueConstantFolder
 from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..targets import Target
 from . import backward
-from .targets import Target
 
 # Answers about the device that torch keeps for the life of the process: forgotten on entry, so that the
 # target is asked, and on exit, so that the machine is asked again. Not every version of torch has every one.

@@ -1,9 +1,10 @@
-"""The GPUs that `eca_triton.deviceless` can lower for, as their drivers describe them."""
+"""The GPUs that can be planned and lowered for: what their drivers say, and how fast they are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -23,6 +24,10 @@ class Target:
         shared_bytes_per_sm: Shared memory of one multiprocessor.
         shared_bytes_per_block: Most shared memory that one block may ask for (opt-in limit).
         copy_bytes_per_s: Bandwidth of a large device-to-device copy, reads and writes together.
+        l2_read_bytes_per_s: Bandwidth of reads that the L2 cache answers.
+        tensor_flops_per_s: Multiplications and additions in fp16 or bf16 of the tensor cores, dense.
+        clock_hz: Highest clock of the multiprocessors, each of which issues four warp instructions per tick.
+        launch_s: Shortest time from one kernel to the next in a CUDA graph.
         warp_size: Threads of one warp.
     """
 
@@ -35,6 +40,10 @@ class Target:
     shared_bytes_per_sm: int
     shared_bytes_per_block: int
     copy_bytes_per_s: float
+    l2_read_bytes_per_s: float
+    tensor_flops_per_s: float
+    clock_hz: float
+    launch_s: float = 2.3e-6
     warp_size: int = 32
 
     @property
@@ -67,7 +76,9 @@ class Target:
 
 # Sizes are those of the CUDA programming guide (compute capability 8.0 and 9.0) and of the vendor's data
 # sheets for the SXM boards. A copy reaches 90 % of the data sheet's bandwidth: 4.3 of 4.8 TB/s on an H200;
-# the same share is taken for the other two (of 3.35 and 2.04 TB/s).
+# the same share is taken for the other two (of 3.35 and 2.04 TB/s). L2 and launch times are those that
+# te42kyfo/gpu-benches publishes for the H200, whose chip the H100 shares; an A100's L2 is taken to be slower
+# by its multiprocessors and clock.
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
@@ -81,6 +92,9 @@ TARGETS: dict[str, Target] = {
             shared_bytes_per_sm=228 * KIB,
             shared_bytes_per_block=227 * KIB,
             copy_bytes_per_s=4.3e12,
+            l2_read_bytes_per_s=9.7e12,
+            tensor_flops_per_s=989e12,
+            clock_hz=1.98e9,
         ),
         Target(
             name="h100",
@@ -92,6 +106,9 @@ TARGETS: dict[str, Target] = {
             shared_bytes_per_sm=228 * KIB,
             shared_bytes_per_block=227 * KIB,
             copy_bytes_per_s=3.0e12,
+            l2_read_bytes_per_s=9.7e12,
+            tensor_flops_per_s=989e12,
+            clock_hz=1.98e9,
         ),
         Target(
             name="a100",
@@ -103,6 +120,19 @@ TARGETS: dict[str, Target] = {
             shared_bytes_per_sm=164 * KIB,
             shared_bytes_per_block=163 * KIB,
             copy_bytes_per_s=1.8e12,
+            l2_read_bytes_per_s=5.7e12,
+            tensor_flops_per_s=312e12,
+            clock_hz=1.41e9,
         ),
     )
 }
+
+
+def target_like(properties: Any) -> Target:
+    """The target that a GPU resembles most, by what `torch.cuda.get_device_properties` says of it.
+
+    One of its own product name, else of its capability's generation, else the newest.
+    """
+    named = [target for target in TARGETS.values() if target.product == properties.name]
+    near = [target for target in TARGETS.values() if target.capability[0] == properties.major]
+    return (named or near or list(TARGETS.values()))[0]
