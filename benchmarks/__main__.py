@@ -1,7 +1,7 @@
-"""Command line of the measurements: `python -m benchmarks op`.
+"""Command line of the measurements: `python -m benchmarks op`, and of the counts: `python -m benchmarks tax`.
 
-Exit codes: 0 measured, or shown; 1 a row failed its check, or a contender could not run; 2 nothing was
-measured because there is no CUDA device, or the arguments are wrong.
+Exit codes: 0 measured, counted, or shown; 1 a row failed its check, a contender could not run, or ours moves
+more than stock; 2 nothing was measured because there is no CUDA device, or the arguments are wrong.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import torch
 from eca_triton.tables import write_table
 from eca_triton.tuning.config import Device
 
-from . import results, sites
+from . import results, sites, tax
 from .machine import describe, folder_name
+from .networks import NETWORKS
 from .op import Plan, failed, measure
 from .timing import Timer, time_in_turn
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
+DIRECTIONS = {"inference": False, "training": True}
 BUDGET_S = 460.0  # eight minutes, less the start of Python and the row in flight
 REPEATS = 20
 NO_DEVICE = 2
@@ -35,6 +38,8 @@ def main(
 ) -> int:
     """Run the command and return its exit code; a test gives a timer, and the device that it pretends for."""
     options = _parser().parse_args(arguments)
+    if options.command == "tax":
+        return _tax(options)
     if options.table is not None:
         return _show(options.table)
     if device is None and torch.cuda.is_available():
@@ -55,9 +60,10 @@ def main(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Times, on a GPU, checked before each."
+        prog="python -m benchmarks",
+        description="Times, on a GPU, checked before each; and counts, on any machine.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     each = commands.add_parser(
         "op", help="ECA and whole tails, forward or in training, against eager and torch.compile"
     )
@@ -83,7 +89,33 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--dry-run", action="store_true", help="list the rows and their kernels; needs no GPU")
     each.add_argument("--target", default="h200", help="GPU whose kernels --dry-run lists: h200, h100, a100")
     each.add_argument("--table", type=Path, metavar="OP_JSON", help="print earlier results as markdown")
+    counts = commands.add_parser(
+        "tax", help="bytes and kernels of timm's networks: stock, ours, and without ECA"
+    )
+    counts.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
+    counts.add_argument("--contenders", nargs="+", choices=tax.CONTENDERS, default=list(tax.CONTENDERS))
+    counts.add_argument("--modes", nargs="+", choices=tax.MODES, default=list(tax.MODES))
+    counts.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
+    counts.add_argument("--whole", action="store_true", help="the deepest networks with all their blocks")
+    counts.add_argument("--workers", type=_positive, default=2, help="processes")
+    counts.add_argument("--out", type=Path, default=RESULTS / "counted" / "tax.json", help="the JSON")
+    counts.add_argument("--page", type=Path, default=DOCS / "tax.md", help="the page made of it")
     return parser
+
+
+def _tax(options: argparse.Namespace) -> int:
+    from eca_triton.compile.passes import package_hash
+
+    wanted = tax.jobs(
+        options.networks, options.contenders, [DIRECTIONS[each] for each in options.directions], options.modes
+    )
+    machine = describe(torch.device("cpu"))
+    sources = package_hash()[:16]
+    document = tax.run(wanted, options.out, machine, sources, options.workers, print, whole=options.whole)
+    options.page.write_text(tax.page(document))
+    worse, failed = tax.rising(document), [row for row in document["rows"] if "error" in row]
+    print(*(f"more than stock: {each}" for each in worse), f"written to {options.page}", sep="\n")
+    return int(bool(worse or failed))
 
 
 def _shapes(text: str) -> list[sites.Shape]:

@@ -96,15 +96,15 @@ def save(document: Mapping[str, Any], path: Path) -> None:
     partial.replace(path)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, command: str = "op") -> dict[str, Any]:
     """What `save` wrote.
 
     Raises:
         ValueError: the file is no JSON of this command.
     """
     document = json.loads(path.read_text())
-    if not isinstance(document, dict) or document.get("command") != "op":
-        raise ValueError(f"{path} was not written by `python -m benchmarks op`")
+    if not isinstance(document, dict) or document.get("command") != command:
+        raise ValueError(f"{path} was not written by `python -m benchmarks {command}`")
     return document
 
 

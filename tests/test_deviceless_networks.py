@@ -8,82 +8,29 @@ ECA_TRITON_FULL_DEPTH=1 lowers every one whole, which takes a quarter of an hour
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from eca_triton.deviceless import Comparison, Kernel, compare, lower
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
+
+from benchmarks.networks import DEEP, NETWORKS, attention, images, network, stages, without_attention
 
 timm = pytest.importorskip("timm")
 
 # Lowering all of them takes minutes, so the oldest torch has one of each family.
 FAMILIES = ("ecaresnet26t", "ecaresnext26t_32x4d", "eca_nfnet_l0", "eca_resnet33ts", "eca_vovnet39b")
 OLDEST = torch.__version__.startswith("2.11.")
-FULL_DEPTH = os.environ.get("ECA_TRITON_FULL_DEPTH") == "1"
-NETWORKS = {
-    "eca_botnext26ts_256": 256,
-    "eca_halonext26ts": 256,
-    "eca_nfnet_l0": 224,
-    "eca_nfnet_l1": 224,
-    "eca_nfnet_l2": 224,
-    "eca_nfnet_l3": 224,
-    "eca_resnet33ts": 224,
-    "eca_resnext26ts": 224,
-    "eca_vovnet39b": 224,
-    "ecaresnet26t": 224,
-    "ecaresnet50d": 224,
-    "ecaresnet50d_pruned": 224,
-    "ecaresnet50t": 224,
-    "ecaresnet101d": 224,
-    "ecaresnet101d_pruned": 224,
-    "ecaresnet200d": 224,
-    "ecaresnet269d": 224,
-    "ecaresnetlight": 224,
-    "ecaresnext26t_32x4d": 224,
-    "ecaresnext50t_32x4d": 224,
-    "nf_ecaresnet26": 224,
-    "nf_ecaresnet50": 224,
-    "nf_ecaresnet101": 224,
-}
-DEEP = {
-    "eca_nfnet_l1",
-    "eca_nfnet_l2",
-    "eca_nfnet_l3",
-    "ecaresnet101d",
-    "ecaresnet200d",
-    "ecaresnet269d",
-    "nf_ecaresnet101",
-}
-
-
-def network(name: str) -> nn.Module:
-    with torch.device("meta"):
-        model: nn.Module = timm.create_model(name)
-    if name in DEEP and not FULL_DEPTH:
-        for stage in stages(model):
-            del stage[2:-1]
-    return model
-
-
-def stages(model: nn.Module) -> Iterator[nn.Sequential]:
-    """The chains of blocks of one resolution: `layer1` to `layer4` of a ResNet, `stages` of the others."""
-    for name, module in model.named_modules():
-        if name in {"layer1", "layer2", "layer3", "layer4"} or name.rpartition(".")[0] == "stages":
-            assert isinstance(module, nn.Sequential)
-            yield module
-
-
-def sites(model: nn.Module) -> int:
-    return sum(type(module).__name__ in {"EcaModule", "CecaModule"} for module in model.modules())
+WHOLE = os.environ.get("ECA_TRITON_FULL_DEPTH") == "1"
 
 
 def both(name: str, batch: int = 128, channels_last: bool = False, training: bool = False) -> Comparison:
-    side = NETWORKS[name]
-    images = torch.empty(batch, 3, side, side, device="meta")
     arguments = {"dtype": torch.bfloat16, "channels_last": channels_last, "training": training}
-    return compare(network(name), images, **arguments)
+    return compare(network(name, whole=WHOLE), images(name, batch), **arguments)
 
 
 def one_dimensional_convolutions(kernels: tuple[Kernel, ...]) -> list[Kernel]:
@@ -98,16 +45,18 @@ def one_dimensional_convolutions(kernels: tuple[Kernel, ...]) -> list[Kernel]:
 def test_the_deep_networks_keep_a_stage_of_each_kind() -> None:
     assert set(timm.list_models(["eca_*", "ecares*", "nf_ecares*"])) == NETWORKS.keys()
     for name in DEEP:
-        depths = [len(stage) for stage in stages(network(name))]
+        depths = [len(stage) for stage in stages(network(name, whole=WHOLE))]
         assert len(depths) == 4
-        assert all(depth <= 3 for depth in depths) != FULL_DEPTH
+        assert all(depth <= 3 for depth in depths) != WHOLE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "ecaresnet50d"])  # which is below
 def test_bytes_and_kernels_never_rise(name: str) -> None:
     result = both(name)
-    assert [record.lowered for record in result.records] == [True] * sites(network(name))
+    assert [record.lowered for record in result.records] == [True] * len(
+        attention(network(name, whole=WHOLE))
+    )
     assert result.lowered.bytes_moved <= result.stock.bytes_moved
     assert len(result.lowered.kernels) <= len(result.stock.kernels)
     assert result.lowered.external_calls <= result.stock.external_calls
@@ -144,9 +93,7 @@ def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
     assert [kernel.name for kernel in ours.kernels].count("eca_triton.gate.default") == 1
     assert len(ours.kernels) <= len(stock.kernels) - 24
 
-    images = torch.empty(128, 3, 224, 224, device="meta")
-    with torch.device("meta"):
-        plain_network = timm.create_model("resnet50d")
-    plain = lower(plain_network, images, dtype=torch.bfloat16, channels_last=channels_last)
+    twin = without_attention(network("ecaresnet50d"))
+    plain = lower(twin, images("ecaresnet50d", 128), dtype=torch.bfloat16, channels_last=channels_last)
     assert stock.bytes_moved > 1.21 * plain.bytes_moved
     assert ours.bytes_moved < 1.005 * plain.bytes_moved

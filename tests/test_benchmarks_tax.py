@@ -1,0 +1,120 @@
+"""`python -m benchmarks tax`: what it counts, keeps, and says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
+
+from benchmarks import results, tax
+from benchmarks.__main__ import main
+from benchmarks.machine import describe
+from benchmarks.networks import NETWORKS, attention, network, without_attention
+from benchmarks.tax import Job
+
+MACHINE = {"torch": "2.14.1", "triton": "3.8.0"}
+HEAD = {"command": "tax", "target": "h200", "batch": 128, "dtype": "bf16", "whole": False, **MACHINE}
+IN_S = {"plain": 10, "stock": 12, "ours": 11}
+KERNELS = {"plain": 100, "stock": 130, "ours": 101}
+
+
+def row(name: str, who: str, training: bool = False, **more: Any) -> tax.Count:
+    job = Job(name, who, training, True, "default")
+    counted = {"sites": 16, "plans": {}, "bytes": IN_S[who] * 10**9, "kernels": KERNELS[who], "external": 9}
+    return {**job._asdict(), **counted, **({"sources": "now"} if who == "ours" else {}), **more}
+
+
+def document(*rows: tax.Count) -> dict[str, Any]:
+    return {**HEAD, "rows": list(rows)}
+
+
+def complete(**ours: Any) -> dict[str, Any]:
+    rows = [row("ecaresnet50d", who) for who in ("plain", "stock")]
+    return document(*rows, row("ecaresnet50d", "ours", **ours))
+
+
+def resume(path: Path, wanted: list[Job], sources: str = "now") -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    return tax.run(wanted, path, MACHINE, sources, 1, said.append), said
+
+
+def test_the_page_has_the_tax_before_and_after() -> None:
+    page = tax.page(complete())
+    assert "## Inference, channels-last, default" in page
+    assert "| ecaresnet50d | 16 | 10.00 | 12.00 | 11.00 | +20.0 % | +10.0 % | 100 | 130 | 101 |" in page
+    assert "More bytes or kernels than stock: in none of these." in page
+
+
+@pytest.mark.parametrize("worse", [{"bytes": 13 * 10**9}, {"kernels": 131}], ids=["bytes", "kernels"])
+def test_the_page_names_what_is_more_than_stock(worse: dict[str, int]) -> None:
+    assert "stock: ecaresnet50d, inference, channels-last, default." in tax.page(complete(**worse))
+
+
+def test_a_network_with_a_contender_missing_or_failed_is_not_in_the_page() -> None:
+    rows = complete()["rows"]
+    failed = {**rows[2], "error": "RuntimeError: no"}
+    for lacking in (rows[:2], [*rows[:2], failed]):
+        assert "ecaresnet50d" not in tax.page(document(*lacking))
+
+
+def test_what_was_counted_is_not_counted_again(tmp_path: Path) -> None:
+    path = tmp_path / "tax.json"
+    results.save(complete(), path)
+    wanted = [tax.job_of(each) for each in complete()["rows"]]
+    found, said = resume(path, wanted)
+    assert (found["rows"], said) == (complete()["rows"], [])
+
+
+def test_ours_is_counted_anew_for_other_sources_and_failures_are_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "tax.json"
+    rows = complete()["rows"]
+    results.save(document({**rows[0], "error": "RuntimeError: no"}, *rows[1:]), path)
+    found, _ = resume(path, [], sources="later")
+    assert [each["contender"] for each in found["rows"]] == ["stock"]
+
+
+def test_another_torch_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "tax.json"
+    results.save({**complete(), "torch": "2.11.0"}, path)
+    assert resume(path, [])[0]["rows"] == []
+
+
+def test_a_job_is_lowered_and_counted() -> None:
+    counted = tax.count(Job("ecaresnet26t", "ours", False, True, "default"), batch=2)
+    assert counted["sites"] == sum(counted["plans"].values()) == 8
+    assert counted["bytes"] > 10**8
+    assert counted["kernels"] > counted["external"] > 30
+
+
+def test_what_cannot_be_lowered_leaves_a_row_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tax.MODES, "default", {"no_such_option": True})
+    assert "no_such_option" in tax.count(Job("ecaresnet26t", "stock", False, True, "default"))["error"]
+
+
+def test_the_command_writes_the_page_of_what_was_counted(tmp_path: Path, capsys: Any) -> None:
+    written, page = tmp_path / "tax.json", tmp_path / "tax.md"
+    machine = describe(torch.device("cpu"))
+    rows = [row("ecaresnet50d", who) for who in ("plain", "stock")]
+    rows += [{**each, "channels_last": False} for each in rows]
+    results.save({**document(*rows), "torch": machine["torch"], "triton": machine["triton"]}, written)
+    wanted = ["--networks", "ecaresnet50d", "--modes", "default", "--directions", "inference"]
+    where = ["--out", str(written), "--page", str(page)]
+    assert main(["tax", *wanted, "--contenders", "plain", "stock", *where]) == 0
+    assert f"written to {page}" in capsys.readouterr().out
+    assert page.read_text().startswith("# The ECA tax")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_twin_has_no_attention_and_is_otherwise_the_same(name: str) -> None:
+    model = network(name)
+    taps = sum(p.numel() for path in attention(model) for p in model.get_submodule(path).parameters())
+    size = sum(p.numel() for p in model.parameters())
+    assert taps > 0
+    twin = without_attention(model)
+    assert attention(twin) == []
+    assert sum(p.numel() for p in twin.parameters()) == size - taps
