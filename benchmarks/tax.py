@@ -175,8 +175,8 @@ def page(document: Mapping[str, Any]) -> str:
         "",
         "`python -m benchmarks tax` writes this page; it needs no GPU.",
         "",
-        f"What `torch.compile` moves in a step of timm's {len(NETWORKS)} ECA networks on an H200: without ECA "
-        '("plain": the identity in place of each ECA module), with ECA under stock Inductor, and with our '
+        f"What `torch.compile` moves in a step of timm's {len(NETWORKS)} ECA networks on an H200: without "
+        'ECA ("plain": the identity in place of each module), with ECA under stock Inductor, and with our '
         f"pass. Batch {document['batch']}, bfloat16, torch {document['torch']}, Triton {document['triton']}. "
         "GB are Inductor's own count of the code that it generates: each buffer once for every kernel that "
         "touches it, whatever the caches do. The tax is what ECA adds to the plain network. Nothing here is "
