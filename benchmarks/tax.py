@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,16 +109,16 @@ def run(
     known = {job_of(row) for row in kept}
     missing = [job for job in wanted if job not in known]
     document["rows"] = kept
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=8) as pool:
-        running = {pool.submit(count, job, batch=batch, whole=whole): job for job in missing}
-        for done, future in enumerate(as_completed(running), 1):
-            row = future.result()
+    # A pool of multiprocessing, for that of concurrent.futures can wait for ever when it replaces a worker.
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=8) as pool:
+        counting = pool.imap_unordered(partial(count, batch=batch, whole=whole), missing)
+        for done, row in enumerate(counting, 1):
             if row["contender"] == "ours":
                 row["sources"] = sources
             document["rows"].append(row)
             results.save(document, path)
             what = row.get("error") or f"{row['bytes'] / 1e9:.2f} GB, {row['kernels']} kernels"
-            progress(f"{done}/{len(missing)} {_label(running[future])}: {what}")
+            progress(f"{done}/{len(missing)} {_label(job_of(row))}: {what}")
     return document
 
 
