@@ -118,9 +118,9 @@ def roofline(
         (k.flops / k.bytes_moved, 1e6 * k.flops / kernel_us(k, target)) for k in heavy if k.bytes_moved
     ]
     sites = [
-        (*_points(record, target), record.decision.plan, title)
+        (*_points(record, times), record.decision.plan, title)
         for record, title in zip(records, titles, strict=True)
-        if record.map_bytes
+        if (times := site_us(record, target)) is not None
     ]
     points = [point for before, after, _, _ in sites for point in (before, after)] + kernels
     x_axis = _decades([x for x, _ in points] + [ridge / 2, 2 * ridge])
@@ -149,15 +149,16 @@ def roofline(
     )
 
 
-def _points(record: SiteRecord, target: Target) -> tuple[tuple[float, float], tuple[float, float]]:
+def _points(
+    record: SiteRecord, times_us: tuple[float, float]
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """(flops per byte, flops per second) of a site before and after: the same work with less traffic."""
     decision = record.decision
     each = ATTENTION_FLOPS + sum(FUSED_FLOPS.get(name, 1) for name in decision.fused)
     flops = each * math.prod(record.shape)
-    before_us, after_us = site_us(record, target) or (1.0, 1.0)
     return (
-        (flops / (decision.traffic_before * record.map_bytes), 1e6 * flops / before_us),
-        (flops / (decision.traffic_after * record.map_bytes), 1e6 * flops / after_us),
+        (flops / (decision.traffic_before * record.map_bytes), 1e6 * flops / times_us[0]),
+        (flops / (decision.traffic_after * record.map_bytes), 1e6 * flops / times_us[1]),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -120,12 +121,12 @@ def speedup(before: Lowering, after: Lowering, target: Target) -> Band:
 
 
 def site_us(record: SiteRecord, target: Target) -> tuple[float, float] | None:
-    """Microseconds of a site before and after; None for what is no site.
+    """Microseconds of a site before and after; None where nothing was predicted.
 
     Those of the plan's own costs, where it has weighed any, else the time of the traffic and of one launch.
     """
     decision = record.decision
-    if not record.map_bytes:
+    if not record.map_bytes or isnan(decision.traffic_before):
         return None
     bandwidth = target.copy_bytes_per_s * LIKELY.bandwidth
     times = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from math import isnan
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ def without_attention(model: nn.Module, records: Iterable[SiteRecord]) -> nn.Mod
     Raises:
         NoTwinError: There is no site, or one that is not a module of its own.
     """
-    sites = [record for record in records if not isnan(record.decision.traffic_before)]
+    sites = [record for record in records if record.map_bytes]
     if not sites:
         raise NoTwinError("there is no ECA site to take out")
     inline = [record.name for record in sites if record.owner is None]
