@@ -19,17 +19,20 @@ if TYPE_CHECKING:
     from eca_triton.compile.passes import disable, enable, enabled, inductor_options
     from eca_triton.functional import BatchNormParameters, adaptive_kernel_size, eca, eca_gate
     from eca_triton.module import ECA, ECABlock
+    from eca_triton.report import assert_lowered, explain
 
 _HOME_OF = {
     "BatchNormParameters": "eca_triton.functional",
     "ECA": "eca_triton.module",
     "ECABlock": "eca_triton.module",
     "adaptive_kernel_size": "eca_triton.functional",
+    "assert_lowered": "eca_triton.report",
     "disable": "eca_triton.compile.passes",
     "eca": "eca_triton.functional",
     "eca_gate": "eca_triton.functional",
     "enable": "eca_triton.compile.passes",
     "enabled": "eca_triton.compile.passes",
+    "explain": "eca_triton.report",
     "inductor_options": "eca_triton.compile.passes",
 }
 
@@ -39,11 +42,13 @@ __all__ = [
     "ECABlock",
     "__version__",
     "adaptive_kernel_size",
+    "assert_lowered",
     "disable",
     "eca",
     "eca_gate",
     "enable",
     "enabled",
+    "explain",
     "inductor_options",
 ]
 

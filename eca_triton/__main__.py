@@ -1,6 +1,7 @@
 """Command line: `python -m eca_triton explain MODEL` and `python -m eca_triton doctor`.
 
-Exit codes: 0 fine; 1 the model could not be compiled, or `doctor` found a problem; 2 bad arguments.
+Exit codes: 0 fine; 1 the model could not be compiled, or `doctor` found a problem; 2 bad arguments;
+3 `explain --diff` found a site that is not lowered any more, or more bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from .models import Request
 
 DESCRIPTION = "Efficient Channel Attention under torch.compile: what is lowered, and on what machine."
 
@@ -40,9 +45,21 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--channels-last", action="store_true", help="store maps channels-last")
     explain.add_argument("--training", action="store_true", help="a training step instead of inference")
     explain.add_argument(
-        "--target", help="also lower the network for this GPU (h200, h100, a100); none is needed"
+        "--target",
+        help="also lower the network for this GPU (h200, h100, a100), which need not be there; by default "
+        "for the one that is, if any; `none` lists the sites alone",
+    )
+    explain.add_argument(
+        "--measure", action="store_true", help="also time it on this machine's GPU, with random weights"
     )
     explain.add_argument("--json", action="store_true", help="print one JSON object")
+    explain.add_argument("--html", metavar="FILE", type=Path, help="also write a page that stands alone")
+    explain.add_argument(
+        "--diff",
+        metavar="FILE",
+        type=Path,
+        help="compare with an earlier --json of the same model; exit code 3 if it got worse",
+    )
     explain.set_defaults(run=_explain)
 
     doctor = commands.add_parser("doctor", help="show versions, GPUs, the backend and environment variables")
@@ -59,37 +76,78 @@ def _positive(text: str) -> int:
 
 
 def _explain(options: argparse.Namespace, out: TextIO) -> int:
-    from .models import ModelNotFoundError, Request, load
-    from .report import explain, write
+    from .models import ModelNotFoundError, load
+    from .report import explain
+    from .report.diff import NotComparableError, compare_reports, load_report
 
-    if options.target is not None:
-        from .deviceless import TARGETS
+    problem = _impossible(options)
+    if problem:
+        return _complain(2, problem)
+    try:
+        earlier = None if options.diff is None else load_report(options.diff)
+        model, inputs = load(_request(options))
+    except (ModelNotFoundError, NotComparableError) as error:
+        return _complain(2, str(error))
+    if options.target not in (None, "none") and sys.stderr.isatty():
+        print(
+            f"lowering {options.model} for {options.target}, stock, with our pass and without ECA ...",
+            file=sys.stderr,
+        )
+    try:
+        report = explain(
+            model,
+            *inputs,
+            target=options.target,
+            training=options.training,
+            measure=options.measure,
+            name=options.model,
+        )
+    except Exception as error:
+        return _complain(1, f"{options.model} could not be compiled: {type(error).__name__}: {error}")
+    answer = report.as_dict()
+    try:
+        diff = None if earlier is None else compare_reports(earlier, answer)
+        if options.html is not None:
+            report.save_html(options.html)
+    except (NotComparableError, OSError) as error:
+        return _complain(2, str(error))
+    if options.json:
+        print(json.dumps(answer | ({} if diff is None else {"diff": diff.as_dict()}), indent=2), file=out)
+    elif diff is not None:
+        out.write("\n".join(diff.lines()) + "\n")
+    else:
+        report.write(out)
+    return 3 if diff is not None and diff.worse else 0
 
-        if options.target not in TARGETS:
-            return _complain(2, f"unknown target {options.target!r}; choose {', '.join(TARGETS)}")
-    request = Request(
+
+def _impossible(options: argparse.Namespace) -> str:
+    """What is wrong with the arguments, or ""."""
+    from .targets import TARGETS
+
+    if options.target not in (None, "none", *TARGETS):
+        return f"unknown target {options.target!r}; choose {', '.join(TARGETS)}"
+    if options.measure:
+        import torch
+
+        if not torch.cuda.is_available():
+            return "--measure needs a GPU, and there is none"
+        if options.target == "none":
+            return "--measure and --target none contradict each other"
+    return ""
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from .models import Request
+
+    return Request(
         name=options.model,
         batch=options.batch,
         size=options.size,
         dtype=options.dtype,
         channels_last=options.channels_last,
         training=options.training,
+        device="cuda" if options.measure else None,
     )
-    try:
-        model, inputs = load(request)
-    except ModelNotFoundError as error:
-        return _complain(2, str(error))
-    if options.target is not None and sys.stderr.isatty():
-        print(f"lowering {options.model} for {options.target}, stock and with our pass ...", file=sys.stderr)
-    try:
-        report = explain(model, inputs, target=options.target, training=options.training)
-    except Exception as error:
-        return _complain(1, f"{options.model} could not be compiled: {type(error).__name__}: {error}")
-    if options.json:
-        print(json.dumps(report.as_dict(), indent=2), file=out)
-    else:
-        write(report, out)
-    return 0
 
 
 def _doctor(options: argparse.Namespace, out: TextIO) -> int:

@@ -31,6 +31,7 @@ class Request:
         dtype: Key in `DTYPES`, or None to leave the model as it comes.
         channels_last: Whether weights and maps are stored channels-last.
         training: Whether to look at a training step instead of inference.
+        device: Where the model is to be; None: where it comes, which for timm models is the meta device.
     """
 
     name: str
@@ -39,12 +40,13 @@ class Request:
     dtype: str | None = None
     channels_last: bool = False
     training: bool = False
+    device: str | None = None
 
 
 def load(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
     """Build the model and its example inputs as the request describes them.
 
-    timm models have no weights at all: they stand on the meta device.
+    timm models have no weights at all, but on a device that is asked for: there they have random ones.
 
     Raises:
         ModelNotFoundError: If there is no such model, file or factory, or timm is missing.
@@ -54,6 +56,9 @@ def load(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
         model, inputs = _timm_model(name, request)
     else:
         model, inputs = _own_model(request)
+    if request.device is not None:
+        model = model.to(request.device)
+        inputs = _each_tensor(inputs, lambda x: x.to(request.device))
     if request.dtype is not None:
         dtype = DTYPES[request.dtype]
         model = model.to(dtype)
@@ -71,11 +76,12 @@ def _timm_model(name: str, request: Request) -> tuple[nn.Module, tuple[Any, ...]
         raise ModelNotFoundError("timm is not installed; pip install 'eca_triton[timm]'") from error
     if not timm.is_model(name.split(".")[0]):
         raise ModelNotFoundError(f"timm has no model {name!r}{_suggestion(name, timm.list_models())}")
-    with torch.device("meta"):
+    with torch.device(request.device or "meta"):
         model: Any = timm.create_model(name, pretrained=False)
     channels, height, width = model.pretrained_cfg["input_size"]
     height, width = (request.size, request.size) if request.size else (height, width)
-    return model, (torch.empty(request.batch or 1, channels, height, width, device="meta"),)
+    size = (request.batch or 1, channels, height, width)
+    return model, (torch.randn(size, device=request.device or "meta"),)
 
 
 def _own_model(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:

@@ -115,7 +115,7 @@ def show_h200() -> bool:
 
     name = f"timm:{MODEL}"
     model, inputs = load(Request(name=name, batch=128, size=SIZE, dtype="bf16", channels_last=True))
-    report = explain(model, inputs, target="h200")
+    report = explain(model, *inputs, target="h200")
     write(report, sys.stdout)
     totals = report.totals()
     return (

@@ -19,7 +19,10 @@ from eca_triton.__main__ import main
 from eca_triton.compile.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parent.parent
-SITE_KEYS = ["name", "shape", "k", "plan", "lowered", "fused", "reason", "traffic_before", "traffic_after"]
+SITE_KEYS = [
+    "name", "shape", "k", "plan", "lowered", "fused", "reason", "traffic_before", "traffic_after", "detail",
+    "module", "source", "map_bytes", "time_before_us", "time_after_us",
+]  # fmt: skip
 TOTAL_KEYS = ["sites", "lowered"] + [
     f"{quantity}_{when}"
     for quantity in ("kernels", "external_calls", "bytes")
@@ -82,7 +85,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_every_site_of_a_timm_network_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     answer = explain(capsys, "timm:ecaresnet26t", "--batch", "8", "--size", "224", "--dtype", "bf16")
-    assert list(answer) == ["sites", "totals"]
+    assert (answer["schema"], answer["model"], answer["batch"]) == (1, "timm:ecaresnet26t", 8)
     assert all(list(site) == SITE_KEYS for site in answer["sites"])
     assert [site["name"] for site in answer["sites"]] == [
         f"layer{layer}.{block}.se" for layer in (1, 2, 3, 4) for block in (0, 1)
@@ -101,7 +104,7 @@ def test_every_site_of_a_timm_network_is_listed(capsys: pytest.CaptureFixture[st
 def test_without_a_target_the_totals_of_the_network_are_null(
     capsys: pytest.CaptureFixture[str], own_model: str
 ) -> None:
-    totals = explain(capsys, f"{own_model}:network")["totals"]
+    totals = explain(capsys, f"{own_model}:network", "--target", "none")["totals"]
     assert list(totals) == TOTAL_KEYS
     assert (totals["sites"], totals["lowered"]) == (2, 1)
     assert all(totals[key] is None for key in TOTAL_KEYS[2:])
@@ -124,8 +127,7 @@ def test_a_target_changes_no_plan() -> None:
         x = torch.empty(8, 64, 32, 32).contiguous(memory_format=torch.channels_last)
     model = model.bfloat16().to(memory_format=torch.channels_last)
     planned, lowered = (
-        report.explain(model, (x.bfloat16(),), target=target, training=True).sites
-        for target in (None, "h200")
+        report.explain(model, x.bfloat16(), target=target, training=True).sites for target in ("none", "h200")
     )
     assert planned[0].decision == lowered[0].decision
 
@@ -186,6 +188,44 @@ def test_what_cannot_be_found_is_named(
     capsys: pytest.CaptureFixture[str], own_model: str, name: str, message: str
 ) -> None:
     assert re.search(message, refused(capsys, name.replace("{own}", own_model)))
+
+
+def test_a_page_is_written_beside_the_answer(
+    capsys: pytest.CaptureFixture[str], own_model: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    explain(capsys, f"{own_model}:network", "--target", "none", "--html", str(page))
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert f"{own_model}:network" in page.read_text(encoding="utf-8")
+
+
+def test_a_difference_for_the_worse_exits_with_3(
+    capsys: pytest.CaptureFixture[str], own_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [f"{own_model}:network", "--target", "none"]
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(explain(capsys, *arguments)))
+    assert main(["explain", *arguments, "--diff", str(old)]) == 0
+    assert capsys.readouterr().out == "nothing changed\n"
+    monkeypatch.setenv("ECA_TRITON_DISABLE", "1")
+    assert main(["explain", *arguments, "--diff", str(old)]) == 3
+    assert "4: block -> skip ECA204\n" in capsys.readouterr().out
+    assert main(["explain", *arguments, "--diff", str(old), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["diff"]["worse"] == ["4 is not lowered any more"]
+
+
+def test_an_old_file_that_does_not_fit_is_refused(
+    capsys: pytest.CaptureFixture[str], own_model: str, tmp_path: Path
+) -> None:
+    old = tmp_path / "old.json"
+    assert f"{old}: " in refused(capsys, f"{own_model}:network", "--diff", str(old))
+    old.write_text('{"schema": 0}')
+    assert "schema: expected 1, got 0" in refused(capsys, f"{own_model}:network", "--diff", str(old))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")
+def test_nothing_is_measured_without_a_gpu(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
+    assert "--measure needs a GPU" in refused(capsys, f"{own_model}:network", "--measure")
 
 
 def test_an_unknown_target_is_named_with_the_choices(

@@ -23,6 +23,8 @@ PUBLIC = (
     "disable",
     "enabled",
     "inductor_options",
+    "explain",
+    "assert_lowered",
 )
 
 
@@ -149,9 +151,9 @@ ALLOWED = {
     "tables": set(),
     "models": set(),
     "doctor": {"tables", "__init__"},
-    "report": {"compile", "deviceless", "tables", "targets"},
-    "__main__": {"doctor", "models", "report", "deviceless"},
-    "__init__": {"compile", "functional", "module", "ops"},
+    "report": {"compile", "deviceless", "tables", "targets", "__init__"},
+    "__main__": {"doctor", "models", "report", "targets"},
+    "__init__": {"compile", "functional", "module", "ops", "report"},
 }  # fmt: skip
 
 

@@ -59,6 +59,13 @@ def test_the_wheel_holds_each_module_once(archives: tuple[Path, Path]) -> None:
     assert sorted(names) == sorted(expected)
 
 
+def test_the_wheel_holds_the_templates_of_the_report(archives: tuple[Path, Path]) -> None:
+    page = ROOT / "eca_triton" / "report" / "page"
+    assert {f"eca_triton/report/page/{path.name}" for path in page.iterdir()} <= set(
+        zipfile.ZipFile(archives[1]).namelist()
+    )
+
+
 def test_the_wheel_is_typed_and_licensed(archives: tuple[Path, Path]) -> None:
     names = zipfile.ZipFile(archives[1]).namelist()
     assert "eca_triton/py.typed" in names

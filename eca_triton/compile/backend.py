@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from .compat import inductor_compile, inductor_config, reset_cudagraphs
+from .compat import graph_breaks, inductor_compile, inductor_config, reset_cudagraphs
 from .passes import POST_GRAD_HOOK, CacheKeyPass, SiteRecord, lower_graph, plan_graph, with_pass
 from .plan import Settings
+from .where import module_paths, naming
 
 
 def eca_triton(
@@ -52,28 +54,66 @@ eca_triton.reset = reset_cudagraphs  # type: ignore[attr-defined]  # torch.compi
 
 
 def inspect(model: torch.nn.Module, inputs: Sequence[Any], *, device_type: str = "cuda") -> list[SiteRecord]:
-    """The sites of a model as they would be planned on a device: Dynamo only, nothing is lowered.
+    """The sites of a model as they would be planned on a device: `trace`, without what else it saw."""
+    return trace(model, inputs, device_type=device_type).records
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What Dynamo saw of a model.
+
+    Attributes:
+        records: In graph order, rejected candidates after the sites of each graph.
+        modules: Paths of the modules that a graph has a call of.
+        weights: Paths of the parameters that graphs slid over channels. A graph that is called by several
+            layers, which Dynamo compiles once if they are alike, has the weights of all of them.
+        graph_breaks: Why Dynamo split the model into several graphs.
+    """
+
+    records: list[SiteRecord]
+    modules: frozenset[str]
+    weights: frozenset[str]
+    graph_breaks: tuple[str, ...]
+
+
+def trace(model: torch.nn.Module, inputs: Sequence[Any], *, device_type: str = "cuda") -> Trace:
+    """Find and plan the sites of a model: Dynamo only, nothing is lowered.
 
     Args:
         model: any module; on the meta device this takes no memory.
         inputs: its positional arguments, on the model's device.
         device_type: plan as though the maps were on a device of this type.
-
-    Returns:
-        list[SiteRecord] in graph order, rejected candidates after the sites of each graph.
     """
     records: list[SiteRecord] = []
+    modules: set[str] = set()
+    weights: set[int] = set()
     settings = Settings.from_environment(device=device_type)
 
     def collect(gm: fx.GraphModule, _: list[Any]) -> Callable[..., Any]:
+        sites = []
         for module in gm.modules():
             if isinstance(module, fx.GraphModule):
-                records.extend(record for _, record in plan_graph(module, settings))
-        return gm.forward
+                planned = plan_graph(module, settings)
+                records.extend(record for _, record in planned)
+                sites += [site for site, _ in planned if site is not None]
+                calls = [node for node in module.graph.nodes if node.op.startswith("call_")]
+                modules.update(path for node in calls for path in module_paths(node))
+        inputs = gm.graph.find_nodes(op="placeholder")
+        places = [inputs.index(site.weight) for site in sites if site.weight in inputs]
+
+        def run(*args: Any) -> Any:
+            weights.update(id(args[place]) for place in places)
+            return gm.forward(*args)
+
+        return run
 
     torch._dynamo.reset()
+    before = graph_breaks()
     try:
-        torch.compile(model, backend=collect, dynamic=False)(*inputs)
+        with naming(model):
+            torch.compile(model, backend=collect, dynamic=False)(*inputs)
     finally:
         torch._dynamo.reset()
-    return records
+    breaks = (why for why, times in graph_breaks().items() if times > before.get(why, 0))
+    passed = {path for path, weight in model.named_parameters() if id(weight) in weights}
+    return Trace(records, frozenset(modules), frozenset(passed), tuple(breaks))

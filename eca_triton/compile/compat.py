@@ -24,6 +24,7 @@ __all__ = [
     "CustomGraphPass",
     "as_passes",
     "generated_code",
+    "graph_breaks",
     "inductor_compile",
     "inductor_config",
     "packs_bits",
@@ -49,6 +50,13 @@ def inductor_compile(
 def reset_cudagraphs() -> None:
     """Drop the CUDA graphs that Inductor holds, as `torch.compiler.reset()` does for its own backend."""
     torch._TorchCompileInductorWrapper(None, None, None).reset()
+
+
+def graph_breaks() -> dict[str, int]:
+    """Why Dynamo has broken graphs since the process started, first lines only, and how often."""
+    from torch._dynamo.utils import counters
+
+    return {str(why).partition("\n")[0]: times for why, times in counters["graph_break"].items()}
 
 
 def inductor_config() -> Any:

@@ -24,6 +24,7 @@ from .recognize import recognize
 from .rewrite import packs_mask, rewrite, stays_whole
 from .site import Rejection, Site
 from .trial import templates_work
+from .where import owner, source_line
 
 log = logging.getLogger("eca_triton")
 
@@ -33,12 +34,19 @@ POST_GRAD_HOOK = "post_grad_custom_post_pass"
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What became of one ECA-like site; `shape` in numbers, symbolic sizes by the example that was traced."""
+    """What became of one ECA-like site; `shape` in numbers, symbolic sizes by the example that was traced.
+
+    `map_bytes`: of a site's map, 0 for a rejected candidate. `owner`: path of the module that is this site
+    and nothing else. `source`: the user's line of the rescaling, or of what stopped the match.
+    """
 
     name: str
     shape: tuple[int, ...]
     k: int
     decision: Decision
+    map_bytes: int = 0
+    owner: str | None = None
+    source: str = ""
 
     @property
     def lowered(self) -> bool:
@@ -64,8 +72,7 @@ def plan_graph(gm: fx.GraphModule, settings: Settings) -> list[tuple[Site | None
     """Recognize and decide, the graph unchanged: a record per site and, with no site, per rejection."""
     found = recognize(gm)
     planned: list[tuple[Site | None, SiteRecord]] = [
-        (site, SiteRecord(site.name, _hints(site.shape), site.k, decide(_facts(site, settings), settings)))
-        for site in found.sites
+        (site, _recorded(site, decide(_facts(site, settings), settings))) for site in found.sites
     ]
     return planned + [(None, _rejected(rejection)) for rejection in found.rejected]
 
@@ -88,6 +95,20 @@ def lower_graph(gm: fx.GraphModule, settings: Settings) -> list[SiteRecord]:
         # Inductor runs its hook on a sub-graph, and again on the graph around it when its sites are gone.
         collected += [record for record in records if record.lowered or record not in collected]
     return records
+
+
+def _recorded(site: Site, decision: Decision) -> SiteRecord:
+    """The record of a site, with where it is in the user's program."""
+    shape = _hints(site.shape)
+    return SiteRecord(
+        name=site.name,
+        shape=shape,
+        k=site.k,
+        decision=decision,
+        map_bytes=math.prod(shape) * value(site.x).dtype.itemsize,
+        owner=owner(site),
+        source=source_line(site.mul),
+    )
 
 
 def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
@@ -129,7 +150,8 @@ def _facts(site: Site, settings: Settings) -> Facts:
 
 def _rejected(rejection: Rejection) -> SiteRecord:
     nothing = Decision("skip", rejection.reason, rejection.detail, math.nan, math.nan, ())
-    return SiteRecord(rejection.name, _hints(rejection.shape), rejection.k, nothing)
+    shape = _hints(rejection.shape)
+    return SiteRecord(rejection.name, shape, rejection.k, nothing, source=rejection.source)
 
 
 def _hints(shape: tuple[Any, ...]) -> tuple[int, ...]:
@@ -216,6 +238,16 @@ def without_pass(hook: Any) -> Any:
     if isinstance(hook, (list, tuple)):
         return [each for each in hook if not isinstance(each, LoweringPass)]
     return hook
+
+
+@contextmanager
+def stock_inductor() -> Iterator[None]:
+    """Within it, Inductor compiles without our pass, also where `enable()` has installed it."""
+    config = inductor_config()
+    with config.patch(
+        {hook: without_pass(getattr(config, hook)) for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK)}
+    ):
+        yield
 
 
 def inductor_options(*, force: bool = False) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Probe:
             before = self.index.numel()
             self.view(node, source, POOL_PATH)
             if self.index.numel() != before:
-                raise NoMatchError(NOT_MEAN, f"{name} takes a part of the map")
+                raise NoMatchError(NOT_MEAN, f"{name} takes a part of the map", node)
         elif name == "reduce":
             self._einops_reduce(node)
         elif name in ("mean", "sum"):
@@ -134,7 +134,7 @@ class Probe:
         elif name in SCALINGS:
             self.scale *= self._factor(node)
         else:
-            raise NoMatchError(POOL_PATH, name or str(node.target))
+            raise NoMatchError(POOL_PATH, name or str(node.target), node)
 
     def _reduce(self, dims: Any, keepdim: bool, how: str) -> None:
         dims = (dims,) if isinstance(dims, int) else tuple(dims)
@@ -219,7 +219,7 @@ class Probe:
         elif name in SCALAR_FUNCTIONS and tensor_inputs(node) == [source]:
             self.functions.append(node)
         elif name not in SAME_ELEMENTS:
-            raise NoMatchError(GATE_PATH, name or str(node.target))
+            raise NoMatchError(GATE_PATH, name or str(node.target), node)
 
     def gate_function(self) -> str:
         """The function that the collected calls compute, tested on numbers: "sigmoid" or "hard_sigmoid"."""

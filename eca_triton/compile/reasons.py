@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import fx
+
 EVEN_TAPS = "ECA101"
 CONVOLUTION = "ECA102"
 PADDING = "ECA103"
@@ -48,9 +53,10 @@ REASONS: dict[str, str] = {
 
 
 class NoMatchError(Exception):
-    """Raised inside the recognizer: a candidate is not an ECA site, for the reason `code`."""
+    """Raised inside the recognizer: this is not an ECA site, for the reason `code` and because of `node`."""
 
-    def __init__(self, code: str, detail: str = "") -> None:
+    def __init__(self, code: str, detail: str = "", node: fx.Node | None = None) -> None:
         super().__init__(f"{code} {REASONS[code]}" + (f": {detail}" if detail else ""))
         self.code = code
         self.detail = detail
+        self.node = node

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +52,7 @@ from .reasons import (
     NoMatchError,
 )
 from .site import Recognition, Rejection, Site
+from .where import module_paths, source_line
 
 
 @without_modes
@@ -66,11 +66,12 @@ def recognize(gm: fx.GraphModule) -> Recognition:
             found.sites.append(_match(conv, sizes))
             continue
         except NoMatchError as no:
-            code, detail = no.code, no.detail
+            code, detail, stopped_by = no.code, no.detail, no.node
         except Exception as error:  # a user's program compiles even where we are wrong
-            code, detail = UNEXPECTED, repr(error)
+            code, detail, stopped_by = UNEXPECTED, repr(error), None
         k = int(value(bind(conv)["weight"]).numel())
-        found.rejected.append(Rejection(_name(conv), tuple(value(conv).shape), k, code, detail))
+        shape, source = tuple(value(conv).shape), source_line(stopped_by or conv)
+        found.rejected.append(Rejection(_name(conv), shape, k, code, detail, source))
     return found
 
 
@@ -179,13 +180,13 @@ def _forward(conv: fx.Node) -> tuple[list[fx.Node], fx.Node]:
     while True:
         users = tensor_users(chain[-1])
         if len(users) != 1:
-            raise NoMatchError(SHARED, f"{len(users)} users of {chain[-1].name}")
+            raise NoMatchError(SHARED, f"{len(users)} users of {chain[-1].name}", chain[-1])
         user = users[0]
         name = op_name(user)
         if name in MULTIPLICATIONS and len(tensor_inputs(user)) == 2:
             return chain, user
         if name not in VIEWS | SAME_ELEMENTS | SCALAR_FUNCTIONS or tensor_inputs(user)[0] is not chain[-1]:
-            raise NoMatchError(GATE_PATH, name or user.name)
+            raise NoMatchError(GATE_PATH, name or user.name, user)
         chain.append(user)
 
 
@@ -205,7 +206,7 @@ def _backward(vector: fx.Node, x: fx.Node) -> list[fx.Node]:
         if not inputs or node.op not in ("call_function", "call_method"):
             raise NoMatchError(OTHER_OPERAND, f"the gate comes from {node.name}")
         if len(tensor_users(node)) != 1:
-            raise NoMatchError(SHARED, f"{node.name} has {len(tensor_users(node))} users")
+            raise NoMatchError(SHARED, f"{node.name} has {len(tensor_users(node))} users", node)
         chain.insert(0, node)
         node = inputs[0]
         if len(chain) > 16:
@@ -257,12 +258,11 @@ def _gate_function(shape: Sequence[Any], channel_dim: int, forward: list[fx.Node
 
 def _name(conv: fx.Node) -> str:
     """Path of the module around the convolution, as in `named_modules()`; outside modules the node's name."""
-    stack = list((conv.meta.get("nn_module_stack") or {}).values())
-    if not stack:
+    paths = module_paths(conv)
+    if not paths:
         return conv.name
-    path, kind = stack[-1]
-    path = re.sub(r"^L\['\w+'\]|\._modules|\._orig_mod", "", path)
-    path = re.sub(r"\[['\"]?([^\]'\"]+)['\"]?\]", r".\1", path).strip(".")
+    stack = list((conv.meta.get("nn_module_stack") or {}).values())
+    path, kind = paths[-1], stack[-1][1] if stack else None
     is_convolution = isinstance(kind, type) and issubclass(kind, torch.nn.modules.conv._ConvNd)
     return path.rpartition(".")[0] if is_convolution and "." in path else path
 

@@ -83,13 +83,17 @@ def must_be_stored(node: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A convolution that looks like ECA's and is not, or not provably: a reason code and what stopped it."""
+    """A convolution that looks like ECA's and is not, or not provably: a reason code and what stopped it.
+
+    `source` is the user's line of the call that stopped it, or of the convolution: "file.py:18".
+    """
 
     name: str
     shape: tuple[Any, ...]
     k: int
     reason: str
     detail: str
+    source: str = ""
 
 
 @dataclass

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._inductor import config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..compile.where import naming
 from ..targets import TARGETS
 from .mocks import absent_gpu
 from .recorder import recording_kernels
@@ -86,7 +86,7 @@ def lower(
             arguments = stand_in.inputs(inputs)
             compiled = torch.compile(copy, backend=backend, mode=mode, options=options, dynamic=dynamic)
             casts = torch.autocast("cuda", dtype=autocast, enabled=autocast is not None)
-            with fake_mode, casts:
+            with fake_mode, casts, naming(copy):
                 compiled(*arguments)
     finally:
         torch._dynamo.reset()
@@ -98,10 +98,9 @@ def compare(model: nn.Module, example_inputs: Tensor | tuple[Any, ...], **argume
 
     Stock means without our pass also where `eca_triton.enable()` has installed it.
     """
-    from ..compile.passes import POST_GRAD_HOOK, PRE_GRAD_HOOK, recording, without_pass
+    from ..compile.passes import recording, stock_inductor
 
-    hooks = {hook: without_pass(getattr(config, hook)) for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK)}
-    with config.patch(hooks):
+    with stock_inductor():
         stock = lower(model, example_inputs, backend="inductor", **arguments)
     with recording() as records:
         lowered = lower(model, example_inputs, backend="eca_triton", **arguments)

@@ -16,6 +16,7 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
 from torch._inductor.utils import Placeholder, get_fused_kernel_name
 from torch._inductor.virtualized import V
+from torch.fx.node import map_arg
 
 from .result import Buffer, Kernel
 
@@ -74,6 +75,7 @@ def _kernels(graph: GraphLowering, sources: bool) -> Iterator[Kernel]:
             writes=tuple(writes),
             bytes_moved=sum(moved.values()),
             source=source,
+            flops=_flops(node),
         )
 
 
@@ -119,6 +121,42 @@ def _operations(node: Node) -> tuple[str, ...]:
         if origin.op == "call_function"
     }
     return tuple(sorted(calls))
+
+
+def _flops(node: Node) -> int:
+    """By the formulas of `torch.utils.flop_counter`, for library calls and for Inductor's own templates.
+
+    Other kernels name a convolution as their origin too: those that copy its input into another layout.
+    """
+    from torch.utils.flop_counter import flop_registry
+
+    computing = [
+        part.node
+        for part in node.get_nodes()
+        if isinstance(part, ExternKernelSchedulerNode) or isinstance(part.node, ir.TemplateBuffer)
+    ]
+    calls = {
+        origin
+        for each in computing
+        for origin in each.get_origins()
+        if getattr(origin.target, "overloadpacket", None) in flop_registry
+    }
+    return sum(
+        _number(
+            flop_registry[call.target.overloadpacket](
+                *map_arg(call.args, _value), **map_arg(call.kwargs, _value), out_val=_value(call)
+            )
+        )
+        for call in calls
+    )
+
+
+def _value(node: Any) -> Any:
+    return node.meta["val"]
+
+
+def _number(size: Any) -> int:
+    return int(size.node.hint or 0) if isinstance(size, torch.SymInt) else int(size)
 
 
 def _written(node: Node, name: str, bytes_moved: int) -> Iterator[Buffer]:

@@ -44,6 +44,7 @@ class Kernel:
         writes: Buffers that it writes and that outlive it.
         bytes_moved: Sum over `reads` and `writes`, as Inductor counts.
         source: Triton source, if asked for; None for an external call.
+        flops: Multiplications and additions of the convolutions and matrix products in it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Kernel:
     writes: tuple[Buffer, ...]
     bytes_moved: int
     source: str | None = None
+    flops: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Lowering:
     def bytes_moved(self) -> int:
         """Bytes read and written by all kernels."""
         return sum(kernel.bytes_moved for kernel in self.kernels)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of all convolutions and matrix products."""
+        return sum(kernel.flops for kernel in self.kernels)
 
     @property
     def triton_kernels(self) -> int:

@@ -1,0 +1,174 @@
+"""`explain`: look at a model from all sides, none of which changes it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from .. import __version__
+from ..targets import TARGETS, target_like
+from .lookalikes import lookalikes, unmatched, unrecorded
+from .result import Report, Subject
+from .twin import NoTwinError, without_attention
+
+if TYPE_CHECKING:
+    from ..compile.backend import Trace
+    from ..deviceless import Lowering
+
+
+def explain(
+    model: nn.Module,
+    *inputs: Any,
+    target: str | None = None,
+    training: bool = False,
+    measure: bool | None = None,
+    name: str | None = None,
+) -> Report:
+    """Say what becomes of every ECA-like site of a model on a GPU, and what that is predicted to be worth.
+
+    No GPU is needed, and the model is not changed: a copy of its structure, without data, is compiled.
+
+    Args:
+        model: Module on the CPU, the meta device or a GPU, in the dtype and layout that it will run in.
+        inputs: Its example inputs, on the same device.
+        target: GPU to lower the whole network for (a key of `eca_triton.targets.TARGETS`), stock, with our
+            pass and without ECA. None: the target that is most like this machine's GPU, and without a GPU no
+            lowering: the report then has sites only, which is quick. "none": never a lowering.
+        training: Look at a training step, with the copy in training mode, instead of inference.
+        measure: Also time the three networks on the GPU that the model is on. None: where it is on one, and
+            `target` is not "none".
+        name: What to call the model; its class's name by default.
+
+    Raises:
+        ValueError: Unknown target, or `measure` for a model that is not on a GPU.
+
+    Example:
+        >>> report = eca_triton.explain(model, torch.randn(8, 3, 224, 224), target="h200")
+        >>> print(report)
+        >>> report.save_html("report.html")
+    """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    on_gpu = any(tensor.is_cuda for tensor in (*model.parameters(), *_tensors(inputs)))
+    if measure and not on_gpu:
+        raise ValueError("measure=True needs model and inputs on a GPU, got neither")
+    chosen = choose_target(target, _tensors(inputs))
+    subject = _subject(model, inputs, name or type(model).__name__, training, chosen)
+    if chosen is None:
+        traced = look(model, inputs, training=training)
+        missing = unmatched(unrecorded(lookalikes(model), traced.records), traced)
+        return Report(subject, tuple(traced.records), unmatched=missing, graph_breaks=traced.graph_breaks)
+
+    from ..compile.compat import graph_breaks
+    from ..compile.passes import stock_inductor
+    from ..deviceless import compare, lower
+
+    before = graph_breaks()
+    comparison = compare(model, inputs, target=chosen, training=training)
+    breaks = tuple(why for why, times in graph_breaks().items() if times > before.get(why, 0))
+    plain: Lowering | None = None
+    no_plain, twin = "", None
+    try:
+        if breaks:  # layers that are alike share a graph, and a record, so sites are not all known
+            raise NoTwinError(f"the graph breaks ({breaks[0]})")
+        twin = without_attention(model, comparison.records)
+        with stock_inductor():
+            plain = lower(twin, inputs, target=chosen, training=training)
+    except NoTwinError as reason:
+        no_plain = str(reason)
+    measured = None
+    if measure or (measure is None and on_gpu and target != "none"):
+        from .measure import measure_networks
+
+        measured = measure_networks(model, twin, inputs, training=training)
+    # Only where something looks like ECA beyond the records is it worth tracing once more to say why.
+    found = unrecorded(lookalikes(model), comparison.records)
+    seen = look(model, inputs, training=training) if found else None
+    return Report(
+        subject=subject,
+        sites=tuple(comparison.records),
+        comparison=comparison,
+        plain=plain,
+        no_plain=no_plain,
+        unmatched=() if seen is None else unmatched(found, seen),
+        graph_breaks=breaks,
+        measured=measured,
+    )
+
+
+def look(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Trace:
+    """What Dynamo sees of a model as it would be on a GPU."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from ..compile.backend import trace
+    from ..deviceless.stand_in import StandIn
+
+    # As on a GPU, and unlike on the meta device, a convolution of channels-last maps makes such maps.
+    fakes = FakeTensorMode()
+    stand_in = StandIn(fakes, torch.device("cpu"), dtype=None, channels_last=False)
+    copy, arguments = stand_in.model(model).train(training), stand_in.inputs(inputs)
+    with torch.set_grad_enabled(training), fakes:
+        return trace(copy, arguments, device_type="cuda")
+
+
+def choose_target(target: str | None, inputs: list[Tensor]) -> str | None:
+    """The key of the target that is meant, None for no lowering.
+
+    Raises:
+        ValueError: There is no such target.
+    """
+    if target == "none":
+        return None
+    if target is not None:
+        if target not in TARGETS:
+            raise ValueError(f"target must be one of {', '.join(TARGETS)}, none, got {target!r}")
+        return target
+    if not torch.cuda.is_available():
+        return None
+    device = next((tensor.device for tensor in inputs if tensor.is_cuda), torch.device("cuda"))
+    return target_like(torch.cuda.get_device_properties(device)).name
+
+
+def _subject(
+    model: nn.Module, inputs: tuple[Any, ...], name: str, training: bool, target: str | None
+) -> Subject:
+    tensors = _tensors(inputs)
+    dtypes = dict.fromkeys(_short(p.dtype) for p in model.parameters() if p.is_floating_point())
+    return Subject(
+        model=name,
+        inputs=tuple(_form(tensor) for tensor in tensors),
+        dtype=" + ".join(dtypes) or "none",
+        batch=tensors[0].shape[0] if tensors and tensors[0].dim() else None,
+        training=training,
+        target=target,
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"eca_triton": __version__, "torch": torch.__version__}
+    with suppress(metadata.PackageNotFoundError):
+        found["triton"] = metadata.version("triton")
+    return found
+
+
+def _form(tensor: Tensor) -> str:
+    sizes = " x ".join(str(size) for size in tensor.shape) or "number"
+    channels_last = (
+        tensor.dim() == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+    return f"{sizes} {_short(tensor.dtype)}" + " channels-last" * channels_last
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _tensors(inputs: tuple[Any, ...]) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]

@@ -1,0 +1,143 @@
+"""How long a lowered network should take on a GPU: a roofline per kernel, with an error band.
+
+A kernel takes max(bytes / bandwidth, flops / throughput) plus the time of a launch. Which share of the
+target's rates kernels reach is not known without a GPU: `EFFICIENCIES` are three assumptions about it, and
+every figure is given under each. Nothing here was measured, and a host that cannot keep up is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isnan
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from ..targets import Target
+
+if TYPE_CHECKING:
+    from ..compile.passes import SiteRecord
+    from ..deviceless import Kernel, Lowering
+
+
+class Band(NamedTuple):
+    """A figure and how far off it may be."""
+
+    low: float
+    likely: float
+    high: float
+
+    def over(self, numerator: float) -> Band:
+        """The band of `numerator` / figure."""
+        return Band(*(numerator / figure if figure else 0.0 for figure in reversed(self)))
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """The share of a target's rates that kernels reach.
+
+    Attributes:
+        bandwidth: Of the bandwidth of a large copy.
+        tensor: Of the peak throughput in convolutions and matrix products.
+    """
+
+    bandwidth: float
+    tensor: float
+
+
+# From the fastest to the slowest. Inductor's pointwise kernels come close to a copy on large maps, less so
+# on small ones; cuDNN and cuBLAS reach a third to three quarters of the peak, by shape.
+EFFICIENCIES = (Efficiency(1.0, 0.75), Efficiency(0.9, 0.55), Efficiency(0.75, 0.35))
+FASTEST, LIKELY, SLOWEST = EFFICIENCIES
+ASSUMPTION = (
+    "each kernel takes one launch and the longer of two times: its bytes at "
+    f"{SLOWEST.bandwidth:.0%} to {FASTEST.bandwidth:.0%} of copy bandwidth (likely {LIKELY.bandwidth:.0%}), "
+    f"its flops at {SLOWEST.tensor:.0%} to {FASTEST.tensor:.0%} of the peak (likely {LIKELY.tensor:.0%})"
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One network on one target.
+
+    Attributes:
+        bytes_moved: As Inductor counts.
+        flops: Of convolutions and matrix products.
+        kernels: Launches, external calls included.
+        step_us: Microseconds of one step.
+    """
+
+    bytes_moved: int
+    flops: int
+    kernels: int
+    step_us: Band
+
+    def images_per_s(self, batch: int) -> Band:
+        """Throughput with `batch` images in a step."""
+        return self.step_us.over(1e6 * batch)
+
+
+def predict(lowering: Lowering, target: Target) -> Prediction:
+    """Sum over the kernels of a network, under each of the three assumptions."""
+    return Prediction(
+        bytes_moved=lowering.bytes_moved,
+        flops=lowering.flops,
+        kernels=len(lowering.kernels),
+        step_us=_band(lambda efficiency: sum(kernel_us(k, target, efficiency) for k in lowering.kernels)),
+    )
+
+
+def kernel_us(kernel: Kernel, target: Target, efficiency: Efficiency = LIKELY) -> float:
+    """Microseconds of one launch."""
+    moving = kernel.bytes_moved / (target.copy_bytes_per_s * efficiency.bandwidth)
+    computing = kernel.flops / (peak_flops_per_s(kernel, target) * efficiency.tensor)
+    return 1e6 * (max(moving, computing) + target.launch_s)
+
+
+def peak_flops_per_s(kernel: Kernel, target: Target) -> float:
+    """What the units that torch uses by default for this kernel's dtype can do.
+
+    16-bit types run on tensor cores; convolutions in float32 too, as TF32, at half that rate; other products
+    in float32 on the CUDA cores, 128 to a multiprocessor, and in float64 at half of those.
+    """
+    dtypes = {buffer.dtype for buffer in (*kernel.reads, *kernel.writes)}
+    cuda_cores = 2 * 128 * target.sms * target.clock_hz
+    if torch.float64 in dtypes:
+        return cuda_cores / 2
+    if dtypes & {torch.float16, torch.bfloat16}:
+        return target.tensor_flops_per_s
+    return target.tensor_flops_per_s / 2 if "convolution" in kernel.name else cuda_cores
+
+
+def speedup(before: Lowering, after: Lowering, target: Target) -> Band:
+    """How many times faster the second is. Narrower than the two bands: both meet the same assumption."""
+    ratios = sorted(
+        sum(kernel_us(k, target, efficiency) for k in before.kernels)
+        / (sum(kernel_us(k, target, efficiency) for k in after.kernels) or 1.0)
+        for efficiency in EFFICIENCIES
+    )
+    return Band(*ratios)
+
+
+def site_us(record: SiteRecord, target: Target) -> tuple[float, float] | None:
+    """Microseconds of a site before and after; None where nothing was predicted.
+
+    Those of the plan's own costs, where it has weighed any, else the time of the traffic and of one launch.
+    """
+    decision = record.decision
+    if not record.map_bytes or isnan(decision.traffic_before):
+        return None
+    bandwidth = target.copy_bytes_per_s * LIKELY.bandwidth
+    times = []
+    for traffic, cost in (
+        (decision.traffic_before, getattr(decision, "cost_before", None)),
+        (decision.traffic_after, getattr(decision, "cost_after", None)),
+    ):
+        moving = traffic * record.map_bytes / bandwidth + target.launch_s
+        times.append(1e6 * (moving if cost is None else cost.time_s(target)))
+    return times[0], times[1]
+
+
+def _band(time_us: Callable[[Efficiency], float]) -> Band:
+    return Band(*(time_us(efficiency) for efficiency in EFFICIENCIES))
