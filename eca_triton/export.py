@@ -11,10 +11,13 @@ from torch import fx
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.export import ExportedProgram
 
+from .compile.graph import value
 from .compile.inline import inline
 from .compile.passes import lower_graph
 from .compile.plan import Settings
+from .compile.trial import templates_work
 from .decompositions import decomposition_table
+from .ops import ECA
 
 Graphs = TypeVar("Graphs", ExportedProgram, fx.GraphModule)
 
@@ -37,6 +40,9 @@ def rewrite_exported(
     Returns:
         ExportedProgram; `eca_triton.compile.passes.recording` collects what became of every site, and why.
 
+    Raises:
+        ValueError: the program went through `run_decompositions`.
+
     Example:
         >>> program = torch.export.export(model.eval().cuda(), (x,))
         >>> lowered = eca_triton.rewrite_exported(program)
@@ -46,6 +52,7 @@ def rewrite_exported(
 
 def rewritten(program: ExportedProgram, settings: Settings) -> ExportedProgram:
     """`rewrite_exported` with settings of any kind."""
+    _check_whole(program)
     root = _copy(program.graph_module)
     targets = {node: node.target for graph in _graphs_of(root) for node in graph.nodes}
     lower_graph(root, settings)
@@ -80,6 +87,38 @@ def decompose(program: Graphs) -> Graphs:
     return _decomposed(program)
 
 
+def aoti_compile_and_package(
+    program: ExportedProgram, *, package_path: str | None = None, inductor_configs: dict[str, Any] | None = None
+) -> str:
+    """`torch._inductor.aoti_compile_and_package` with ECA lowered, for a package that runs without us.
+
+    A package has no Python: it holds machine code, and calls other operators by their names. So a site is
+    lowered where Inductor makes a kernel of ours part of the package, and is Inductor's own code elsewhere, on
+    the CPU for one; operators of ours that the program calls by themselves likewise.
+
+    Args:
+        program: as for `rewrite_exported`.
+        package_path: where to write to, ending in ".pt2"; None: torch's choice.
+        inductor_configs: options of Inductor for this compilation.
+
+    Returns:
+        The path, for `torch._inductor.aoti_load_package` or C++'s `AOTIModelPackageLoader`.
+
+    Example:
+        >>> path = eca_triton.aoti_compile_and_package(program, package_path="ecaresnet50d.pt2")
+        >>> out = torch._inductor.aoti_load_package(path)(x)
+    """
+    lowered = rewritten(program, Settings.from_environment(exported=True, packaged=True))
+    values = [node.meta.get("val") for graph in _graphs_of(lowered.graph_module) for node in graph.nodes]
+    devices = {value.device for value in values if isinstance(value, torch.Tensor)}
+    gpus = [device for device in devices if device.type == "cuda"]
+    templates = bool(gpus) and all(templates_work(device) for device in gpus)
+    root = _decomposed(lowered.graph_module, keep=(ECA,) if templates else ())
+    return torch._inductor.aoti_compile_and_package(
+        _like(lowered, root), package_path=package_path, inductor_configs=inductor_configs
+    )
+
+
 def _decomposed(root: fx.GraphModule, keep: Collection[Any] = ()) -> fx.GraphModule:
     """A copy in which only those of our operators are left that are to be kept."""
     root = _copy(root)
@@ -91,6 +130,18 @@ def _decomposed(root: fx.GraphModule, keep: Collection[Any] = ()) -> fx.GraphMod
                 inline(node, function, table)
         graph.owning_module.recompile()
     return root
+
+
+def _check_whole(program: ExportedProgram) -> None:
+    """Raise where a convolution over channels is one no longer: its neighbours are in pieces, too."""
+    for graph in _graphs_of(program.graph_module):
+        for node in graph.find_nodes(op="call_function", target=torch.ops.aten.convolution.default):
+            weight = value(node.args[1])
+            if tuple(weight.shape[:2]) == (1, 1) and weight.numel() == max(weight.shape):
+                raise ValueError(
+                    "program must be as torch.export.export returns it, before run_decompositions, got one "
+                    f"with the core ATen convolution {node.name}"
+                )
 
 
 def _copy(root: fx.GraphModule) -> fx.GraphModule:

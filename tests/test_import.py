@@ -23,6 +23,10 @@ PUBLIC = (
     "disable",
     "enabled",
     "inductor_options",
+    "aoti_compile_and_package",
+    "decompose",
+    "decomposition_table",
+    "rewrite_exported",
 )
 
 
@@ -142,16 +146,18 @@ ALLOWED = {
         "reference", "reference_training", "call", "launch", "launch_batch_norm", "launch_training", "direct",
         "private",
     },
-    "functional": {"ops", "reference"},
+    "functional": {"ops", "private", "reference"},
+    "decompositions": {"ops", "reference", "reference_training"},
+    "export": {"compile", "decompositions", "ops"},
     "module": {"functional"},
-    "compile": {"ops", "targets", "tuning", "__init__"},
+    "compile": {"decompositions", "ops", "targets", "tuning", "__init__"},
     "deviceless": {"compile", "targets", "__init__"},
     "tables": set(),
     "models": set(),
     "doctor": {"tables", "__init__"},
     "report": {"compile", "deviceless", "tables", "targets"},
     "__main__": {"doctor", "models", "report", "deviceless"},
-    "__init__": {"compile", "functional", "module", "ops"},
+    "__init__": {"compile", "decompositions", "export", "functional", "module", "ops"},
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
@@ -61,5 +62,5 @@ def traced(
         kwargs: Any = map_arg(node.kwargs, given.__getitem__)
         return function(*args, **kwargs)
 
-    with torch.no_grad(), detect_fake_mode(values) or nullcontext():
+    with enable_python_dispatcher(), torch.no_grad(), detect_fake_mode(values) or nullcontext():
         return make_fx(call, decomposition_table=dict(table), tracing_mode="real")(*values)

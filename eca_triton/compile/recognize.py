@@ -263,7 +263,10 @@ def _name(conv: fx.Node) -> str:
     path, kind = stack[-1]
     path = re.sub(r"^L\['\w+'\]|\._modules|\._orig_mod", "", path)
     path = re.sub(r"\[['\"]?([^\]'\"]+)['\"]?\]", r".\1", path).strip(".")
-    is_convolution = isinstance(kind, type) and issubclass(kind, torch.nn.modules.conv._ConvNd)
+    # An exported program has the name of the class, Dynamo the class.
+    is_convolution = (isinstance(kind, type) and issubclass(kind, torch.nn.modules.conv._ConvNd)) or str(
+        kind
+    ).startswith("torch.nn.modules.conv.")
     return path.rpartition(".")[0] if is_convolution and "." in path else path
 
 
