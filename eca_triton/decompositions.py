@@ -14,7 +14,7 @@ from .ops.schema_training import BackwardArguments, ForwardArguments
 
 
 def decomposition_table() -> dict[Any, Callable[..., Any]]:
-    """Our operators -> functions that compute the same with operators of torch, the CPU's numbers bit for bit.
+    """Our operators -> functions that compute the same with operators of torch, bit for bit as on the CPU.
 
     Example:
         >>> table = torch.export.default_decompositions()

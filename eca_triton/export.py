@@ -82,19 +82,21 @@ def decompose(program: Graphs) -> Graphs:
     Example:
         >>> torch.onnx.export(eca_triton.decompose(program), dynamo=True)
     """
-    if isinstance(program, ExportedProgram):
-        return _like(program, _decomposed(program.graph_module))
-    return _decomposed(program)
+    plain: Any = _decomposed(program.graph_module if isinstance(program, ExportedProgram) else program)
+    return _like(program, plain) if isinstance(program, ExportedProgram) else plain  # type: ignore[return-value]
 
 
 def aoti_compile_and_package(
-    program: ExportedProgram, *, package_path: str | None = None, inductor_configs: dict[str, Any] | None = None
+    program: ExportedProgram,
+    *,
+    package_path: str | None = None,
+    inductor_configs: dict[str, Any] | None = None,
 ) -> str:
     """`torch._inductor.aoti_compile_and_package` with ECA lowered, for a package that runs without us.
 
     A package has no Python: it holds machine code, and calls other operators by their names. So a site is
-    lowered where Inductor makes a kernel of ours part of the package, and is Inductor's own code elsewhere, on
-    the CPU for one; operators of ours that the program calls by themselves likewise.
+    lowered where Inductor makes a kernel of ours part of the package. Elsewhere, on the CPU for one, it is
+    Inductor's own code, and so is every operator of ours that the program calls by itself.
 
     Args:
         program: as for `rewrite_exported`.
@@ -123,12 +125,12 @@ def _decomposed(root: fx.GraphModule, keep: Collection[Any] = ()) -> fx.GraphMod
     """A copy in which only those of our operators are left that are to be kept."""
     root = _copy(root)
     table = decomposition_table()
-    for graph in _graphs_of(root):
-        for node in list(graph.nodes):
+    for module in _graph_modules(root):
+        for node in list(module.graph.nodes):
             function = None if node.target in keep else table.get(_overload(node.target))
             if function is not None:
                 inline(node, function, table)
-        graph.owning_module.recompile()
+        module.recompile()
     return root
 
 
@@ -160,8 +162,12 @@ def _overload(target: Any) -> Any:
 
 
 def _graphs_of(root: fx.GraphModule) -> list[fx.Graph]:
-    """The graph and those of the regions in it (autocast, no_grad, branches)."""
-    return [module.graph for module in root.modules() if isinstance(module, fx.GraphModule)]
+    return [module.graph for module in _graph_modules(root)]
+
+
+def _graph_modules(root: fx.GraphModule) -> list[fx.GraphModule]:
+    """The module and those of the regions in its graph (autocast, no_grad, branches)."""
+    return [module for module in root.modules() if isinstance(module, fx.GraphModule)]
 
 
 def _erase_unread_sizes(graph: fx.Graph) -> None:

@@ -48,8 +48,9 @@ def eca(
     The arithmetic is float32 (float64 for float64 x) with one rounding at the end, under autocast too. For
     backward no map is kept but x, and the residual where the activation is silu, gelu or hardswish.
 
-    Inside torch.compile this is native torch code in the dtypes of the eager block, which the compiler backend
-    recognises together with its neighbours; so it is inside torch.onnx.export. torch.export keeps it as one op.
+    Inside torch.compile this is native torch code in the dtypes of the eager block, which the compiler
+    backend recognises together with its neighbours; so it is inside torch.onnx.export. Under torch.export it
+    is one op.
 
     Args:
         x: [N, C, *spatial] with at least one spatial dim; float64, float32, float16 or bfloat16; any strides.
@@ -146,7 +147,7 @@ def _changed(options: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _stays_an_op() -> bool:
-    """Whether a graph is traced that shall hold our operators: an exported one, but not on its way to ONNX."""
+    """Whether the graph that is traced shall hold our operators: torch.export's, but not torch.onnx's."""
     return is_exporting() and not torch.onnx.is_in_onnx_export()
 
 

@@ -38,7 +38,7 @@ except ImportError:
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is tracing; `torch.compiler.is_exporting` says so in torch.compile on torch 2.11."""
+    """Whether torch.export is tracing; on 2.11 `torch.compiler.is_exporting` is true under torch.compile."""
     return bool(getattr(torch.compiler, "_is_exporting_flag", False))
 
 

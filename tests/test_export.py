@@ -239,8 +239,7 @@ def test_the_table_takes_training_apart_as_well() -> None:
 
     tensors = [torch.randn(size, requires_grad=True) for size in ((2, 8, 4, 5), (1, 1, 3), (8,))]
     kept, plain = (
-        make_fx(step, decomposition_table=table)(*tensors)
-        for table in ({}, eca_triton.decomposition_table())
+        make_fx(step, decomposition_table=table)(*tensors) for table in ({}, eca_triton.decomposition_table())
     )
     assert {"eca_triton.eca_forward", "eca_triton.gate_from_pool_backward"} < set(own_calls(kept))
     assert own_calls(plain) == []

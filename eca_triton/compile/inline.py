@@ -32,12 +32,13 @@ def inline(node: fx.Node, function: Callable[..., Any], table: Mapping[Any, Call
                 copied = here[call] = node.graph.node_copy(call, here.__getitem__)
                 copied.meta = {key: node.meta[key] for key in TRACE_META if key in node.meta}
                 copied.meta["val"] = call.meta["val"]
-    results = body.graph.output_node().args[0]
+    results: Any = body.graph.output_node().args[0]
     if isinstance(results, fx.Node):
         _replace(node, here[results])
         return
     for user in list(node.users):  # each takes one of several results
-        _replace(user, here[results[user.args[1]]])
+        index: Any = user.args[1]
+        _replace(user, here[results[index]])
     node.graph.erase_node(node)
 
 
@@ -52,7 +53,7 @@ def _replace(node: fx.Node, by: fx.Node) -> None:
 def traced(
     function: Callable[..., Any], node: fx.Node, table: Mapping[Any, Callable[..., Any]]
 ) -> fx.GraphModule:
-    """The graph of `function` with the arguments of a call; its inputs are `node.all_input_nodes`, in order."""
+    """The graph of `function` with the arguments of a call; its inputs: `node.all_input_nodes`, in order."""
     inputs = node.all_input_nodes
     values = [value(item) for item in inputs]
 
