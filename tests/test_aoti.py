@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch._inductor import config
+from torch._inductor import codecache, config, cpu_vec_isa
 from torch._inductor.codegen import cpp_wrapper_gpu
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.compile_fx import get_cpp_wrapper_config
@@ -130,7 +131,36 @@ def test_the_hook_leaves_to_a_package_what_would_call_python() -> None:
     assert [record.decision.reason for record in records] == [PACKAGED]
 
 
+@pytest.fixture
+def scalar_code() -> Iterator[None]:
+    """Without vectors: which the CPU has, Inductor finds out by compiling and running a program for each."""
+    with patch.object(cpu_vec_isa, "valid_vec_isa_list", list):
+        yield
+
+
+class StoppedError(Exception):
+    """Raised where the C++ compiler would begin."""
+
+
+@pytest.mark.usefixtures("scalar_code")
+def test_a_package_for_the_cpu_calls_nothing_by_name() -> None:
+    program = export(Sites().eval(), (torch.randn(2, 8, 5, 6),), dynamic_shapes=({0: Dim("n", min=2)},))
+    called = []
+
+    def stop(graph: Any, code: Any, kernels: Any, by_name: Any, **_: Any) -> None:
+        called.append((str(getattr(code, "value", code)), by_name))
+        raise StoppedError
+
+    with patch.object(codecache.AotCodeCompiler, "compile", stop), pytest.raises(Exception, match="Stopped"):
+        eca_triton.aoti_compile_and_package(program)
+    ((code, by_name),) = called
+    assert "cpp_fused" in code
+    assert "aoti_torch_proxy_executor_call_function" not in code
+    assert not by_name or "eca_triton" not in by_name
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("scalar_code")
 @pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="g++ takes half a minute for its headers")
 def test_a_package_runs_in_a_process_without_us(tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -139,11 +169,7 @@ def test_a_package_runs_in_a_process_without_us(tmp_path: Path) -> None:
     path = eca_triton.aoti_compile_and_package(
         program,
         package_path=str(tmp_path / "sites.pt2"),
-        inductor_configs={
-            "aot_inductor.compile_wrapper_opt_level": "O0",
-            "aot_inductor.precompile_headers": False,
-            "cpp.simdlen": 1,
-        },
+        inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},
     )
     x = torch.randn(3, 8, 5, 6)
     torch.save((x, module(x)), tmp_path / "expected.pt")
