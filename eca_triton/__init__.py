@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from eca_triton.compile.passes import disable, enable, enabled, inductor_options
+    from eca_triton.decompositions import decomposition_table
+    from eca_triton.export import aoti_compile_and_package, decompose, rewrite_exported
     from eca_triton.functional import BatchNormParameters, adaptive_kernel_size, eca, eca_gate
     from eca_triton.module import ECA, ECABlock
     from eca_triton.report import assert_lowered, explain
@@ -26,7 +28,10 @@ _HOME_OF = {
     "ECA": "eca_triton.module",
     "ECABlock": "eca_triton.module",
     "adaptive_kernel_size": "eca_triton.functional",
+    "aoti_compile_and_package": "eca_triton.export",
     "assert_lowered": "eca_triton.report",
+    "decompose": "eca_triton.export",
+    "decomposition_table": "eca_triton.decompositions",
     "disable": "eca_triton.compile.passes",
     "eca": "eca_triton.functional",
     "eca_gate": "eca_triton.functional",
@@ -34,6 +39,7 @@ _HOME_OF = {
     "enabled": "eca_triton.compile.passes",
     "explain": "eca_triton.report",
     "inductor_options": "eca_triton.compile.passes",
+    "rewrite_exported": "eca_triton.export",
 }
 
 __all__ = [
@@ -42,7 +48,10 @@ __all__ = [
     "ECABlock",
     "__version__",
     "adaptive_kernel_size",
+    "aoti_compile_and_package",
     "assert_lowered",
+    "decompose",
+    "decomposition_table",
     "disable",
     "eca",
     "eca_gate",
@@ -50,6 +59,7 @@ __all__ = [
     "enabled",
     "explain",
     "inductor_options",
+    "rewrite_exported",
 ]
 
 

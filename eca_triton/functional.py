@@ -12,6 +12,7 @@ from torch import Tensor
 from . import ops
 from .ops import checks
 from .ops.schema import SiteArguments
+from .private import is_exporting
 from .reference import ACTIVATIONS, GATES, PRE_ACTIVATIONS
 
 
@@ -47,8 +48,9 @@ def eca(
     The arithmetic is float32 (float64 for float64 x) with one rounding at the end, under autocast too. For
     backward no map is kept but x, and the residual where the activation is silu, gelu or hardswish.
 
-    Inside torch.compile and torch.export this is native torch code in the dtypes of the eager block, which
-    the compiler backend recognises together with its neighbours.
+    Inside torch.compile this is native torch code in the dtypes of the eager block, which the compiler
+    backend recognises together with its neighbours; so it is inside torch.onnx.export. Under torch.export it
+    is one op.
 
     Args:
         x: [N, C, *spatial] with at least one spatial dim; float64, float32, float16 or bfloat16; any strides.
@@ -77,6 +79,8 @@ def eca(
     tensors = (x, weight, bias, mean, var, bn_weight, bn_bias, residual)
     options = (eps, pre_activation, circular, gate, gain, activation)
     if torch.compiler.is_compiling():
+        if _stays_an_op():
+            return ops.ECA(*tensors, **_changed(options))
         return _native_eca(SiteArguments(*tensors, *options))
     return ops.call(ops.ECA, tensors, _changed(options))  # type: ignore[no-any-return]
 
@@ -103,6 +107,8 @@ def eca_gate(
     tensors = (x, weight, bias, mean, var, bn_weight, bn_bias)
     options = (eps, pre_activation, circular, gate)
     if torch.compiler.is_compiling():
+        if _stays_an_op():
+            return ops.GATE(*tensors, **_changed(options))
         return _native_gate(SiteArguments(*tensors, None, *options))
     return ops.call(ops.GATE, tensors, _changed(options))  # type: ignore[no-any-return]
 
@@ -138,6 +144,11 @@ def _changed(options: tuple[Any, ...]) -> dict[str, Any]:
         return {}
     named = zip(options, _OPTIONS.items(), strict=False)
     return {name: value for value, (name, default) in named if value != default}
+
+
+def _stays_an_op() -> bool:
+    """Whether the graph that is traced shall hold our operators: torch.export's, but not torch.onnx's."""
+    return is_exporting() and not torch.onnx.is_in_onnx_export()
 
 
 # What a compiler sees: native operators, since an opaque one would cut the fusion with the call's neighbours.

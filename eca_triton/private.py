@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["function_modes_are_active", "number_of_dispatch_modes", "profiler_is_active", "untraced"]
+import torch
+
+__all__ = [
+    "function_modes_are_active",
+    "is_exporting",
+    "number_of_dispatch_modes",
+    "profiler_is_active",
+    "untraced",
+]
 
 try:
     from torch._C import _is_torch_function_mode_enabled as function_modes_are_active
@@ -27,6 +35,11 @@ except ImportError:
     def profiler_is_active() -> bool:
         """Whether a profiler records operators."""
         return True
+
+
+def is_exporting() -> bool:
+    """Whether torch.export is tracing; on 2.11 `torch.compiler.is_exporting` is true under torch.compile."""
+    return bool(getattr(torch.compiler, "_is_exporting_flag", False))
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -25,6 +25,10 @@ PUBLIC = (
     "inductor_options",
     "explain",
     "assert_lowered",
+    "aoti_compile_and_package",
+    "decompose",
+    "decomposition_table",
+    "rewrite_exported",
 )
 
 
@@ -144,16 +148,18 @@ ALLOWED = {
         "reference", "reference_training", "call", "launch", "launch_batch_norm", "launch_training", "direct",
         "private",
     },
-    "functional": {"ops", "reference"},
+    "functional": {"ops", "private", "reference"},
+    "decompositions": {"ops", "reference", "reference_training"},
+    "export": {"compile", "decompositions", "ops"},
     "module": {"functional"},
-    "compile": {"ops", "targets", "tuning", "__init__"},
+    "compile": {"decompositions", "ops", "targets", "tuning", "__init__"},
     "deviceless": {"compile", "targets", "__init__"},
     "tables": set(),
     "models": set(),
     "doctor": {"tables", "__init__"},
     "report": {"compile", "deviceless", "tables", "targets", "__init__"},
     "__main__": {"doctor", "models", "report", "targets"},
-    "__init__": {"compile", "functional", "module", "ops", "report"},
+    "__init__": {"compile", "decompositions", "export", "functional", "module", "ops", "report"},
 }  # fmt: skip
 
 

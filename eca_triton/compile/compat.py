@@ -27,6 +27,7 @@ __all__ = [
     "graph_breaks",
     "inductor_compile",
     "inductor_config",
+    "makes_package",
     "packs_bits",
     "reset_cudagraphs",
     "without_modes",
@@ -73,6 +74,13 @@ def packs_bits() -> bool:
     """
     config = inductor_config()
     return bool(getattr(config, "loop_reindexing_after_fusion", False) and config.loop_ordering_after_fusion)
+
+
+def makes_package() -> bool:
+    """Whether what Inductor compiles now is to run without Python (AOTInductor)."""
+    from torch._inductor.virtualized import V
+
+    return bool(V.aot_compilation)
 
 
 def as_passes(hook: Any) -> Iterable[Callable[..., Any]]:

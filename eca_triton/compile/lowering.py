@@ -1,7 +1,8 @@
 """How Inductor lowers the `eca` op: to a template that reads the map once, else to the gate and native code.
 
 Decided here and not in the plan, because only here the layout that Inductor gave the map is known.
-Both ways leave what follows (gain, residual, activation, a second result) to Inductor's own fusion.
+Both ways leave what follows (gain, residual, activation, a second result) to Inductor's own fusion. A package
+that runs without Python calls no operator of ours: there the second way is native code altogether.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..tuning.heuristic import power_of_2
 from ..tuning.layout import common_layout
 from .compat import EPILOGUES_IN_ANY_LOOPS
 from .epilogue import fits, memory_order
+from .native import lower_natively
 from .plan import KERNEL_DTYPES
 from .template import template
 
@@ -45,14 +47,16 @@ def lower_eca(*args: Any, **kwargs: Any) -> Any:
     a: Any = SiteArguments(*args, **kwargs)
     tail = a.residual is not None or a.gain != 1.0 or a.activation != "identity"
     if tail or a.x.get_device().type != "cuda" or a.x.get_dtype() not in KERNEL_DTYPES:
-        return _call(ECA, *args, **kwargs)
+        return lower_natively(ECA) if V.graph.aot_mode else _call(ECA, *args, **kwargs)
     a = a._replace(out_dtype=a.out_dtype or a.x.get_dtype())
     try:
         block = _block(a)
     except Exception:  # Inductor's private surface is not what it was; the other way needs little of it
         log.debug("no template for %s", a, exc_info=True)
         block = None
-    return _native(a) if block is None else block
+    if block is None:
+        return lower_natively(ECA) if V.graph.aot_mode else _native(a)
+    return block
 
 
 def _block(a: Any) -> Any:

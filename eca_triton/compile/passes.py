@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import fx
 
-from .compat import CustomGraphPass, as_passes, inductor_config
+from .compat import CustomGraphPass, as_passes, inductor_config, makes_package
+from .deployment import deployable
 from .graph import op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .plan import PACKED_MASK, STORED_MASK, Decision, Facts, Settings, decide
@@ -72,7 +73,7 @@ def plan_graph(gm: fx.GraphModule, settings: Settings) -> list[tuple[Site | None
     """Recognize and decide, the graph unchanged: a record per site and, with no site, per rejection."""
     found = recognize(gm)
     planned: list[tuple[Site | None, SiteRecord]] = [
-        (site, _recorded(site, decide(_facts(site, settings), settings))) for site in found.sites
+        (site, _recorded(site, _decision(site, settings))) for site in found.sites
     ]
     return planned + [(None, _rejected(rejection)) for rejection in found.rejected]
 
@@ -121,6 +122,11 @@ def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
         before = record.decision.traffic_before
         return replace(record, decision=Decision("skip", UNEXPECTED, repr(error), before, before, ()))
     return record
+
+
+def _decision(site: Site, settings: Settings) -> Decision:
+    facts = _facts(site, settings)
+    return deployable(decide(facts, settings), facts, settings)
 
 
 def _facts(site: Site, settings: Settings) -> Facts:
@@ -178,7 +184,7 @@ class LoweringPass(CustomGraphPass):
     def __call__(self, graph: fx.Graph) -> None:
         """Lower one of Dynamo's graphs in place."""
         if graph.owning_module is not None:
-            lower_graph(graph.owning_module, self.settings)
+            lower_graph(graph.owning_module, replace(self.settings, packaged=makes_package()))
 
     @property
     def settings(self) -> Settings:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -30,17 +30,23 @@ SELECTING, BENDING = ("relu", "relu6"), ("silu", "gelu", "hardswish")  # activat
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user asked for: `force` lowers on any device and size, `device` plans as though on that one."""
+    """What a user asked for: `force` lowers on any device and size, `device` plans as though on that one.
+
+    `exported`: the graph is a program for inference, which nobody trains; `packaged`: it runs where there is
+    no Python, and so none of our operators.
+    """
 
     force: bool = False
     disabled: bool = False
     device: str | None = None
+    exported: bool = False
+    packaged: bool = False
 
     @classmethod
-    def from_environment(cls, *, force: bool = False, device: str | None = None) -> Settings:
+    def from_environment(cls, *, force: bool = False, **settings: Any) -> Settings:
         """These settings, and those of ECA_TRITON_FORCE and ECA_TRITON_DISABLE ("1" switches on)."""
         force = force or os.environ.get("ECA_TRITON_FORCE") == "1"
-        return cls(force=force, disabled=os.environ.get("ECA_TRITON_DISABLE") == "1", device=device)
+        return cls(force=force, disabled=os.environ.get("ECA_TRITON_DISABLE") == "1", **settings)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from .reasons import CHANNEL_ORDER, GATE_FUNCTION, GATE_PATH, NOT_MEAN, POOL_PAT
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "ravel"}
 VIEWS = RESHAPES | {
     "squeeze", "unsqueeze", "transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "T",
-    "mT", "expand", "expand_as", "broadcast_to", "getitem", "select", "rearrange",
+    "mT", "expand", "expand_as", "broadcast_to", "getitem", "select", "slice", "rearrange",
 }  # fmt: skip
 SAME_ELEMENTS = {"contiguous", "clone", "to", "type", "type_as", "float", "half", "bfloat16", "double"}
 SCALAR_FUNCTIONS = {

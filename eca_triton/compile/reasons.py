@@ -27,6 +27,8 @@ KERNEL_DTYPE = "ECA202"
 TINY = "ECA203"
 DISABLED = "ECA204"
 NO_TRITON = "ECA205"
+TRAINS = "ECA208"
+PACKAGED = "ECA209"
 
 REASONS: dict[str, str] = {
     EVEN_TAPS: "the channel convolution has an even number of taps",
@@ -49,6 +51,8 @@ REASONS: dict[str, str] = {
     TINY: "the map is so small that an opaque call costs more than it saves",
     DISABLED: "lowering is switched off by ECA_TRITON_DISABLE or by options",
     NO_TRITON: "Triton is not installed",
+    TRAINS: "an exported program is lowered for inference, and this site trains",
+    PACKAGED: "a package runs without Python, and no template of Inductor's takes this site",
 }
 
 

@@ -263,7 +263,10 @@ def _name(conv: fx.Node) -> str:
         return conv.name
     stack = list((conv.meta.get("nn_module_stack") or {}).values())
     path, kind = paths[-1], stack[-1][1] if stack else None
-    is_convolution = isinstance(kind, type) and issubclass(kind, torch.nn.modules.conv._ConvNd)
+    # An exported program has the name of the class, Dynamo the class.
+    is_convolution = (isinstance(kind, type) and issubclass(kind, torch.nn.modules.conv._ConvNd)) or str(
+        kind
+    ).startswith("torch.nn.modules.conv.")
     return path.rpartition(".")[0] if is_convolution and "." in path else path
 
 
