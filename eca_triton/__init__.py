@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from eca_triton.compile.passes import disable, enable, enabled, inductor_options
+    from eca_triton.compile.reasons import NotLoweredError
     from eca_triton.functional import BatchNormParameters, adaptive_kernel_size, eca, eca_gate
     from eca_triton.module import ECA, ECABlock
 
@@ -24,6 +25,7 @@ _HOME_OF = {
     "BatchNormParameters": "eca_triton.functional",
     "ECA": "eca_triton.module",
     "ECABlock": "eca_triton.module",
+    "NotLoweredError": "eca_triton.compile.reasons",
     "adaptive_kernel_size": "eca_triton.functional",
     "disable": "eca_triton.compile.passes",
     "eca": "eca_triton.functional",
@@ -37,6 +39,7 @@ __all__ = [
     "ECA",
     "BatchNormParameters",
     "ECABlock",
+    "NotLoweredError",
     "__version__",
     "adaptive_kernel_size",
     "disable",

@@ -1,0 +1,80 @@
+"""Who reads the result of a site, and what Inductor makes of that: it stores a map only where somebody must."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from .graph import bind, op_name, tensor_users
+from .neighbours import ACTIVATIONS, ADDITIONS, MULTIPLICATIONS
+from .probe import SAME_ELEMENTS, VIEWS
+
+POOLS = {"mean", "sum", "amax", "amin", "std", "var", "adaptive_avg_pool2d"}
+# Inductor puts what these read into them.
+INLINING = {*POOLS, "pad", "interpolate"}
+REPEATING = {"group_norm", "layer_norm", "instance_norm", "interpolate", "chunk", "split", "tensor_split"}
+SPREADING = {"cat", "concat", "concatenate", "unbind", *INLINING, *REPEATING, *VIEWS}
+ELEMENTWISE = (
+    *ACTIVATIONS, *ADDITIONS, *MULTIPLICATIONS, *SAME_ELEMENTS, "batch_norm", "clamp", "div", "dropout", "elu",
+    "hardtanh", "leaky_relu", "mish", "prelu", "sigmoid", "softplus", "sub", "tanh", "truediv",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Who reads a map, through elementwise calls: see `Facts` for what is asked."""
+
+    inlined: bool
+    spread: bool
+    repeated: bool
+    normalized: bool
+
+
+def readers_of(end: fx.Node) -> Readers:
+    """What the readers of a site's result do with it."""
+    found = _readers(end)
+    names = {op_name(user) for user in found}
+    pools = [user for user in found if op_name(user) in INLINING]
+    behind = _users_of(pools) if len(pools) < len(found) else set()
+    # Rescaled by something made of its own mean: spatial attention, squeeze and excitation, another site.
+    inlined = bool(pools) and all(user in pools or user in behind for user in found)
+    return Readers(
+        inlined=inlined,
+        spread=inlined or bool(names & (SPREADING - INLINING)),
+        repeated=bool(names & REPEATING),
+        normalized=any(_normalizes(user) for user in found),
+    )
+
+
+def _readers(end: fx.Node) -> list[fx.Node]:
+    """The calls that read a map and are not elementwise, or have another operand made of the map."""
+    found: list[fx.Node] = []
+    todo = [end]
+    for node in todo:
+        for user in tensor_users(node):
+            simple = op_name(user).rstrip("_") in ELEMENTWISE and not _normalizes(user)
+            if simple and len(tensor_users(node)) == 1 and user not in todo:
+                todo.append(user)
+            else:
+                found.append(user)
+    return found
+
+
+def _normalizes(node: fx.Node) -> bool:
+    """Whether a call is a batch norm that trains."""
+    if op_name(node) != "batch_norm":
+        return False
+    arguments = bind(node)
+    return arguments.get("training", False) is not False or arguments.get("running_mean") is None
+
+
+def _users_of(nodes: list[fx.Node]) -> set[fx.Node]:
+    """All calls behind some nodes."""
+    found: set[fx.Node] = set()
+    todo = list(nodes)
+    while todo:
+        new = [user for user in todo.pop().users if user not in found]
+        found.update(new)
+        todo += new
+    return found
