@@ -26,6 +26,7 @@ __all__ = [
     "generated_code",
     "inductor_compile",
     "inductor_config",
+    "needs_storage",
     "packs_bits",
     "reset_cudagraphs",
     "without_modes",
@@ -65,6 +66,16 @@ def packs_bits() -> bool:
     """
     config = inductor_config()
     return bool(getattr(config, "loop_reindexing_after_fusion", False) and config.loop_ordering_after_fusion)
+
+
+def needs_storage(target: Any) -> bool:
+    """Whether Inductor stores the maps that an ATen call reads: a library's call, a window's pooling."""
+    from torch._inductor.lowering import lowerings, needs_realized_inputs
+
+    aten, prims = torch.ops.aten, torch.ops.prims
+    others = {aten.addmm, aten.baddbmm, prims._low_memory_max_pool_with_offsets}
+    names = {target, getattr(target, "overloadpacket", None)}
+    return bool(names & {*needs_realized_inputs, *others}) or not names & set(lowerings)
 
 
 def as_passes(hook: Any) -> Iterable[Callable[..., Any]]:

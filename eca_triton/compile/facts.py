@@ -27,12 +27,12 @@ class Facts:
         source_is_stored: What the gate could be computed from, through the activation and a batch norm that
             is a fixed affine map, is in memory whatever we do.
         tail: What follows, as Inductor fuses it: gain, residual, an activation.
-        inlined: All who read the end of the tail compute it anew: pooling, padding, another site. Nobody
-            stores it.
+        inlined: All who read the end of the tail compute it anew: pooling, padding. Nobody stores it.
         spread: Who reads the end of the tail walks over it in another way than our kernel: a view, a
             concatenation, what `inlined` and `repeated` name.
-        repeated: A reader of the end computes every element several times: group norm, interpolation.
-        normalized: A batch norm that trains reads the end of the tail.
+        repeated: The readers compute every element of the end several times, and store it if that is dear:
+            group norm, interpolation, another site.
+        normalized: A batch norm that trains reads the end of the tail, and nobody must have that in memory.
         in_place: The map itself is rescaled.
         templates: Inductor puts neighbours into our kernels.
         takes_over: One op may compute from the input of a training batch norm to the end of the tail.

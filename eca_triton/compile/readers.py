@@ -1,4 +1,4 @@
-"""Who reads the result of a site, and what Inductor makes of that: it stores a map only where somebody must."""
+"""Who reads the result of a site, and whether Inductor stores it: only where somebody must have it stored."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import fx
 from .graph import bind, op_name, tensor_users
 from .neighbours import ACTIVATIONS, ADDITIONS, MULTIPLICATIONS
 from .probe import SAME_ELEMENTS, VIEWS
+from .site import CONVOLUTIONS, MATRIX_PRODUCTS
 
 POOLS = {"mean", "sum", "amax", "amin", "std", "var", "adaptive_avg_pool2d"}
 # Inductor puts what these read into them.
@@ -16,8 +17,8 @@ INLINING = {*POOLS, "pad", "interpolate"}
 REPEATING = {"group_norm", "layer_norm", "instance_norm", "interpolate", "chunk", "split", "tensor_split"}
 SPREADING = {"cat", "concat", "concatenate", "unbind", *INLINING, *REPEATING, *VIEWS}
 ELEMENTWISE = (
-    *ACTIVATIONS, *ADDITIONS, *MULTIPLICATIONS, *SAME_ELEMENTS, "batch_norm", "clamp", "div", "dropout", "elu",
-    "hardtanh", "leaky_relu", "mish", "prelu", "sigmoid", "softplus", "sub", "tanh", "truediv",
+    *ACTIVATIONS, *ADDITIONS, *MULTIPLICATIONS, *SAME_ELEMENTS, "batch_norm", "clamp", "div", "dropout",
+    "elu", "hardtanh", "leaky_relu", "mish", "prelu", "sigmoid", "softplus", "sub", "tanh", "truediv",
 )  # fmt: skip
 
 
@@ -37,13 +38,14 @@ def readers_of(end: fx.Node) -> Readers:
     names = {op_name(user) for user in found}
     pools = [user for user in found if op_name(user) in INLINING]
     behind = _users_of(pools) if len(pools) < len(found) else set()
-    # Rescaled by something made of its own mean: spatial attention, squeeze and excitation, another site.
-    inlined = bool(pools) and all(user in pools or user in behind for user in found)
+    # Rescaled by something made of its own mean: squeeze and excitation, spatial attention, another site.
+    rescaled = any(user in behind for user in found if user not in pools)
+    inlined = bool(found) and len(pools) == len(found)
     return Readers(
         inlined=inlined,
-        spread=inlined or bool(names & (SPREADING - INLINING)),
-        repeated=bool(names & REPEATING),
-        normalized=any(_normalizes(user) for user in found),
+        spread=inlined or rescaled or bool(names & (SPREADING - INLINING)),
+        repeated=rescaled or bool(names & REPEATING),
+        normalized=any(_normalizes(user) for user in found) and not any(_stores(user) for user in found),
     )
 
 
@@ -59,6 +61,10 @@ def _readers(end: fx.Node) -> list[fx.Node]:
             else:
                 found.append(user)
     return found
+
+
+def _stores(node: fx.Node) -> bool:
+    return node.op == "output" or op_name(node) in CONVOLUTIONS | MATRIX_PRODUCTS
 
 
 def _normalizes(node: fx.Node) -> bool:
