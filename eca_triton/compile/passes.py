@@ -20,7 +20,7 @@ from .gather import facts_of, hints
 from .plan import Decision, decide
 from .reasons import UNEXPECTED, UNEXPLAINED_BY_COST, NotLoweredError
 from .recognize import recognize
-from .rewrite import end_of, rewrite
+from .rewrite import rewrite
 from .settings import Settings
 from .site import Rejection, Site
 
@@ -65,13 +65,12 @@ def plan_graph(gm: fx.GraphModule, settings: Settings) -> list[tuple[Site | None
     planned: list[tuple[Site | None, SiteRecord]] = []
     taken: set[fx.Node] = set()
     for site in found.sites:
-        if site.closing is not None and taken & set(site.closing.calls):
-            # A sum of two sites is the tail of either, and goes to the first.
+        if site.end in taken:
+            # A sum of two sites is the tail of either, and belongs to the first op that takes it in.
             site = replace(site, closing=None, tail=(), end=site.mul)
         decision = decide(facts_of(site, settings), settings)
-        if decision.plan != "skip":
-            end = end_of(site, decision.plan)
-            taken |= set(() if end is None else end.calls)
+        if decision.plan not in ("skip", "pool", "gate"):
+            taken.add(site.end)
         planned.append((site, SiteRecord(site.name, hints(site.shape), site.k, decision)))
     return planned + [(None, _rejected(rejection)) for rejection in found.rejected]
 
@@ -218,6 +217,13 @@ def without_pass(hook: Any) -> Any:
     if isinstance(hook, (list, tuple)):
         return [each for each in hook if not isinstance(each, LoweringPass)]
     return hook
+
+
+def is_strict() -> bool:
+    """Whether the compilation that Inductor is at was asked to be strict: its cache key tells."""
+    hooks = as_passes(getattr(inductor_config(), POST_GRAD_HOOK))
+    inside = [each for hook in hooks for each in (hook.passes if isinstance(hook, Chain) else (hook,))]
+    return any(isinstance(each, LoweringPass) and each.settings.strict for each in inside)
 
 
 def inductor_options(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from .cost import BENDING
 from .graph import bind, op_name, tensor_users
 from .neighbours import ACTIVATIONS, ADDITIONS, MULTIPLICATIONS
 from .probe import SAME_ELEMENTS, VIEWS
@@ -16,10 +17,13 @@ POOLS = {"mean", "sum", "amax", "amin", "std", "var", "adaptive_avg_pool2d"}
 INLINING = {*POOLS, "pad", "interpolate"}
 REPEATING = {"group_norm", "layer_norm", "instance_norm", "interpolate", "chunk", "split", "tensor_split"}
 SPREADING = {"cat", "concat", "concatenate", "unbind", *INLINING, *REPEATING, *VIEWS}
-ELEMENTWISE = (
-    *ACTIVATIONS, *ADDITIONS, *MULTIPLICATIONS, *SAME_ELEMENTS, "batch_norm", "clamp", "div", "dropout",
-    "elu", "hardtanh", "leaky_relu", "mish", "prelu", "sigmoid", "softplus", "sub", "tanh", "truediv",
-)  # fmt: skip
+PLACED = {"pad", "cat", "concat", "concatenate"}
+# Elementwise calls, and those of them that use their argument twice.
+BENT = {*BENDING, "elu", "leaky_relu", "mish", "prelu", "softplus"}
+ELEMENTWISE = {
+    *BENT, *ACTIVATIONS, *ADDITIONS, *MULTIPLICATIONS, *SAME_ELEMENTS, "batch_norm", "clamp", "div",
+    "dropout", "hardtanh", "sigmoid", "sub", "tanh", "truediv",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,11 @@ class Readers:
 
 def readers_of(end: fx.Node) -> Readers:
     """What the readers of a site's result do with it."""
-    found = _readers(end)
+    passed, found = _readers(end)
     names = {op_name(user) for user in found}
+    # Batch norm inside makes the value dear enough to be stored, in float32, where its reader is no loop of
+    # the same kind and an activation uses it twice.
+    twice = any(op_name(node).rstrip("_") in BENT for node in passed)
     pools = [user for user in found if op_name(user) in INLINING]
     behind = _users_of(pools) if len(pools) < len(found) else set()
     # Rescaled by something made of its own mean: squeeze and excitation, spatial attention, another site.
@@ -44,13 +51,13 @@ def readers_of(end: fx.Node) -> Readers:
     return Readers(
         inlined=inlined,
         spread=inlined or rescaled or bool(names & (SPREADING - INLINING)),
-        repeated=rescaled or bool(names & REPEATING),
+        repeated=rescaled or bool(names & REPEATING) or (twice and bool(names & PLACED)),
         normalized=any(_normalizes(user) for user in found) and not any(_stores(user) for user in found),
     )
 
 
-def _readers(end: fx.Node) -> list[fx.Node]:
-    """The calls that read a map and are not elementwise, or have another operand made of the map."""
+def _readers(end: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+    """The elementwise calls that follow a map, one behind the other, and the calls that read the last one."""
     found: list[fx.Node] = []
     todo = [end]
     for node in todo:
@@ -60,7 +67,7 @@ def _readers(end: fx.Node) -> list[fx.Node]:
                 todo.append(user)
             else:
                 found.append(user)
-    return found
+    return todo, found
 
 
 def _stores(node: fx.Node) -> bool:
