@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -27,9 +28,6 @@ def facts_of(site: Site, settings: Settings) -> Facts:
     x, norm = value(site.x), site.batch_norm
     shape = hints(site.shape)
     images, channels = shape[0], shape[site.channel_dim]
-    positions = 1
-    for dim, size in enumerate(shape):
-        positions *= size if dim not in (0, site.channel_dim) else 1
     grad = value(site.mul).requires_grad
     # Asked only where the answer counts: it takes a moment, and a device, or the wish to plan for one.
     asked = not grad and x.device.type == "cuda"
@@ -37,7 +35,7 @@ def facts_of(site: Site, settings: Settings) -> Facts:
     return Facts(
         images=images,
         channels=channels,
-        positions=positions,
+        positions=math.prod(shape[1:]) // max(1, channels),
         taps=site.k,
         dtype=x.dtype,
         device=x.device.type,

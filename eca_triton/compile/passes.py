@@ -17,7 +17,7 @@ from torch import fx
 
 from .compat import CustomGraphPass, as_passes, inductor_config
 from .gather import facts_of, hints
-from .plan import Decision, decide
+from .plan import Decision, decide, left_alone
 from .reasons import UNEXPECTED, UNEXPLAINED_BY_COST, NotLoweredError
 from .recognize import recognize
 from .rewrite import rewrite
@@ -119,8 +119,7 @@ def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
     try:
         rewrite(site, record.decision.plan)
     except Exception as error:  # a user's program compiles even where we are wrong
-        before = record.decision.traffic_before
-        return replace(record, decision=Decision("skip", UNEXPECTED, repr(error), before, before))
+        return replace(record, decision=left_alone(record.decision, UNEXPECTED, repr(error)))
     return record
 
 

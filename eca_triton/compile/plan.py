@@ -1,15 +1,15 @@
 """Decide what becomes of a site: facts -> plans that it admits -> their costs -> the choice.
 
-A plan is admitted where it computes the same and leaves the neighbours their fusion; the code of its first
-obstacle, one of those below ECA300 and above, tells why not. Among the admitted ones the fastest is taken if
-it is predicted to beat stock Inductor and moves no more bytes; else the site stays as it is.
+A plan is admitted where it can be emitted and leaves the neighbours their fusion; else a code, ECA3xx, names
+its first obstacle. Among the admitted ones the fastest is taken, if it is predicted to beat stock Inductor
+and moves no more bytes; else the site stays as it is.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -139,6 +139,20 @@ def decide(facts: Facts, settings: Settings) -> Decision:
         return decision(best)
     nearest = f"{best.plan} is predicted to take {best.time_s * 1e6:.1f} us, stock {before.time_s * 1e6:.1f}"
     return decision(before, NO_WIN, nearest)
+
+
+def left_alone(decision: Decision, reason: str, detail: str) -> Decision:
+    """The same site, skipped after all."""
+    return replace(
+        decision,
+        plan="skip",
+        reason=reason,
+        detail=detail,
+        traffic_after=decision.traffic_before,
+        fused=(),
+        cost_after=decision.cost_before,
+        time_after_s=decision.time_before_s,
+    )
 
 
 def _gate_obstacle(facts: Facts) -> str | None:
