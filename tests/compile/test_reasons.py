@@ -17,7 +17,7 @@ def test_every_code_has_its_line_and_its_entry() -> None:
     }
     assert codes == reasons.REASONS.keys()
     entries = re.findall(r'^\| <a id="(\w+)"></a>(\w+) \|', PAGE, re.MULTILINE)
-    assert sorted(code for _, code in entries) == sorted(codes)
+    assert [code for _, code in entries] == sorted(codes)
     assert all(anchor == code.lower() for anchor, code in entries)
 
 
