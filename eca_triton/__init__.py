@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from eca_triton.compile.passes import disable, enable, enabled, inductor_options
+    from eca_triton.compile.reasons import NotLoweredError
     from eca_triton.decompositions import decomposition_table
     from eca_triton.export import aoti_compile_and_package, decompose, rewrite_exported
     from eca_triton.functional import BatchNormParameters, adaptive_kernel_size, eca, eca_gate
@@ -27,6 +28,7 @@ _HOME_OF = {
     "BatchNormParameters": "eca_triton.functional",
     "ECA": "eca_triton.module",
     "ECABlock": "eca_triton.module",
+    "NotLoweredError": "eca_triton.compile.reasons",
     "adaptive_kernel_size": "eca_triton.functional",
     "aoti_compile_and_package": "eca_triton.export",
     "assert_lowered": "eca_triton.report",
@@ -46,6 +48,7 @@ __all__ = [
     "ECA",
     "BatchNormParameters",
     "ECABlock",
+    "NotLoweredError",
     "__version__",
     "adaptive_kernel_size",
     "aoti_compile_and_package",

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from .compile.graph import value
 from .compile.inline import inline
 from .compile.passes import lower_graph
-from .compile.plan import Settings
+from .compile.settings import Settings
 from .compile.trial import templates_work
 from .decompositions import decomposition_table
 from .ops import ECA

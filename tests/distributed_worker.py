@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
 from eca_triton.compile.passes import lower_graph
-from eca_triton.compile.plan import Settings
+from eca_triton.compile.settings import Settings
 
 # A 3x3 convolution of so many channels fills a bucket of DDP, whose least size is 1 MB.
 CHANNELS, BUCKET_MB = 192, 1

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from eca_triton.compile.cost import Cost
 from eca_triton.compile.passes import SiteRecord
-from eca_triton.compile.plan import Decision
+from eca_triton.compile.plan import Decision, Plan
 from eca_triton.deviceless import Buffer, Comparison, Kernel, Lowering
 from eca_triton.report.lookalikes import UNREACHED, Unmatched
 from eca_triton.report.result import Report, Subject
@@ -71,8 +72,8 @@ def fixed(*, name: str = "layer1.0.se", module: str = "head.eca", plain: bool = 
             versions={"eca_triton": "0.1.0", "torch": "2.14.1"},
         ),
         sites=(
-            _site(name, (128, 256, 56, 56), Decision("block", None, "", 5.0, 3.0, ("batch_norm", "relu"))),
-            _site("layer2.0.se", (128, 512, 28, 28), Decision("gate", None, "", 5.0, 4.0, ("batch_norm",))),
+            _site(name, (128, 256, 56, 56), "block", 3.0, ("batch_norm", "relu")),
+            _site("layer2.0.se", (128, 512, 28, 28), "gate", 4.0, ("batch_norm",)),
             SiteRecord(
                 "layer3.0.se",
                 (128, 1, 64),
@@ -88,8 +89,12 @@ def fixed(*, name: str = "layer1.0.se", module: str = "head.eca", plain: bool = 
     )
 
 
-def _site(name: str, shape: tuple[int, ...], decision: Decision) -> SiteRecord:
-    return SiteRecord(name, shape, 5, decision, 2 * math.prod(shape), name, "model.py:12")
+def _site(name: str, shape: tuple[int, ...], plan: Plan, after: float, fused: tuple[str, ...]) -> SiteRecord:
+    """Of 5 S with stock; moving is all that it costs."""
+    s = 2 * math.prod(shape)
+    costs = [Cost(traffic * s, 0.0, 1, 0.0) for traffic in (5.0, after)]
+    decision = Decision(plan, None, "", 5.0, after, fused, "h200", *costs)
+    return SiteRecord(name, shape, 5, decision, s, name, "model.py:12")
 
 
 def _lowering(*kernels: tuple[str, float, int]) -> Lowering:

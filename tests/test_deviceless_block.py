@@ -193,8 +193,12 @@ def test_an_error_in_a_template_costs_a_read_and_nothing_else(monkeypatch: pytes
     def broken(_: str) -> None:
         raise AttributeError("not in this release")
 
+    assert not keeps_the_gate()  # by now templates are known to work
     monkeypatch.setattr(lowering, "template", broken)
     assert keeps_the_gate()
+    model, inputs, _ = deviceless_models.tail()
+    with pytest.raises(Exception, match=r"ECA199 .*not in this release"):  # unless an error was asked for
+        lower(model, inputs, **ARGUMENTS, options={"eca.strict": True})
 
 
 @pytest.mark.usefixtures("_untried")

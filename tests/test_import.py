@@ -18,6 +18,7 @@ PUBLIC = (
     "eca_gate",
     "ECA",
     "ECABlock",
+    "NotLoweredError",
     "adaptive_kernel_size",
     "enable",
     "disable",

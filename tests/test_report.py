@@ -211,7 +211,7 @@ def test_what_is_on_no_gpu_cannot_be_measured() -> None:
 
 
 def test_every_reason_has_a_fix() -> None:
-    assert FIXES.keys() == REASONS.keys()
+    assert FIXES.keys() == {code for code in REASONS if code < "ECA3"}  # those are about one plan of several
 
 
 class TestAssertLowered:

@@ -11,8 +11,10 @@ from torch import fx
 
 from .compat import graph_breaks, inductor_compile, inductor_config, reset_cudagraphs
 from .passes import POST_GRAD_HOOK, CacheKeyPass, SiteRecord, lower_graph, plan_graph, with_pass
-from .plan import Settings
+from .settings import Settings
 from .where import module_paths, naming
+
+OPTIONS = {"eca.plan", "eca.strict", "eca.force", "eca.device"}
 
 
 def eca_triton(
@@ -30,23 +32,28 @@ def eca_triton(
         gm: Dynamo's graph; changed in place.
         example_inputs: its inputs.
         mode: as for backend="inductor": "default", "reduce-overhead", "max-autotune", ...
-        options: Inductor's options, and ours: "eca.force" (bool) lowers on any device and size;
-            "eca.device" (str) plans as though the maps were on that device type.
+        options: Inductor's options, and ours: "eca.plan" (one of `PLANS`; "auto" by default) allows one plan
+            alone, or with "off" none; "eca.strict" (bool) raises where a site stays with Inductor for another
+            reason than cost; "eca.force" (bool) lowers on any device and size; "eca.device" (str) plans as
+            though the maps were on that device type. Where plan and strict are not given, the environment
+            counts: see `Settings.from_environment`.
         config_patches: Inductor options that torch itself adds.
 
     Raises:
-        ValueError: an option under "eca." that does not exist.
+        ValueError: an option under "eca." that does not exist, or a value that it cannot have.
+        NotLoweredError: with "eca.strict". torch.compile wraps both in its BackendCompilerFailed.
     """
     theirs = dict(options or {})
     ours = {key: theirs.pop(key) for key in list(theirs) if key.startswith("eca.")}
-    unknown = ours.keys() - {"eca.force", "eca.device"}
+    unknown = ours.keys() - OPTIONS
     if unknown:
-        raise ValueError(f"unknown options {sorted(unknown)}; ours are eca.force and eca.device")
-    settings = Settings.from_environment(**{key.removeprefix("eca."): value for key, value in ours.items()})
-    lower_graph(gm, settings)
+        raise ValueError(f"unknown options {sorted(unknown)}; ours are {', '.join(sorted(OPTIONS))}")
+    asked = {key.removeprefix("eca."): value for key, value in ours.items()}
+    key = CacheKeyPass(**asked)
+    lower_graph(gm, key.settings)
     patches = dict(config_patches or {})
     hook = patches.get(POST_GRAD_HOOK, theirs.get(POST_GRAD_HOOK, getattr(inductor_config(), POST_GRAD_HOOK)))
-    patches[POST_GRAD_HOOK] = with_pass(hook, CacheKeyPass(settings.force))
+    patches[POST_GRAD_HOOK] = with_pass(hook, key)
     return inductor_compile(gm, example_inputs, mode, theirs, patches)
 
 

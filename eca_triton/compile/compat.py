@@ -28,6 +28,7 @@ __all__ = [
     "inductor_compile",
     "inductor_config",
     "makes_package",
+    "needs_storage",
     "packs_bits",
     "reset_cudagraphs",
     "without_modes",
@@ -81,6 +82,16 @@ def makes_package() -> bool:
     from torch._inductor.virtualized import V
 
     return bool(V.aot_compilation)
+
+
+def needs_storage(target: Any) -> bool:
+    """Whether Inductor stores the maps that an ATen call reads: a library's call, a window's pooling."""
+    from torch._inductor.lowering import lowerings, needs_realized_inputs
+
+    aten, prims = torch.ops.aten, torch.ops.prims
+    others = {aten.addmm, aten.baddbmm, prims._low_memory_max_pool_with_offsets}
+    names = {target, getattr(target, "overloadpacket", None)}
+    return bool(names & {*needs_realized_inputs, *others}) or not names & set(lowerings)
 
 
 def as_passes(hook: Any) -> Iterable[Callable[..., Any]]:

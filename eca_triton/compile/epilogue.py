@@ -10,8 +10,9 @@ from torch import fx
 from torch._inductor import ir
 from torch._inductor.virtualized import V
 
+from .compat import needs_storage
+
 aten = torch.ops.aten
-REDUCTIONS = {aten.mean, aten.sum, aten.amax}
 
 
 def memory_order(sizes: Sequence[Any], strides: Sequence[Any]) -> list[int] | None:
@@ -23,8 +24,9 @@ def memory_order(sizes: Sequence[Any], strides: Sequence[Any]) -> list[int] | No
 def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> bool:
     """Whether the pointwise calls behind `root` can be in its kernel, and lose nothing there.
 
-    They cannot if they also read, or leave to the caller, a map in another order. A reduction that alone
-    reads the result would have it without a store; a concatenation, in its place.
+    They cannot if they also read, or leave to the caller, a map in another order. Where nobody must have a
+    map in memory, a reduction, or what else is not pointwise, would have it without a store; a concatenation,
+    in its place.
 
     Args:
         root: the call that the kernel computes.
@@ -34,6 +36,7 @@ def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> boo
     behind = _users_of(root)
     fused = [root]
     for node in fused:
+        stored = any(user.op == "output" or needs_storage(user.target) for user in node.users)
         for user in node.users:
             if user.op == "output":
                 value = node.meta["val"]
@@ -41,16 +44,15 @@ def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> boo
                     return False
             elif _is_view(user.target) or getattr(user.target, "overloadpacket", None) is aten.cat:
                 return False  # what reads a view has dims that are not the map's
-            elif getattr(user.target, "overloadpacket", None) in REDUCTIONS:
-                if len(node.users) == 1:
-                    return False
-            elif torch.Tag.pointwise in getattr(user.target, "tags", ()) and user not in fused:
+            elif torch.Tag.pointwise in getattr(user.target, "tags", ()):
                 others = [other for other in user.all_input_nodes if other not in fused]
-                if any(other in behind for other in others):
-                    continue  # of a later kernel, whatever its order
+                if user in fused or any(other in behind for other in others):
+                    continue  # the latter is of a later kernel, whatever its order
                 if not all(_walks_along(lowered.get(other), order) for other in others):
                     return False
                 fused.append(user)
+            elif not stored:
+                return False
     return True
 
 

@@ -29,6 +29,7 @@ from .compat import EPILOGUES_IN_ANY_LOOPS
 from .epilogue import fits, memory_order
 from .native import lower_natively
 from .plan import KERNEL_DTYPES
+from .reasons import UNEXPECTED, NotLoweredError
 from .template import template
 
 log = logging.getLogger("eca_triton")
@@ -51,7 +52,11 @@ def lower_eca(*args: Any, **kwargs: Any) -> Any:
     a = a._replace(out_dtype=a.out_dtype or a.x.get_dtype())
     try:
         block = _block(a)
-    except Exception:  # Inductor's private surface is not what it was; the other way needs little of it
+    except Exception as error:  # Inductor's surface is not what it was; the other way needs little of it
+        from .passes import is_strict  # which leads here
+
+        if is_strict():
+            raise NotLoweredError([(V.graph.current_node.name, UNEXPECTED, repr(error))]) from error
         log.debug("no template for %s", a, exc_info=True)
         block = None
     if block is None:

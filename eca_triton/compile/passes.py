@@ -16,15 +16,14 @@ from typing import Any
 from torch import fx
 
 from .compat import CustomGraphPass, as_passes, inductor_config, makes_package
-from .deployment import deployable
-from .graph import op_name, value
-from .neighbours import IN_PLACE_MULTIPLICATIONS
-from .plan import PACKED_MASK, STORED_MASK, Decision, Facts, Settings, decide
-from .reasons import UNEXPECTED
+from .gather import facts_of, hints
+from .graph import value
+from .plan import Decision, decide, left_alone
+from .reasons import UNEXPECTED, UNEXPLAINED_BY_COST, NotLoweredError
 from .recognize import recognize
-from .rewrite import packs_mask, rewrite, stays_whole
+from .rewrite import rewrite
+from .settings import Settings
 from .site import Rejection, Site
-from .trial import templates_work
 from .where import owner, source_line
 
 log = logging.getLogger("eca_triton")
@@ -72,14 +71,25 @@ def recording() -> Iterator[list[SiteRecord]]:
 def plan_graph(gm: fx.GraphModule, settings: Settings) -> list[tuple[Site | None, SiteRecord]]:
     """Recognize and decide, the graph unchanged: a record per site and, with no site, per rejection."""
     found = recognize(gm)
-    planned: list[tuple[Site | None, SiteRecord]] = [
-        (site, _recorded(site, _decision(site, settings))) for site in found.sites
-    ]
+    planned: list[tuple[Site | None, SiteRecord]] = []
+    taken: set[fx.Node] = set()
+    for site in found.sites:
+        if site.end in taken:
+            # A sum of two sites is the tail of either, and belongs to the first op that takes it in.
+            site = replace(site, closing=None, tail=(), end=site.mul)
+        decision = decide(facts_of(site, settings), settings)
+        if decision.plan not in ("skip", "pool", "gate"):
+            taken.add(site.end)
+        planned.append((site, _recorded(site, decision)))
     return planned + [(None, _rejected(rejection)) for rejection in found.rejected]
 
 
 def lower_graph(gm: fx.GraphModule, settings: Settings) -> list[SiteRecord]:
-    """Lower every site of a Dynamo graph and its sub-graphs, in place, where the plan says so."""
+    """Lower every site of a Dynamo graph and its sub-graphs, in place, where the plan says so.
+
+    Raises:
+        NotLoweredError: the settings are strict, and a site stays with Inductor for another reason than cost.
+    """
     records: list[SiteRecord] = []
     for module in gm.modules():
         if not isinstance(module, fx.GraphModule):
@@ -95,12 +105,14 @@ def lower_graph(gm: fx.GraphModule, settings: Settings) -> list[SiteRecord]:
     if collected is not None:
         # Inductor runs its hook on a sub-graph, and again on the graph around it when its sites are gone.
         collected += [record for record in records if record.lowered or record not in collected]
+    if settings.strict:
+        _accept(records)
     return records
 
 
 def _recorded(site: Site, decision: Decision) -> SiteRecord:
     """The record of a site, with where it is in the user's program."""
-    shape = _hints(site.shape)
+    shape = hints(site.shape)
     return SiteRecord(
         name=site.name,
         shape=shape,
@@ -112,6 +124,17 @@ def _recorded(site: Site, decision: Decision) -> SiteRecord:
     )
 
 
+def _accept(records: list[SiteRecord]) -> None:
+    """Raise if a site was left alone for another reason than cost."""
+    left = [
+        (record.name, record.decision.reason, record.decision.detail)
+        for record in records
+        if record.decision.reason is not None and record.decision.reason in UNEXPLAINED_BY_COST
+    ]
+    if left:
+        raise NotLoweredError(left)
+
+
 def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
     """The record after rewriting; an error of ours leaves the site as it was, with calls that nobody uses."""
     if site is None or not record.lowered:
@@ -119,50 +142,14 @@ def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
     try:
         rewrite(site, record.decision.plan)
     except Exception as error:  # a user's program compiles even where we are wrong
-        before = record.decision.traffic_before
-        return replace(record, decision=Decision("skip", UNEXPECTED, repr(error), before, before, ()))
+        return replace(record, decision=left_alone(record.decision, UNEXPECTED, repr(error)))
     return record
 
 
-def _decision(site: Site, settings: Settings) -> Decision:
-    facts = _facts(site, settings)
-    return deployable(decide(facts, settings), facts, settings)
-
-
-def _facts(site: Site, settings: Settings) -> Facts:
-    x, norm = value(site.x), site.batch_norm
-    shape = _hints(site.shape)
-    grad = value(site.mul).requires_grad
-    # Asked only where the answer counts: it takes a moment, and a device, or the wish to plan for one.
-    asked = not grad and x.device.type == "cuda"
-    return Facts(
-        numel=math.prod(shape),
-        positions=math.prod(shape) // max(1, shape[0] * shape[site.channel_dim]),
-        dtype=x.dtype,
-        device=x.device.type,
-        grad=grad,
-        batch_norm=None if norm is None else "train" if norm.training else "eval",
-        folds=site.folds,
-        source_is_stored=site.source_is_stored,
-        activation=site.activation,
-        tail=site.tail,
-        in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
-        takes_over=site.takes_over,
-        whole=grad and stays_whole(site),
-        mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
-        templates=templates_work(x.device) if asked else settings.device == "cuda",
-    )
-
-
 def _rejected(rejection: Rejection) -> SiteRecord:
-    nothing = Decision("skip", rejection.reason, rejection.detail, math.nan, math.nan, ())
-    shape = _hints(rejection.shape)
+    nothing = Decision("skip", rejection.reason, rejection.detail, math.nan, math.nan)
+    shape = hints(rejection.shape)
     return SiteRecord(rejection.name, shape, rejection.k, nothing, source=rejection.source)
-
-
-def _hints(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    unknown = 64
-    return tuple(size if isinstance(size, int) else size.node.hint or unknown for size in shape)
 
 
 @functools.cache
@@ -178,8 +165,15 @@ def package_hash() -> str:
 class LoweringPass(CustomGraphPass):
     """Inductor's pre-grad hook: lowers the graph before autograd sees it."""
 
-    def __init__(self, force: bool = False) -> None:
-        self.force = force
+    def __init__(
+        self,
+        force: bool = False,
+        plan: str | None = None,
+        strict: bool | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.force, self.plan, self.strict, self.device = force, plan, strict, device
+        _ = self.settings  # a wrong value is told here, and not by the first compilation
 
     def __call__(self, graph: fx.Graph) -> None:
         """Lower one of Dynamo's graphs in place."""
@@ -188,8 +182,10 @@ class LoweringPass(CustomGraphPass):
 
     @property
     def settings(self) -> Settings:
-        """The environment's settings, read anew at each compilation."""
-        return Settings.from_environment(force=self.force)
+        """What was asked for; the environment is read anew at each compilation."""
+        return Settings.from_environment(
+            force=self.force, plan=self.plan, strict=self.strict, device=self.device
+        )
 
     def uuid(self) -> Any:
         """Part of Inductor's cache key."""
@@ -197,7 +193,7 @@ class LoweringPass(CustomGraphPass):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: torch 2.11 pickles the hook's value into its cache key."""
-        return type(self), (self.force,)
+        return type(self), (self.force, self.plan, self.strict, self.device)
 
 
 class CacheKeyPass(LoweringPass):
@@ -256,37 +252,51 @@ def stock_inductor() -> Iterator[None]:
         yield
 
 
-def inductor_options(*, force: bool = False) -> dict[str, Any]:
+def is_strict() -> bool:
+    """Whether the compilation that Inductor is at was asked to be strict: its cache key tells."""
+    hooks = as_passes(getattr(inductor_config(), POST_GRAD_HOOK))
+    inside = [each for hook in hooks for each in (hook.passes if isinstance(hook, Chain) else (hook,))]
+    return any(isinstance(each, LoweringPass) and each.settings.strict for each in inside)
+
+
+def inductor_options(
+    *, force: bool = False, plan: str | None = None, strict: bool | None = None
+) -> dict[str, Any]:
     """Options for `torch.compile(model, options=...)` that lower ECA in this compilation only.
 
     Args:
         force: lower on any device and size, as ECA_TRITON_FORCE=1 does.
+        plan: one of `eca_triton.compile.settings.PLANS`; None asks ECA_TRITON_PLAN, else is "auto".
+        strict: raise `NotLoweredError` where a site stays with Inductor for another reason than cost; None
+            asks ECA_TRITON_STRICT.
 
     Returns:
         dict of Inductor options; passes that Inductor's configuration holds already stay in front of ours.
+
+    Raises:
+        ValueError: an option has a value that it cannot have.
 
     Example:
         >>> torch.compile(model, options=eca_triton.inductor_options() | {"max_autotune": True})
     """
     config = inductor_config()
     return {
-        PRE_GRAD_HOOK: with_pass(getattr(config, PRE_GRAD_HOOK), LoweringPass(force)),
-        POST_GRAD_HOOK: with_pass(getattr(config, POST_GRAD_HOOK), CacheKeyPass(force)),
+        PRE_GRAD_HOOK: with_pass(getattr(config, PRE_GRAD_HOOK), LoweringPass(force, plan, strict)),
+        POST_GRAD_HOOK: with_pass(getattr(config, POST_GRAD_HOOK), CacheKeyPass(force, plan, strict)),
     }
 
 
-def enable(*, force: bool = False) -> None:
+def enable(*, force: bool = False, plan: str | None = None, strict: bool | None = None) -> None:
     """Let every later `torch.compile` with Inductor lower ECA sites, without a word in the user's code.
 
-    Args:
-        force: lower on any device and size, as ECA_TRITON_FORCE=1 does.
+    Arguments and errors are those of `inductor_options`.
 
     Example:
         >>> eca_triton.enable()
         >>> compiled = torch.compile(model)
     """
     config = inductor_config()
-    for hook, chained in inductor_options(force=force).items():
+    for hook, chained in inductor_options(force=force, plan=plan, strict=strict).items():
         setattr(config, hook, chained)
 
 
@@ -298,7 +308,7 @@ def disable() -> None:
 
 
 @contextmanager
-def enabled(*, force: bool = False) -> Iterator[None]:
+def enabled(*, force: bool = False, plan: str | None = None, strict: bool | None = None) -> Iterator[None]:
     """`enable` inside a `with` block; compilation happens at a model's first call, so make that call inside.
 
     Example:
@@ -306,7 +316,7 @@ def enabled(*, force: bool = False) -> Iterator[None]:
         ...     torch.compile(model)(x)
     """
     before = {hook: getattr(inductor_config(), hook) for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK)}
-    enable(force=force)
+    enable(force=force, plan=plan, strict=strict)
     try:
         yield
     finally:

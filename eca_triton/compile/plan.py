@@ -1,178 +1,253 @@
-"""Decide what becomes of a site: a pure function of facts, with the traffic that it predicts.
+"""Decide what becomes of a site: facts -> plans that it admits -> their costs -> the choice.
 
-Traffic is in units of S, the bytes of the map, for the site and its pointwise neighbours without the
-convolution before it. The stock figures are those of the code that Inductor emits for a GPU
-(`tests/test_deviceless_tail.py` compares them with it).
+A plan is admitted where it can be emitted and leaves the neighbours their fusion; else a code, ECA3xx, names
+its first obstacle. Among the admitted ones the fastest is taken, if it is predicted to beat stock Inductor
+and moves no more bytes; else the site stays as it is.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
-from .reasons import DEVICE, DISABLED, KERNEL_DTYPE, NO_TRITON, TINY
+from ..targets import TARGETS
+from . import cost
+from .cost import Cost, Work
+from .facts import Facts
+from .reasons import (
+    ASKED,
+    DEVICE,
+    DISABLED,
+    KERNEL_DTYPE,
+    NO_CONVOLUTION,
+    NO_TEMPLATES,
+    NO_TRITON,
+    NO_WIN,
+    NOT_STORED,
+    NOT_TAKEN_OVER,
+    NOT_WHOLE,
+    PACKAGED,
+    REASONS,
+    REPEATED,
+    RESCALED_IN_PLACE,
+    SPREAD,
+    TINY,
+    TRAINING,
+    TRAINS,
+)
+from .settings import Settings
 
-Plan = Literal["skip", "pool", "gate", "block", "batch_norm"]
+Plan = Literal["skip", "pool", "gate", "block", "batch_norm", "convfold"]
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Below this a site is bound by launches and dispatch: stock Inductor has three launches and so have we, but
-# a call of an opaque op costs the host some 5 us more than Inductor's own launcher. Estimated, not
-# measured.
+# Below this a site is bound by launches and by the host, whose calls of opaque ops take some 5 us more than
+# Inductor's own launcher: what a launch less saves, such a call costs. Estimated, not measured.
 TINY_MAP_BYTES = 32 * 1024
-# What tells backward where ReLU was open, in S of a 16-bit map: a bit per element, or Inductor's bool.
-PACKED_MASK, STORED_MASK = 1 / 16, 1 / 2
-SELECTING, BENDING = ("relu", "relu6"), ("silu", "gelu", "hardswish")  # activations, by what backward needs
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a user asked for: `force` lowers on any device and size, `device` plans as though on that one.
+class Alternative:
+    """A plan that was weighed.
 
-    `exported`: the graph is a program for inference, which nobody trains; `packaged`: it runs where there is
-    no Python, and so none of our operators.
+    Attributes:
+        plan: Its name.
+        obstacle: Code of why the site does not admit it, or None.
+        traffic: Passes over the map, in S.
+        cost: What it would cost.
+        time_s: Predicted time on the target.
     """
 
-    force: bool = False
-    disabled: bool = False
-    device: str | None = None
-    exported: bool = False
-    packaged: bool = False
-
-    @classmethod
-    def from_environment(cls, *, force: bool = False, **settings: Any) -> Settings:
-        """These settings, and those of ECA_TRITON_FORCE and ECA_TRITON_DISABLE ("1" switches on)."""
-        force = force or os.environ.get("ECA_TRITON_FORCE") == "1"
-        return cls(force=force, disabled=os.environ.get("ECA_TRITON_DISABLE") == "1", **settings)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the decision depends on.
-
-    `batch_norm` is "eval", "train" or None; `folds`: it is a fixed affine map; `source_is_stored`: what
-    batch norm and activation read (the map itself where there are none) is in memory whatever we do;
-    `in_place`: the map itself is rescaled; `templates`: Inductor puts neighbours into our kernels;
-    `takes_over`: one op may compute from the input of a training batch norm to the end of the tail; `mask`:
-    in S, what then tells backward where ReLU was open; `whole`: an opaque op trains site and tail.
-    """
-
-    numel: int
-    positions: int
-    dtype: torch.dtype
-    device: str
-    grad: bool
-    batch_norm: str | None = None
-    folds: bool = True
-    source_is_stored: bool = True
-    activation: str = "identity"
-    tail: tuple[str, ...] = ()
-    in_place: bool = False
-    templates: bool = True
-    takes_over: bool = False
-    mask: float = 0.0
-    whole: bool = False
+    plan: Plan
+    obstacle: str | None
+    traffic: float
+    cost: Cost
+    time_s: float
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The plan, why not more (a reason code and its detail, or None), and traffic in S before and after."""
+    """What becomes of a site, and what was predicted.
+
+    Attributes:
+        plan: The choice; "skip" leaves the site to Inductor.
+        reason: Why it was skipped, a code, else None.
+        detail: What the code is about, here.
+        traffic_before: Passes over the map by stock Inductor, in S; nan where nothing was predicted.
+        traffic_after: The same by the plan.
+        fused: What the plan takes in, or Inductor puts into the same kernel: neighbours in order.
+        target: Key in `TARGETS` of the GPU that the costs are for.
+        cost_before: Of stock Inductor; None for what is no site.
+        cost_after: Of the plan.
+        time_before_s: Predicted for stock Inductor on the target.
+        time_after_s: The same for the plan.
+        alternatives: All plans that were weighed, in order of preference.
+    """
 
     plan: Plan
     reason: str | None
     detail: str
     traffic_before: float
     traffic_after: float
-    fused: tuple[str, ...]
+    fused: tuple[str, ...] = ()
+    target: str = ""
+    cost_before: Cost | None = None
+    cost_after: Cost | None = None
+    time_before_s: float = 0.0
+    time_after_s: float = 0.0
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def decide(facts: Facts, settings: Settings) -> Decision:
-    """Choose a plan.
-
-    `block` rescales what batch norm and activation read, in one op that Inductor lowers to a kernel of ours
-    with the tail in it: the map is read once. `gate` computes the gate alone from there, so that their
-    output, now with one reader left, is never stored. In grad mode `pool` keeps the mean native: batch norm
-    and its backward fuse with it, and an opaque op over the map would cut that (12.5 S against 10 S for the
-    backward of a bottleneck's tail). The same plan serves a map that Inductor makes in a kernel of its own,
-    which can pool it without a read. `batch_norm` takes batch norm in training in: one op for both, whose
-    passes over the map are native code.
-    """
-    before = stock_traffic(facts)
-    reason, detail = _obstacle(facts, settings)
-    if reason is not None:
-        return Decision("skip", reason, detail, before, before, ())
-    if facts.takes_over and batch_norm_traffic(facts) < before:
-        fused = ("batch_norm", *facts.tail)
-        return Decision("batch_norm", None, "", before, batch_norm_traffic(facts), fused)
-    if facts.whole:
-        fused = ("batch_norm",) * (facts.batch_norm is not None) + facts.tail
-        return Decision("block", None, "", before, block_training_traffic(facts), fused)
-    if facts.grad or facts.batch_norm == "train" or not facts.source_is_stored:
-        return Decision("pool", None, "", before, before, facts.tail)
-    absorbed = ("batch_norm",) * (facts.batch_norm is not None) + (facts.activation,) * (
-        facts.activation != "identity"
+    """Choose a plan, as the user asked for it or by cost."""
+    target = TARGETS[facts.target]
+    before = _alternative("skip", None, cost.stock(facts), facts)
+    weighed = tuple(
+        _alternative(plan, obstacle(facts) or _outside_package(plan, facts, settings), work(facts), facts)
+        for plan, obstacle, work in PLANS
     )
-    absorbed = absorbed if facts.folds else ()
-    after = before - (1.0 if absorbed else 0.0)
-    fused = (*absorbed, *facts.tail)
-    if facts.templates and not facts.in_place:
-        return Decision("block", None, "", before, after - 1.0, fused)
-    return Decision("gate", None, "", before, after, fused)
+
+    def decision(chosen: Alternative, reason: str | None = None, detail: str = "") -> Decision:
+        return Decision(
+            plan=chosen.plan,
+            reason=reason,
+            detail=detail,
+            traffic_before=before.traffic,
+            traffic_after=chosen.traffic,
+            fused=_fused(facts, chosen.plan),
+            target=target.name,
+            cost_before=before.cost,
+            cost_after=chosen.cost,
+            time_before_s=before.time_s,
+            time_after_s=chosen.time_s,
+            alternatives=weighed,
+        )
+
+    reason, detail = _out_of_reach(facts, settings)
+    if reason is not None:
+        return decision(before, reason, detail)
+    if settings.plan != "auto":
+        asked = next(each for each in weighed if each.plan == settings.plan)
+        if asked.obstacle is None:
+            return decision(asked)
+        return decision(before, ASKED, f"{asked.plan}: {asked.obstacle} {REASONS[asked.obstacle]}")
+    size = facts.numel * facts.dtype.itemsize
+    if size < TINY_MAP_BYTES and not settings.force:
+        return decision(before, TINY, f"{size} bytes")
+    # Bytes are counted, times are a model's: no time makes up for a byte more.
+    admitted = [each for each in weighed if each.obstacle is None and each.traffic <= before.traffic]
+    if not admitted:
+        return decision(before, PACKAGED, "")
+    best = min(admitted, key=_rank)
+    if _rank(best) < _rank(before) or settings.force:
+        return decision(best)
+    nearest = f"{best.plan} is predicted to take {best.time_s * 1e6:.1f} us, stock {before.time_s * 1e6:.1f}"
+    return decision(before, NO_WIN, nearest)
 
 
-def stock_traffic(facts: Facts) -> float:
-    """What Inductor moves for the site, in S; forward and backward together where gradients are needed.
+def _rank(each: Alternative) -> tuple[float, float]:
+    """Faster first; where instructions bound either, fewer bytes."""
+    return each.time_s, each.traffic
 
-    Forward: the mean reads the map, the rescale reads and writes it, a residual is read. Whatever makes the
-    map has two readers and is stored: one write and one read more, and batch norm in training reads its
-    input twice. ReLU in training stores its mask in half a map of bf16. Backward: dy and x for the gate's
-    gradient, dy and dx for the map's; batch norm adds three passes over a large map and one over a map that
-    a single program holds.
+
+def left_alone(decision: Decision, reason: str, detail: str) -> Decision:
+    """The same site, skipped after all."""
+    return replace(
+        decision,
+        plan="skip",
+        reason=reason,
+        detail=detail,
+        traffic_after=decision.traffic_before,
+        fused=(),
+        cost_after=decision.cost_before,
+        time_after_s=decision.time_before_s,
+    )
+
+
+def _gate_obstacle(facts: Facts) -> str | None:
+    """An op over the map would cut the fusion of batch norm, its backward and the mean.
+
+    12.5 S against 10 S for the backward of a bottleneck's tail. The same goes for a map that Inductor makes
+    in a kernel of its own, which can pool it without a read. Who computes the result several times would
+    compute batch norm as often, which Inductor answers with a map in float32.
     """
-    produced = facts.batch_norm is not None or facts.activation != "identity"
-    residual = "residual" in facts.tail
-    activation = any(name in facts.tail for name in ("relu", "relu6", "silu"))
-    forward = 3.0 + residual + (1.0 if produced else 0.0) + (1.0 if facts.batch_norm == "train" else 0.0)
-    if not facts.grad:
-        return forward
-    forward += 0.5 * activation
-    backward = 4.0 + ((1.5 if residual else 1.0) if activation else 0.0)
-    if facts.batch_norm == "train":
-        backward += 3.0 if facts.positions >= 56 * 56 else 1.0
-    return forward + backward
+    if facts.grad or facts.batch_norm == "train":
+        return TRAINING
+    if facts.repeated:
+        return REPEATED
+    return None if facts.source_is_stored else NOT_STORED
 
 
-def batch_norm_traffic(facts: Facts) -> float:
-    """As `stock_traffic`, where one op takes batch norm and ECA from the moments of each image and channel.
-
-    Forward: a pass for the moments; one that reads the map again and writes the result. Backward: dy and the
-    map for the moments of the gradient, which is stored where a residual wants it; both again for the map's.
-    """
-    residual = "residual" in facts.tail
-    activation = any(name in facts.tail for name in ("relu", "relu6", "silu"))
-    forward = 3.0 + residual
-    if not facts.grad:
-        return forward
-    stored = residual and activation
-    masks = facts.mask * (2 if stored else 3) * activation
-    return forward + 5.0 + stored + masks
+def _block_obstacle(facts: Facts) -> str | None:
+    """In inference one op that Inductor lowers to a kernel of ours, tail inside; in training opaque ops."""
+    if facts.grad:
+        return None if facts.whole else NOT_WHOLE
+    if _gate_obstacle(facts) is not None:
+        return _gate_obstacle(facts)
+    if facts.in_place:
+        return RESCALED_IN_PLACE
+    if facts.spread:
+        return SPREAD
+    return None if facts.templates else NO_TEMPLATES
 
 
-def block_training_traffic(facts: Facts) -> float:
-    """As `stock_traffic`, where one op each way reads every map once; activations but ReLU are recomputed."""
-    residual = "residual" in facts.tail
-    selects, bends = (any(name in facts.tail for name in names) for names in (SELECTING, BENDING))
-    forward = 2.0 + residual + PACKED_MASK * selects
-    backward = 3.0 + (residual and (selects or bends)) + (residual and bends) + PACKED_MASK * selects
-    return forward + backward
+def _batch_norm_obstacle(facts: Facts) -> str | None:
+    """Behind another batch norm that trains: backward's moments would have it store its gradient in fp32."""
+    if not facts.takes_over:
+        return NOT_TAKEN_OVER
+    return SPREAD if facts.normalized and facts.grad else None
 
 
-def _obstacle(facts: Facts, settings: Settings) -> tuple[str | None, str]:
-    if settings.disabled:
+def _convfold_obstacle(facts: Facts) -> str | None:
+    """The 1x1 convolution must not have more inputs than results: they might have to be read once more."""
+    if facts.grad or facts.batch_norm == "train":
+        return TRAINING
+    return NO_CONVOLUTION if facts.expansion is None or facts.expansion > 1.0 else None
+
+
+def _outside_package(plan: Plan, facts: Facts, settings: Settings) -> str | None:
+    """An operator of ours is a call into Python; a template of Inductor's is compiled into the package."""
+    return PACKAGED if settings.packaged and (plan != "block" or facts.grad) else None
+
+
+def _no_obstacle(facts: Facts) -> None:
+    """The mean stays native, and one op computes the gates from it."""
+
+
+# By preference where times are equal.
+PLANS: tuple[tuple[Plan, Callable[[Facts], str | None], Callable[[Facts], Work]], ...] = (
+    ("convfold", _convfold_obstacle, cost.convfold),
+    ("batch_norm", _batch_norm_obstacle, cost.batch_norm),
+    ("block", _block_obstacle, cost.block),
+    ("gate", _gate_obstacle, cost.gate),
+    ("pool", _no_obstacle, cost.pool),
+)
+
+
+def _alternative(plan: Plan, obstacle: str | None, work: Work, facts: Facts) -> Alternative:
+    target = TARGETS[facts.target]
+    predicted = work.cost(facts, target)
+    return Alternative(plan, obstacle, work.traffic, predicted, predicted.time_s(target))
+
+
+def _fused(facts: Facts, plan: Plan) -> tuple[str, ...]:
+    """What a plan takes from before the site, and the tail, which it or Inductor takes along."""
+    if plan == "skip":
+        return ()
+    before = ("batch_norm",) * (facts.batch_norm is not None)
+    before += (facts.activation,) * (facts.activation != "identity")
+    return (*(() if plan == "pool" else before), *facts.tail)
+
+
+def _out_of_reach(facts: Facts, settings: Settings) -> tuple[str | None, str]:
+    """Why nothing of ours may run here, whatever the cost: a code and its detail."""
+    if settings.plan == "off":
         return DISABLED, ""
+    if settings.exported and facts.batch_norm == "train":
+        return TRAINS, "its batch norm trains"
     if settings.force:
         return None, ""
     device = settings.device or facts.device
@@ -180,8 +255,6 @@ def _obstacle(facts: Facts, settings: Settings) -> tuple[str | None, str]:
         return DEVICE, f"it is on {device}"
     if facts.dtype not in KERNEL_DTYPES:
         return KERNEL_DTYPE, f"it is {facts.dtype}"
-    if facts.numel * facts.dtype.itemsize < TINY_MAP_BYTES:
-        return TINY, f"{facts.numel * facts.dtype.itemsize} bytes"
     if settings.device is None and importlib.util.find_spec("triton") is None:
         return NO_TRITON, ""
     return None, ""

@@ -123,6 +123,7 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
         batch_norm=batch_norm,
         activation=activation,
         tail=tuple(dict.fromkeys(name for name, _ in tail)),
+        end=([mul] + [step for _, step in tail])[-1],
         closing=end,
         takes_over=activation == "identity"
         and _takes_over(batch_norm, arguments, mul if end is None else end.calls[-1]),

@@ -21,9 +21,9 @@ class Site:
     `x` is the map of shape `shape` (ints or SymInts), channels along `channel_dim`; `mul` rescales it and
     `scaled_by` is the operand that holds the gate. `batch_norm` and `activation` ("identity", "relu",
     "silu") make `x` and are read by this site alone. `tail` names what follows, as Inductor fuses it: gain,
-    residual, an activation; `closing` is that, where one op computes it. `chain` lists the calls that a
-    lowering makes superfluous. `takes_over`: one op may compute from the input of `batch_norm`, which trains,
-    to the end.
+    residual, an activation; `end` is the last of these calls; `closing` is all of it, where one op computes
+    it. `chain` lists the calls that a lowering makes superfluous. `takes_over`: one op may compute from the
+    input of `batch_norm`, which trains, to the end.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Site:
     batch_norm: BatchNorm | None
     activation: str
     tail: tuple[str, ...]
+    end: fx.Node
     closing: Closing | None
     takes_over: bool
 

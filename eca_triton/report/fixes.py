@@ -1,4 +1,7 @@
-"""What to paste where a site was left alone, by reason code (`compile/reasons.py`, docs/reasons.md)."""
+"""What to paste where a site was left alone, by reason code (`compile/reasons.py`, docs/reasons.md).
+
+Codes from ECA301 on say why one plan does not fit, not why a site was left alone.
+"""
 
 from __future__ import annotations
 
@@ -80,4 +83,10 @@ FIXES: dict[str, Fix] = {
     ),
     reasons.DISABLED: Fix("Lowering was switched off; switch it on.", "unset ECA_TRITON_DISABLE"),
     reasons.NO_TRITON: Fix("Install Triton.", "pip install triton"),
+    reasons.NO_WIN: Fix("Nothing to change: no plan is predicted to be faster here than stock Inductor.", ""),
+    reasons.ASKED: Fix("Let the plan be chosen by cost.", "unset ECA_TRITON_PLAN"),
+    reasons.TRAINS: Fix(
+        "Export the network for inference.", "program = torch.export.export(model.eval(), (x,))"
+    ),
+    reasons.PACKAGED: Fix("Nothing to change: the package has Inductor's own code there.", ""),
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -121,22 +120,11 @@ def speedup(before: Lowering, after: Lowering, target: Target) -> Band:
 
 
 def site_us(record: SiteRecord, target: Target) -> tuple[float, float] | None:
-    """Microseconds of a site before and after; None where nothing was predicted.
-
-    Those of the plan's own costs, where it has weighed any, else the time of the traffic and of one launch.
-    """
-    decision = record.decision
-    if not record.map_bytes or isnan(decision.traffic_before):
+    """Microseconds of a site before and after, by the plan's costs; None where nothing was weighed."""
+    before, after = record.decision.cost_before, record.decision.cost_after
+    if before is None or after is None:
         return None
-    bandwidth = target.copy_bytes_per_s * LIKELY.bandwidth
-    times = []
-    for traffic, cost in (
-        (decision.traffic_before, getattr(decision, "cost_before", None)),
-        (decision.traffic_after, getattr(decision, "cost_after", None)),
-    ):
-        moving = traffic * record.map_bytes / bandwidth + target.launch_s
-        times.append(1e6 * (moving if cost is None else cost.time_s(target)))
-    return times[0], times[1]
+    return 1e6 * before.time_s(target), 1e6 * after.time_s(target)
 
 
 def _band(time_us: Callable[[Efficiency], float]) -> Band:

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from torch._dynamo.backends.registry import lookup_backend
 
 from eca_triton.compile.passes import lower_graph
-from eca_triton.compile.plan import Settings
+from eca_triton.compile.settings import Settings
 
 OLDEST = torch.__version__.startswith("2.11.")
 """Whether this is the oldest torch that is supported: it runs what could differ there, for CI's time."""

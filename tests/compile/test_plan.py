@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,33 +11,80 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eca_triton.compile import plan
-from eca_triton.compile.plan import PACKED_MASK, STORED_MASK, Facts, Settings, decide
-from eca_triton.compile.reasons import DEVICE, DISABLED, KERNEL_DTYPE, NO_TRITON, TINY
+from eca_triton.compile.cost import PACKED_MASK, STORED_MASK, stock
+from eca_triton.compile.facts import Facts
+from eca_triton.compile.plan import decide
+from eca_triton.compile.reasons import (
+    ASKED,
+    DEVICE,
+    DISABLED,
+    KERNEL_DTYPE,
+    NO_CONVOLUTION,
+    NO_TRITON,
+    NO_WIN,
+    NOT_STORED,
+    TINY,
+    TRAINING,
+)
+from eca_triton.compile.settings import Settings
+from eca_triton.targets import TARGETS
 
 H200 = Settings(device="cuda")
 BOTTLENECK = Facts(
-    numel=128 * 256 * 56 * 56,
+    images=128,
+    channels=256,
     positions=56 * 56,
+    taps=5,
     dtype=torch.bfloat16,
     device="cuda",
+    channels_last=True,
     grad=False,
+    target="h200",
     batch_norm="eval",
     tail=("residual", "relu"),
 )
+ALONE = replace(BOTTLENECK, batch_norm=None, tail=())
+SMALL = replace(BOTTLENECK, images=8, positions=28 * 28)  # 3 MB, which L2 holds
 
 
 @pytest.mark.parametrize(
     ("changes", "chosen", "before", "after"),
     [
         pytest.param({}, "block", 5.0, 3.0, id="batch norm, residual, relu"),
-        pytest.param({"activation": "silu", "tail": ()}, "block", 4.0, 2.0, id="batch norm and silu before"),
+        pytest.param({"activation": "relu", "tail": ()}, "block", 4.0, 2.0, id="batch norm and relu before"),
+        pytest.param({"activation": "silu", "tail": ()}, "block", 6.0, 2.0, id="then silu in float32"),
+        pytest.param(
+            {"activation": "silu", "batch_norm": None, "tail": ()},
+            "block",
+            3.0,
+            2.0,
+            id="silu alone",
+        ),
         pytest.param({"batch_norm": None, "tail": ()}, "block", 3.0, 2.0, id="alone"),
         pytest.param({"templates": False}, "gate", 5.0, 4.0, id="an Inductor that takes no templates"),
         pytest.param({"in_place": True}, "gate", 5.0, 4.0, id="rescaled in place"),
+        pytest.param({"spread": True}, "gate", 5.0, 4.0, id="a view of the result"),
+        pytest.param({"spread": True, "inlined": True}, "gate", 4.0, 3.0, id="only pooled"),
         pytest.param(
-            {"batch_norm": None, "source_is_stored": False}, "pool", 4.0, 4.0, id="biased convolution"
+            {"batch_norm": None, "source_is_stored": False, "casts": True},
+            "pool",
+            4.0,
+            4.0,
+            id="casts",
         ),
-        pytest.param({"folds": False}, "block", 5.0, 4.0, id="eps unknown"),
+        pytest.param(
+            {"batch_norm": None, "source_is_stored": False, "wraps": True}, "pool", 4.0, 4.0, id="padding"
+        ),
+        pytest.param({"expansion": 0.25, "epilogues": True}, "convfold", 5.0, 1.25, id="an epilogue"),
+        pytest.param({"expansion": 0.25}, "block", 5.0, 3.0, id="a product without epilogue"),
+        pytest.param({"expansion": 6.0, "epilogues": True}, "block", 5.0, 3.0, id="more inputs than results"),
+        pytest.param(
+            {"expansion": 0.25, "batch_norm": None, "source_is_stored": False},
+            "convfold",
+            4.0,
+            3.25,
+            id="a biased 1x1 convolution",
+        ),
         pytest.param({"grad": True, "batch_norm": "train"}, "pool", 15.0, 15.0, id="training at 56x56"),
         pytest.param(
             {"grad": True, "batch_norm": "train", "positions": 28 * 28},
@@ -66,7 +114,6 @@ BOTTLENECK = Facts(
             8.0,
             id="one op each way, which recomputes SiLU",
         ),
-        pytest.param({"batch_norm": "train"}, "pool", 6.0, 6.0, id="batch statistics without gradients"),
         pytest.param(
             {"batch_norm": "train", "takes_over": True},
             "batch_norm",
@@ -103,20 +150,86 @@ def test_the_plan_of_a_site(changes: dict[str, object], chosen: str, before: flo
     assert (decision.traffic_before, decision.traffic_after) == (before, after)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"batch_norm": None, "source_is_stored": False}, id="biased convolution"),
+        pytest.param({"batch_norm": "train"}, id="batch statistics without gradients"),
+        pytest.param({"spread": True, "repeated": True}, id="group norm behind"),
+    ],
+)
+def test_a_tie_is_left_alone(changes: dict[str, object]) -> None:
+    decision = decide(replace(BOTTLENECK, **changes), H200)
+    assert (decision.plan, decision.reason) == ("skip", NO_WIN)
+    assert "pool is predicted to take" in decision.detail
+    assert decision.time_after_s == decision.time_before_s
+
+
+def test_a_batch_norm_behind_the_site_keeps_its_backward() -> None:
+    """Its own moments would have the gradient between them stored in float32: 3 S more."""
+    facts = replace(BOTTLENECK, grad=True, batch_norm="train", takes_over=True, normalized=True)
+    assert decide(facts, H200).plan == "pool"
+
+
 def test_what_is_absorbed_is_named_before_the_tail() -> None:
     decision = decide(replace(BOTTLENECK, activation="relu", tail=("gain", "residual")), H200)
     assert decision.fused == ("batch_norm", "relu", "gain", "residual")
 
 
+def test_a_decision_tells_what_else_was_weighed() -> None:
+    decision = decide(replace(BOTTLENECK, source_is_stored=False, expansion=0.25), H200)
+    obstacles = {each.plan: each.obstacle for each in decision.alternatives}
+    assert (obstacles["convfold"], obstacles["block"], obstacles["pool"]) == (None, NOT_STORED, None)
+    assert decision.time_after_s == min(each.time_s for each in decision.alternatives if not each.obstacle)
+
+
+def test_the_time_of_a_large_map_is_that_of_its_bytes() -> None:
+    decision = decide(BOTTLENECK, H200)
+    s, h200 = BOTTLENECK.numel * 2, TARGETS["h200"]
+    assert decision.cost_before is not None
+    assert decision.cost_before.dram_bytes == 5 * s
+    assert decision.time_before_s == pytest.approx(5 * s / h200.copy_bytes_per_s + 3 * h200.launch_s)
+    assert decide(replace(BOTTLENECK, target="a100"), H200).time_before_s > 2 * decision.time_before_s
+
+
+def test_in_l2_bytes_do_not_separate_plans_and_launches_do() -> None:
+    """The map is still in L2 for its second reader; there is one launch instead of three."""
+    decision = decide(replace(SMALL, batch_norm=None), H200)
+    assert decision.cost_before is not None
+    assert decision.cost_after is not None
+    assert decision.traffic_after < decision.traffic_before
+    assert decision.cost_after.dram_bytes == decision.cost_before.dram_bytes
+    assert decision.cost_after.launches < decision.cost_before.launches
+    assert decision.time_after_s < decision.time_before_s
+
+
+def test_where_instructions_bound_both_fewer_bytes_are_a_win() -> None:
+    """Rows of 7x7, which no vector divides: as slow as stock by instructions, and a map less to move."""
+    rows = replace(BOTTLENECK, images=8, channels=512, positions=49, channels_last=False)
+    decision = decide(replace(rows, spread=True, inlined=True), H200)
+    assert decision.plan == "gate"
+    assert decision.time_after_s == decision.time_before_s
+
+
+def test_a_map_that_comes_back_from_l2_is_read_twice_there() -> None:
+    """56x56 channels-last, by the lagged kernel; a tile reads its neighbours' channels alone."""
+    s = ALONE.numel * 2
+    lagged, tile = (decide(replace(ALONE, channels_last=last), H200).cost_after for last in (True, False))
+    assert lagged is not None
+    assert tile is not None
+    assert lagged.l2_bytes == 2 * s
+    assert s < tile.l2_bytes < 2 * s
+
+
 @pytest.mark.parametrize(
     ("facts", "settings", "reason"),
     [
-        (BOTTLENECK, Settings(disabled=True, force=True), DISABLED),
+        (BOTTLENECK, Settings(plan="off", force=True), DISABLED),
         (replace(BOTTLENECK, device="cpu"), Settings(), DEVICE),
         (replace(BOTTLENECK, dtype=torch.float64), H200, KERNEL_DTYPE),
-        (replace(BOTTLENECK, numel=16 * 1024 - 1), H200, TINY),
+        (replace(BOTTLENECK, images=1, channels=64, positions=255), H200, TINY),
     ],
-    ids=["disabled", "device", "dtype", "tiny"],
+    ids=["off", "device", "dtype", "tiny"],
 )
 def test_a_reason_to_leave_it(facts: Facts, settings: Settings, reason: str) -> None:
     decision = decide(facts, settings)
@@ -129,31 +242,68 @@ def test_without_triton_nothing_is_lowered(monkeypatch: pytest.MonkeyPatch) -> N
     assert decide(BOTTLENECK, Settings()).reason == NO_TRITON
 
 
-def test_force_lowers_on_any_device_and_size() -> None:
-    facts = replace(BOTTLENECK, device="cpu", numel=8, dtype=torch.float64)
+def test_force_lowers_on_any_device_and_size_and_without_a_win() -> None:
+    facts = replace(BOTTLENECK, device="cpu", images=1, channels=8, positions=1, dtype=torch.float64)
     assert decide(facts, Settings(force=True)).plan == "block"
+    assert decide(replace(facts, source_is_stored=False), Settings(force=True)).plan == "pool"
+
+
+@pytest.mark.parametrize("asked", ["gate", "block", "pool"])
+def test_a_plan_that_is_asked_for_is_taken_where_it_fits(asked: str) -> None:
+    tiny = replace(BOTTLENECK, images=1, channels=8, positions=1)
+    assert [decide(facts, Settings(plan=asked)).plan for facts in (BOTTLENECK, tiny)] == [asked, asked]
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "obstacle"),
+    [
+        ("gate", {"grad": True}, TRAINING),
+        ("block", {"source_is_stored": False}, NOT_STORED),
+        ("convfold", {}, NO_CONVOLUTION),
+    ],
+)
+def test_a_plan_that_does_not_fit_leaves_the_site(asked: str, changes: dict[str, Any], obstacle: str) -> None:
+    """And says which plan, and why not; no other takes its place."""
+    decision = decide(replace(BOTTLENECK, **changes), Settings(plan=asked))
+    assert (decision.plan, decision.reason) == ("skip", ASKED)
+    assert decision.detail.startswith(f"{asked}: {obstacle} ")
 
 
 @given(
     st.builds(
         Facts,
-        numel=st.integers(0, 2**40),
-        positions=st.integers(1, 2**20),
+        images=st.integers(0, 2**12),
+        channels=st.integers(1, 2**12),
+        positions=st.integers(1, 2**16),
+        taps=st.sampled_from([1, 3, 5, 9]),
         dtype=st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]),
         device=st.sampled_from(["cpu", "cuda", "mps"]),
+        channels_last=st.booleans(),
         grad=st.booleans(),
+        target=st.sampled_from(sorted(TARGETS)),
         batch_norm=st.sampled_from([None, "eval", "train"]),
-        folds=st.booleans(),
         source_is_stored=st.booleans(),
         activation=st.sampled_from(["identity", "relu", "silu"]),
         tail=st.sampled_from([(), ("relu",), ("residual",), ("gain", "residual", "silu")]),
+        inlined=st.booleans(),
+        spread=st.booleans(),
+        repeated=st.booleans(),
         in_place=st.booleans(),
         templates=st.booleans(),
-    )
+        expansion=st.sampled_from([None, 0.25, 6.0]),
+        epilogues=st.booleans(),
+    ),
+    st.sampled_from(["auto", "gate", "block", "pool", "convfold"]),
 )
-def test_no_plan_moves_more_than_stock(facts: Facts) -> None:
-    decision = decide(facts, Settings())
-    assert decision.traffic_after <= decision.traffic_before
+def test_no_choice_moves_more_than_stock_or_takes_longer(facts: Facts, asked: str) -> None:
+    decision = decide(facts, Settings(plan=asked))
+    assert decision.traffic_before == stock(facts).traffic
     assert (decision.plan == "skip") == (decision.reason is not None)
     assert decision.plan in ("pool", "skip") or not (facts.grad or facts.batch_norm == "train")
     assert decision.plan != "block" or (facts.templates and not facts.in_place)
+    if asked == "auto":
+        assert decision.traffic_after <= decision.traffic_before
+        assert decision.plan == "skip" or (decision.time_after_s, decision.traffic_after) < (
+            decision.time_before_s,
+            decision.traffic_before,
+        )

@@ -11,7 +11,7 @@ from torch._dynamo.backends.registry import lookup_backend
 
 from eca_triton import launch
 from eca_triton.compile.passes import lower_graph
-from eca_triton.compile.plan import Settings
+from eca_triton.compile.settings import Settings
 
 
 class Bottleneck(nn.Module):

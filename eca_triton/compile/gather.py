@@ -1,0 +1,69 @@
+"""Gather the facts of a site from its graph, and from where it runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from ..targets import TARGETS, target_like
+from .cost import PACKED_MASK, STORED_MASK
+from .facts import Facts
+from .graph import bind, op_name, value
+from .neighbours import IN_PLACE_MULTIPLICATIONS
+from .readers import readers_of
+from .rewrite import packs_mask, stays_whole
+from .settings import Settings
+from .site import Site
+from .trial import templates_work
+
+UNKNOWN_SIZE = 64
+DEFAULT_TARGET = "h200"
+
+
+def facts_of(site: Site, settings: Settings) -> Facts:
+    """The facts of one site; symbolic sizes by the example that was traced."""
+    x, norm = value(site.x), site.batch_norm
+    shape = hints(site.shape)
+    images, channels = shape[0], shape[site.channel_dim]
+    grad = value(site.mul).requires_grad
+    # Asked only where the answer counts: it takes a moment, and a device, or the wish to plan for one.
+    asked = not grad and x.device.type == "cuda"
+    convolution = bind(site.conv)
+    return Facts(
+        images=images,
+        channels=channels,
+        positions=math.prod(shape[1:]) // max(1, channels),
+        taps=site.k,
+        dtype=x.dtype,
+        device=x.device.type,
+        channels_last=site.channel_dim != 1 or not x.is_contiguous(),
+        grad=grad,
+        target=_target(x.device),
+        batch_norm=None if norm is None else "train" if norm.training else "eval",
+        activation=site.activation,
+        source_is_stored=site.source_is_stored,
+        tail=site.tail,
+        **asdict(readers_of(site.end)),
+        in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
+        templates=templates_work(x.device) if asked else settings.device == "cuda",
+        takes_over=site.takes_over,
+        mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
+        whole=grad and stays_whole(site),
+        wraps=op_name(convolution["input"]) == "pad",
+        casts=value(site.weight).dtype != value(site.conv).dtype,
+    )
+
+
+def hints(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    """Sizes as numbers."""
+    return tuple(size if isinstance(size, int) else size.node.hint or UNKNOWN_SIZE for size in shape)
+
+
+def _target(device: torch.device) -> str:
+    """The GPU at hand, or the default one to plan for where there is none."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return TARGETS[DEFAULT_TARGET].name
+    return target_like(torch.cuda.get_device_properties(device)).name

@@ -1,0 +1,78 @@
+"""What a user asked of the pass: options of the backend, arguments of the other doors, the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+PLANS = ("auto", "gate", "block", "pool", "convfold", "off")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user asked for; part of Inductor's cache key by its `repr`.
+
+    Attributes:
+        force: Lower on any device and size, also where no win is predicted.
+        device: Plan as though the maps were on a device of this type, or None for theirs.
+        plan: One of `PLANS`: "auto" chooses by cost, "off" lowers nothing, any other is the only one allowed.
+        strict: Raise `NotLoweredError` where a site stays with Inductor for another reason than cost.
+        exported: The graph is a program for inference, which nobody trains.
+        packaged: It runs where there is no Python, and so none of our operators.
+    """
+
+    force: bool = False
+    device: str | None = None
+    plan: str = "auto"
+    strict: bool = False
+    exported: bool = False
+    packaged: bool = False
+
+    @classmethod
+    def from_environment(
+        cls,
+        *,
+        force: bool = False,
+        device: str | None = None,
+        plan: str | None = None,
+        strict: bool | None = None,
+        exported: bool = False,
+        packaged: bool = False,
+    ) -> Settings:
+        """These settings; where they say nothing, those of the environment.
+
+        What the code says counts more than ECA_TRITON_PLAN and ECA_TRITON_STRICT; ECA_TRITON_FORCE=1 adds to
+        it, and ECA_TRITON_DISABLE=1 stands above all.
+
+        Raises:
+            ValueError: an option or a variable has a value that it cannot have.
+        """
+        if plan is None:
+            plan = _among("ECA_TRITON_PLAN", os.environ.get("ECA_TRITON_PLAN") or "auto", PLANS)
+        settings = cls(
+            force=_boolean("eca.force", force) or _switch("ECA_TRITON_FORCE"),
+            device=device,
+            plan=_among("eca.plan", plan, PLANS),
+            strict=_switch("ECA_TRITON_STRICT") if strict is None else _boolean("eca.strict", strict),
+            exported=exported,
+            packaged=packaged,
+        )
+        return cls(plan="off") if _switch("ECA_TRITON_DISABLE") else settings
+
+
+def _among(option: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+    return str(value)
+
+
+def _boolean(option: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{option} must be True or False, got {value!r}")
+    return value
+
+
+def _switch(variable: str) -> bool:
+    """Whether an environment variable is "1"; unset, empty and "0" are off."""
+    return _among(variable, os.environ.get(variable, ""), ("0", "1", "")) == "1"
