@@ -112,6 +112,35 @@ def gate(
     return gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype or x.dtype)
 
 
+def gate_from_projection(
+    pooled: Tensor,
+    projection: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    projection_bias: Tensor | None = None,
+    *,
+    bn: BatchNorm | None = None,
+    bn_eps: float = 1e-5,
+    circular: bool = False,
+    gate: str = "sigmoid",
+    out_dtype: torch.dtype | None = None,
+    gate_from_pool: GateFromPool = gate_from_pool,
+) -> Tensor:
+    """Gates [N, C] of the result of a 1x1 convolution, from its pooled input [N, I].
+
+    `projection` [C, I] or [C, I, 1, ...] and `projection_bias` [C] are the convolution's: the mean of what it
+    makes is what it makes of the mean.
+    """
+    dtype = compute_dtype(pooled)
+    with torch.autocast(pooled.device.type, enabled=False):
+        y = pooled.to(dtype) @ projection.flatten(1).to(dtype).T
+    if projection_bias is not None:
+        y = y + projection_bias.to(dtype)
+    y = normalize(y, bn, bn_eps, "identity")
+    out_dtype = out_dtype or pooled.dtype
+    return gate_from_pool(y, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype)
+
+
 def eca(
     x: Tensor,
     weight: Tensor,

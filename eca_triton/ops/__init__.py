@@ -4,6 +4,7 @@ from . import autograd, batch_norm, flops, implementation, vmap
 from .autograd import call
 from .batch_norm import BATCH_NORM_ECA
 from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+from .schema_projection import GATE_FROM_PROJECTION
 from .schema_training import ECA_BACKWARD, ECA_FORWARD
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "GATE",
     "GATE_FROM_POOL",
     "GATE_FROM_POOL_BACKWARD",
+    "GATE_FROM_PROJECTION",
     "autograd",
     "batch_norm",
     "call",

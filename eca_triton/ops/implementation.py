@@ -27,6 +27,7 @@ from .schema import (
     check_and_allocate_gate_from_pool,
     check_and_allocate_gate_from_pool_backward,
 )
+from .schema_projection import GATE_FROM_PROJECTION, check_and_allocate_gate_from_projection
 from .schema_training import (
     ECA_BACKWARD,
     ECA_FORWARD,
@@ -36,8 +37,11 @@ from .schema_training import (
 )
 
 CALLS: dict[Callable[..., Any], Calls] = {
-    op: Calls() for op in (GATE, ECA, ECA_FORWARD, ECA_BACKWARD, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD)
-}
+    op: Calls()
+    for op in (
+        GATE, ECA, ECA_FORWARD, ECA_BACKWARD, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, GATE_FROM_PROJECTION,
+    )
+}  # fmt: skip
 """Per operator the calls that were launched before."""
 
 
@@ -170,6 +174,23 @@ def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor,
     return outs
 
 
+@_first_of(GATE_FROM_PROJECTION)
+def _gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
+    a, out = check_and_allocate_gate_from_projection(*args, **kwargs)
+    if out.numel() == 0 or _launcher(a.pooled) is None:
+        gates = reference.gate_from_projection(
+            a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=out.dtype
+        )
+        return out.copy_(gates)
+    from .. import launch_projection
+
+    with CALLS[GATE_FROM_PROJECTION].first(args, kwargs, (out,)):
+        launch_projection.gate_from_projection(
+            a.pooled, a.projection, a.weight, a.bias, **a.options, out=out
+        )
+    return out
+
+
 def _launcher(x: Tensor) -> ModuleType | None:
     """The module that launches our kernels on x, or None where the reference computes."""
     if x.device.type != "cuda" and not (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
@@ -193,3 +214,4 @@ LIBRARY.impl("eca_forward", _eca_forward, "CompositeExplicitAutograd")
 LIBRARY.impl("eca_backward", _eca_backward, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool", _gate_from_pool, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "CompositeExplicitAutograd")
+LIBRARY.impl("gate_from_projection", _gate_from_projection, "CompositeExplicitAutograd")
