@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .compat import inductor_compile, inductor_config, reset_cudagraphs
+from .compat import inductor_compile, inductor_config, reset_cudagraphs, settings_of
 from .passes import POST_GRAD_HOOK, CacheKeyPass, SiteRecord, lower_graph, plan_graph, with_pass
 from .plan import Settings
 
@@ -41,8 +41,9 @@ def eca_triton(
     if unknown:
         raise ValueError(f"unknown options {sorted(unknown)}; ours are eca.force and eca.device")
     settings = Settings.from_environment(**{key.removeprefix("eca."): value for key, value in ours.items()})
-    lower_graph(gm, settings)
     patches = dict(config_patches or {})
+    with settings_of(mode, theirs, patches):
+        lower_graph(gm, settings)
     hook = patches.get(POST_GRAD_HOOK, theirs.get(POST_GRAD_HOOK, getattr(inductor_config(), POST_GRAD_HOOK)))
     patches[POST_GRAD_HOOK] = with_pass(hook, CacheKeyPass(settings.force))
     return inductor_compile(gm, example_inputs, mode, theirs, patches)

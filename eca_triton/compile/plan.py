@@ -16,7 +16,7 @@ import torch
 
 from .reasons import DEVICE, DISABLED, KERNEL_DTYPE, NO_TRITON, TINY
 
-Plan = Literal["skip", "pool", "gate", "block", "batch_norm"]
+Plan = Literal["skip", "pool", "gate", "block", "batch_norm", "convfold"]
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Below this a site is bound by launches and dispatch: stock Inductor has three launches and so have we, but
@@ -52,6 +52,9 @@ class Facts:
     `in_place`: the map itself is rescaled; `templates`: Inductor puts neighbours into our kernels;
     `takes_over`: one op may compute from the input of a training batch norm to the end of the tail; `mask`:
     in S, what then tells backward where ReLU was open; `whole`: an opaque op trains site and tail.
+    `expansion`: input channels per channel of the 1x1 convolution before the site, None where the gate cannot
+    be computed from its input; `epilogues`: Inductor puts what follows a product of matrices into its kernel;
+    `one_kernel`: the sizes are such, and the result is read so, that `block` is one launch.
     """
 
     numel: int
@@ -69,6 +72,9 @@ class Facts:
     takes_over: bool = False
     mask: float = 0.0
     whole: bool = False
+    expansion: float | None = None
+    epilogues: bool = False
+    one_kernel: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ def decide(facts: Facts, settings: Settings) -> Decision:
     and its backward fuse with it, and an opaque op over the map would cut that (12.5 S against 10 S for the
     backward of a bottleneck's tail). The same plan serves a map that Inductor makes in a kernel of its own,
     which can pool it without a read. `batch_norm` takes batch norm in training in: one op for both, whose
-    passes over the map are native code.
+    passes over the map are native code. `convfold` computes the gate before the 1x1 convolution that makes
+    the map: where that then takes the rest as its epilogue, and where the map would be read twice otherwise.
     """
     before = stock_traffic(facts)
     reason, detail = _obstacle(facts, settings)
@@ -104,6 +111,9 @@ def decide(facts: Facts, settings: Settings) -> Decision:
     if facts.whole:
         fused = ("batch_norm",) * (facts.batch_norm is not None) + facts.tail
         return Decision("block", None, "", before, block_training_traffic(facts), fused)
+    if folds_convolution(facts):
+        absorbed = ("conv",) + ("batch_norm",) * (facts.batch_norm is not None)
+        return Decision("convfold", None, "", before, convfold_traffic(facts), (*absorbed, *facts.tail))
     if facts.grad or facts.batch_norm == "train" or not facts.source_is_stored:
         return Decision("pool", None, "", before, before, facts.tail)
     absorbed = ("batch_norm",) * (facts.batch_norm is not None) + (facts.activation,) * (
@@ -137,6 +147,26 @@ def stock_traffic(facts: Facts) -> float:
     if facts.batch_norm == "train":
         backward += 3.0 if facts.positions >= 56 * 56 else 1.0
     return forward + backward
+
+
+def folds_convolution(facts: Facts) -> bool:
+    """Whether to compute the gate from the input of the convolution.
+
+    That input may have to be read once more, unless the kernel that makes it pools it: not worth it where it
+    has more channels than the map. Without epilogues the map is stored by the product and read once after it,
+    as by `block`: then it serves where `block` is not one launch.
+    """
+    if facts.expansion is None or facts.expansion > 1.0:
+        return False
+    block = facts.templates and not facts.in_place and facts.source_is_stored and facts.one_kernel
+    return facts.epilogues or not block
+
+
+def convfold_traffic(facts: Facts) -> float:
+    """As `stock_traffic`, of `convfold`; the convolution before stores nothing if it takes the tail in."""
+    residual = "residual" in facts.tail
+    stored = -1.0 if facts.epilogues else 1.0
+    return 1.0 + residual + stored + (facts.expansion or 0.0)
 
 
 def batch_norm_traffic(facts: Facts) -> float:
