@@ -10,7 +10,7 @@ from .elementwise import batch_norm_terms, gate_of
 def gate_from_projection_kernel(
     pooled_ptr, projection_ptr, projection_bias_ptr, weight_ptr, bias_ptr,
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, out_ptr,
-    N, C, I, stride_pn, stride_pi, stride_jc, stride_ji, stride_w,
+    N, C, REDUCED, stride_pn, stride_pi, stride_jc, stride_ji, stride_w,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
@@ -18,7 +18,7 @@ def gate_from_projection_kernel(
     projection @ pooled[n] + projection_bias.
     One program owns BLOCK_C - K + 1 channels of BLOCK_N images; it projects K // 2 on each side beside them.
     Reads the projection N / BLOCK_N times, from L2, and writes N * C. No product mixes images.
-    pooled: [N, I], projection: [C, I], w: [K], any strides; out: [N, C] contiguous; fp32 sums.
+    pooled: [N, REDUCED], projection: [C, REDUCED], w: [K], any strides; out: [N, C] contiguous; fp32 sums.
     """
     OWN: tl.constexpr = BLOCK_C - K + 1
     blocks_c = tl.cdiv(C, OWN)
@@ -33,9 +33,9 @@ def gate_from_projection_kernel(
     y = tl.zeros((BLOCK_C, BLOCK_N), tl.float32)
     rows = projection_ptr + offs_c.to(tl.int64)[:, None] * stride_jc
     columns = pooled_ptr + offs_n.to(tl.int64)[None, :] * stride_pn
-    for start in range(0, I, BLOCK_I):
+    for start in range(0, REDUCED, BLOCK_I):
         offs_i = start + tl.arange(0, BLOCK_I)
-        mask_i = offs_i < I
+        mask_i = offs_i < REDUCED
         matrix = tl.load(
             rows + offs_i.to(tl.int64)[None, :] * stride_ji, mask=mask_c[:, None] & mask_i[None, :], other=0.0
         )

@@ -28,8 +28,8 @@ __all__ = [
     "generated_code",
     "inductor_compile",
     "inductor_config",
-    "products_keep_precision",
     "packs_bits",
+    "products_keep_precision",
     "reset_cudagraphs",
     "settings_of",
     "without_modes",
@@ -72,9 +72,10 @@ def epilogues_of_products() -> bool:
 
 
 def products_keep_precision() -> bool:
-    """Whether a product of float32 matrices is computed as a convolution would be: both in TF32, or neither."""
-    matmul, convolution = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-    return bool((matmul == "tf32") == (convolution == "tf32"))
+    """Whether float32 products of matrices get tensor cores where float32 convolutions do."""
+    products: Any = torch.backends.cuda.matmul
+    convolutions: Any = torch.backends.cudnn
+    return bool(products.fp32_precision == "tf32" or convolutions.conv.fp32_precision != "tf32")
 
 
 def reset_cudagraphs() -> None:

@@ -1,21 +1,24 @@
-"""The plan `convfold`: gates from the input of the 1x1 convolution before a site, the rest as its epilogue.
+"""The plan `convfold`: gates from the input of the 1x1 convolution before a site.
 
     y = a * (W u + b) + c      mean(y) = a * (W mean(u) + b) + c      out = tail(y * gate(mean(y)))
 
-The convolution becomes a product of matrices, and what follows is emitted on [N * HW, C] too, with views back
-last: Inductor's template for products then takes all of it as its epilogue, on every version of torch.
+So the map is not read for them. Where Inductor puts what follows a product of matrices into its kernel, the
+convolution becomes one, and all of the tail is emitted on [N * HW, C] too, with views back last: in that form
+Inductor fuses it on every version of torch. Elsewhere the convolution and what follows stay as they are.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx
 
+from .compat import epilogues_of_products, products_keep_precision
 from .emit import become, call, taps
 from .graph import changed_between, op_name, value
 from .neighbours import BatchNorm, tail_of
@@ -23,7 +26,7 @@ from .probe import Sizes
 from .projection import Projection
 from .site import Site
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gain": torch.mul,
     "residual": torch.add,
     "relu": F.relu,
@@ -34,13 +37,26 @@ FUNCTIONS = {
 }
 
 
-def folds_into_projection(site: Site) -> bool:
-    """Whether `fold` may be called: what it moves behind the last call of the tail is the same there."""
-    if site.projection is None or value(site.mul).requires_grad:
+def folds(site: Site) -> bool:
+    """Whether the gate can be computed from the input of the convolution before the site, in inference."""
+    return not value(site.mul).requires_grad and _same_at(site, site.conv)
+
+
+def becomes_product(site: Site) -> bool:
+    """Whether `fold` makes the convolution a product of matrices that takes what follows into its kernel."""
+    if site.projection is None or not epilogues_of_products() or not _same_at(site, end_of_tail(site)):
+        return False
+    # A float32 convolution may use tensor cores that a product may not.
+    return value(site.projection.node).dtype != torch.float32 or products_keep_precision()
+
+
+def _same_at(site: Site, node: fx.Node) -> bool:
+    """Whether all that the gate and the product are made from is at `node` what the convolution read."""
+    if site.projection is None:
         return False
     norm = site.batch_norm
     vectors = () if norm is None else (norm.mean, norm.var, norm.weight, norm.bias)
-    return site.projection.stays_until(end_of_tail(site), site.weight, site.bias, *vectors)
+    return site.projection.stays_until(node, site.weight, site.bias, *vectors)
 
 
 def end_of_tail(site: Site) -> fx.Node:
@@ -48,28 +64,41 @@ def end_of_tail(site: Site) -> fx.Node:
     return ([site.mul] + [step for _, step in _steps(site)])[-1]
 
 
+def gate_before_projection(site: Site) -> fx.Node:
+    """The gates [N, C] in at least float32. The mean is native, so it rides on the kernel of the input."""
+    projection, norm = site.projection, site.batch_norm
+    assert projection is not None
+    dtype = torch.promote_types(value(projection.node).dtype, torch.float32)
+    pooled = call(site, torch.mean, projection.input, tuple(range(2, len(site.shape))), dtype=dtype)
+    keywords: dict[str, Any] = {"circular": site.circular, "gate": site.gate}
+    if norm is not None:
+        keywords |= {"bn_mean": norm.mean, "bn_var": norm.var, "bn_eps": norm.eps}
+        keywords |= {"bn_weight": norm.weight, "bn_bias": norm.bias}
+    op = torch.ops.eca_triton.gate_from_projection.default
+    return call(
+        site, op, pooled, _matrix(site, projection), taps(site), site.bias, projection.bias, **keywords
+    )
+
+
 def fold(site: Site) -> None:
-    """Emit the plan where the tail ends; that call's node stays, with its dtype and order in memory."""
+    """Emit the product and all behind it where the tail ends; that call's node, dtype and layout stay."""
     projection, norm, steps = site.projection, site.batch_norm, _steps(site)
     assert projection is not None
     last = steps[-1][1] if steps else site.mul
     with last.graph.inserting_before(last):
-        # Cast where autocast would do it.
+        gate = gate_before_projection(site)
         u = _cast(site, projection.input, value(projection.node).dtype)
-        matrix = _cast(site, call(site, torch.flatten, projection.weight, 1), value(projection.node).dtype)
-        arithmetic = torch.promote_types(value(u).dtype, torch.float32)
-        gate = _gate(site, projection, u, matrix, arithmetic)
-        y = _cast(site, call(site, torch.mm, _flat(site, u), call(site, torch.t, matrix)), arithmetic)
-        y = _affine(site, y, projection, norm)
+        y = call(site, torch.mm, _flat(site, u), call(site, torch.t, _matrix(site, projection)))
+        y = _affine(site, _cast(site, y, value(gate).dtype), projection, norm)
         sizes = [_size(site, u, dim) for dim in (0, *range(2, len(site.shape)))]
         gate = call(site, torch.unsqueeze, gate, 1)
         gate = call(site, torch.Tensor.expand, gate, -1, _product(site, sizes[1:]), -1)
-        y = call(site, torch.mul, y, call(site, torch.flatten, gate, 0, 1))
-        y = _tail(site, y, steps)
+        y = _tail(site, call(site, torch.mul, y, call(site, torch.flatten, gate, 0, 1)), steps)
         y = call(site, torch.reshape, _cast(site, y, value(last).dtype), (*sizes, site.shape[1]))
-        if value(last).is_contiguous():  # what follows may take views that another order has not
+        contiguous = value(last).is_contiguous()
+        if contiguous:
             y = call(site, torch.movedim, y, -1, 1)
-    if value(last).is_contiguous():
+    if contiguous:  # what follows may take views that another layout has not
         become(last, torch.Tensor.contiguous, y)
     else:
         become(last, torch.movedim, y, -1, 1)
@@ -99,40 +128,31 @@ def _steps(site: Site) -> list[tuple[str, fx.Node]]:
     for name, step in tail_of(site.mul, Sizes()):
         others = [arg for arg in step.args if arg is not before]
         if name in ("gain", "residual"):
-            if len(others) != 1 or not _lies_flat(name, others[0]) or "out" in step.kwargs:
+            if len(others) != 1 or not _lies_flat(site, name, others[0]) or "out" in step.kwargs:
                 break
             # A sum that is written into the residual, or a residual that is changed before the end.
             if op_name(step) in ("add_", "iadd", "mul_", "imul", "multiply_") and step.args[0] is not before:
                 break
         steps.append((name, step))
         before = step
-    for index, (name, step) in enumerate(steps):
-        others = [arg for arg in step.all_input_nodes if arg not in {site.mul, *dict(steps).values()}]
-        if any(changed_between(other, step, steps[-1][1]) for other in others):
+    own = {site.mul, *(step for _, step in steps)}
+    for index, (_, step) in enumerate(steps):
+        read = [node for node in step.all_input_nodes if node not in own]
+        if any(changed_between(node, step, steps[-1][1]) for node in read):
             return steps[:index]
     return steps
 
 
-def _lies_flat(name: str, other: Any) -> bool:
+def _lies_flat(site: Site, name: str, other: Any) -> bool:
+    """Whether an operand is one number, or for a residual a map like the site's."""
+    like = value(other)
     if name == "gain":
         return isinstance(other, (int, float)) or (
-            isinstance(value(other), torch.Tensor) and value(other).shape.numel() == 1
+            isinstance(like, torch.Tensor) and like.dim() <= len(site.shape) and like.shape.numel() == 1
         )
-    return isinstance(other, fx.Node) and value(other).dtype.is_floating_point
-
-
-def _gate(
-    site: Site, projection: Projection, u: fx.Node, matrix: fx.Node, arithmetic: torch.dtype
-) -> fx.Node:
-    """The gates [N, C] by one op; the mean before it is native, and rides on the kernel that makes u."""
-    pooled = call(site, torch.mean, u, tuple(range(2, len(site.shape))), dtype=arithmetic)
-    norm = site.batch_norm
-    keywords: dict[str, Any] = {"circular": site.circular, "gate": site.gate}
-    if norm is not None:
-        keywords |= {"bn_mean": norm.mean, "bn_var": norm.var, "bn_eps": norm.eps}
-        keywords |= {"bn_weight": norm.weight, "bn_bias": norm.bias}
-    op = torch.ops.eca_triton.gate_from_projection.default
-    return call(site, op, pooled, matrix, taps(site), site.bias, projection.bias, **keywords)
+    sizes = Sizes()
+    same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
+    return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
 
 
 def _affine(site: Site, y: fx.Node, projection: Projection, norm: BatchNorm | None) -> fx.Node:
@@ -158,6 +178,12 @@ def _operand(site: Site, arg: Any) -> Any:
 def _flat(site: Site, x: fx.Node) -> fx.Node:
     """[N, C, *spatial] -> [N * HW, C]: a view of a channels-last map."""
     return call(site, torch.flatten, call(site, torch.movedim, x, 1, -1), 0, -2)
+
+
+def _matrix(site: Site, projection: Projection) -> fx.Node:
+    """The weight [C, I], cast where autocast would do it."""
+    matrix = call(site, torch.flatten, projection.weight, 1)
+    return _cast(site, matrix, value(projection.node).dtype)
 
 
 def _cast(site: Site, x: fx.Node, dtype: torch.dtype) -> fx.Node:

@@ -13,17 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx
 
-from .compat import (
-    CustomGraphPass,
-    as_passes,
-    epilogues_of_products,
-    inductor_config,
-    products_keep_precision,
-)
-from .fold import folds_into_projection
+from .compat import CustomGraphPass, as_passes, inductor_config
+from .fold import becomes_product, folds
 from .graph import op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .plan import PACKED_MASK, STORED_MASK, Decision, Facts, Settings, decide
@@ -132,18 +125,10 @@ def _facts(site: Site, settings: Settings) -> Facts:
         whole=grad and stays_whole(site),
         mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
         templates=templates_work(x.device) if asked else settings.device == "cuda",
-        expansion=_expansion(site),
-        epilogues=epilogues_of_products(),
+        expansion=site.projection.expansion if site.projection is not None and folds(site) else None,
+        epilogues=becomes_product(site),
         one_kernel=stays_one_kernel(site),
     )
-
-
-def _expansion(site: Site) -> float | None:
-    """What `Facts.expansion` says."""
-    if site.projection is None or not folds_into_projection(site):
-        return None
-    slower = value(site.projection.node).dtype == torch.float32 and not products_keep_precision()
-    return None if slower else site.projection.expansion
 
 
 def _rejected(rejection: Rejection) -> SiteRecord:

@@ -11,7 +11,7 @@ from torch import fx
 from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
 from .emit import become, call, call_node, taps
-from .fold import end_of_tail, fold
+from .fold import becomes_product, end_of_tail, fold, gate_before_projection
 from .graph import bind, op_name, tensor_inputs, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
@@ -23,13 +23,13 @@ POOLS = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
 def rewrite(site: Site, plan: Plan) -> None:
     """Replace what computes the gate of `site`, or with "block" and "batch_norm" all of it, by the plan's op.
 
-    "convfold" replaces the convolution before the site and its tail too: see `fold`.
+    "convfold" may replace the convolution before the site and its tail too: see `fold`.
 
     The op stands where the convolution stood, or at the end of the tail that it takes in, so all its inputs
     exist there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
     """
     graph = site.conv.graph
-    if plan == "convfold":
+    if plan == "convfold" and becomes_product(site):
         fold(site)
         return
     with graph.inserting_before(site.conv if end_of(site, plan) is None else last_of(site, plan)):
@@ -40,7 +40,7 @@ def rewrite(site: Site, plan: Plan) -> None:
         elif plan == "block":
             _become_block(site, weight, keywords)
         else:
-            gate = (_gate if plan == "gate" else _gate_from_pool)(site, weight, keywords)
+            gate = _gate_of(site, plan, weight, keywords)
             kept = (0, site.channel_dim)
             spread = tuple(slice(None) if dim in kept else None for dim in range(len(site.shape)))
             _replace_operand(site, call(site, operator.getitem, gate, spread))
@@ -168,6 +168,13 @@ def _ask_the_source(site: Site, source: fx.Node, end: Closing | None) -> None:
     for node in (site.x, *taken[:-1]):
         for user in set(node.users) - {*site.chain, *taken}:
             user.replace_input_with(node, source)
+
+
+def _gate_of(site: Site, plan: Plan, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
+    """The gates [N, C] by the plan's op."""
+    if plan == "convfold":
+        return gate_before_projection(site)
+    return (_gate if plan == "gate" else _gate_from_pool)(site, weight, keywords)
 
 
 def _gate(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:

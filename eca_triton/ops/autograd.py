@@ -1,10 +1,10 @@
 """Differentiation of the operators, as kernels on the Autograd key: no cost where no gradient is asked for.
 
 `eca` is one node of two operators, `eca_forward` and `eca_backward`; `gate_from_pool` is one with a backward
-operator. `gate`, `gate_from_projection`, and `eca` where an activation comes before pooling or the statistics of a batch norm need
-gradients, are compositions of native operators around `gate_from_pool`. Second derivatives are those of the
-plain formula, as is everything inside a functorch transform or forward-mode differentiation, which take it
-apart.
+operator. `gate`, `gate_from_projection`, and `eca` where an activation comes before pooling or the statistics
+of a batch norm need gradients, are compositions of native operators around `gate_from_pool`. Second
+derivatives are those of the plain formula, as is everything inside a functorch transform or forward-mode
+differentiation, which take it apart.
 """
 
 from __future__ import annotations

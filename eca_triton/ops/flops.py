@@ -1,7 +1,7 @@
 """FLOP formulas for `torch.utils.flop_counter`: 2 N C k for the convolution and for each gradient of it.
 
-A multiply and an add per tap, as torch counts a convolution, and 2 N C I where that follows a projection. Pooling, gate and rescale count nothing there:
-an operator counts what the eager spelling of the block counts.
+A multiply and an add per tap, as torch counts a convolution; 2 N C I more where a projection is before it.
+Pooling, gate and rescale count nothing there: an operator counts what the eager spelling of the block counts.
 """
 
 from __future__ import annotations

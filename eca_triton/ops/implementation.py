@@ -185,9 +185,7 @@ def _gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
     from .. import launch_projection
 
     with CALLS[GATE_FROM_PROJECTION].first(args, kwargs, (out,)):
-        launch_projection.gate_from_projection(
-            a.pooled, a.projection, a.weight, a.bias, **a.options, out=out
-        )
+        launch_projection.gate_from_projection(a.pooled, a.projection, a.weight, a.bias, **a.options, out=out)
     return out
 
 

@@ -1,4 +1,4 @@
-"""The operator that computes gates before a 1x1 convolution: schema, arguments, output allocation and fake."""
+"""The operator for gates before a 1x1 convolution: schema, arguments, output allocation and fake."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ class ProjectionArguments(NamedTuple):
         }
 
 
-def check_and_allocate_gate_from_projection(
-    *args: Any, **kwargs: Any
-) -> tuple[ProjectionArguments, Tensor]:
+def check_and_allocate_gate_from_projection(*args: Any, **kwargs: Any) -> tuple[ProjectionArguments, Tensor]:
     """Checked arguments and the output, uninitialised: the same for the op and for its fake."""
     a = ProjectionArguments(*args, **kwargs)
     checks.check_projection("gate_from_projection", a)
