@@ -8,11 +8,11 @@ from torch import Tensor
 from . import launch
 from .call import BatchNorm, vectors
 from .direct import run
-from .kernels.projection import gate_from_projection_kernel
+from .kernels.projection import projection_kernel
 from .tuning.projection import projection_config
 
 
-def gate_from_projection(
+def gates(
     pooled: Tensor,
     projection: Tensor,
     weight: Tensor,
@@ -23,8 +23,11 @@ def gate_from_projection(
     circular: bool,
     gate: str,
     out: Tensor,
+    shift: Tensor | None,
 ) -> None:
     """Fills out [N, C] (contiguous, any float dtype); pooled [N, I], projection [C, I, 1, ...], any strides.
+
+    With shift, like out, the two are the gates times the factor and the summand that follow the product.
 
     For 16-bit weights the product is one of TF32: they are exact in it, and the pooled values have more
     digits than the map that they are means of. For fp32 weights it is exact fp32.
@@ -37,8 +40,8 @@ def gate_from_projection(
     blocks = -(-n // config.block_n) * -(-c // (config.block_c - taps + 1))
     with launch.on_device_of(pooled):
         run(
-            gate_from_projection_kernel, (blocks,),
-            pooled, projection, projection_bias, weight, bias, *vectors(bn), bn_eps, out,
+            projection_kernel, (blocks,),
+            pooled, projection, projection_bias, weight, bias, *vectors(bn), bn_eps, out, shift,
             n, c, i, *pooled.stride(), projection.stride(0), projection.stride(1), weight.stride(-1),
             K=taps, CIRCULAR=circular, GATE=gate,
             PRECISION="tf32" if nvidia and projection.dtype != torch.float32 else "ieee",

@@ -7,15 +7,15 @@ from .elementwise import batch_norm_terms, gate_of
 
 
 @triton.jit
-def gate_from_projection_kernel(
+def projection_kernel(
     pooled_ptr, projection_ptr, projection_bias_ptr, weight_ptr, bias_ptr,
-    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, out_ptr,
+    bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, out_ptr, shift_ptr,
     N, C, REDUCED, stride_pn, stride_pi, stride_jc, stride_ji, stride_w,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """out[n, c] = gate(bias + sum_j w[j] * y[n, c + j - K // 2]), with y[n] the batch norm, if any, of
-    projection @ pooled[n] + projection_bias.
+    """out[n, c] = gate(bias + sum_j w[j] * y[n, c + j - K // 2]), y = scale * projection @ pooled + shift.
+    With shift_ptr out[n] is the gate times scale, and what is stored there the gate times shift, [N, C] too.
     One program owns BLOCK_C - K + 1 channels of BLOCK_N images; it projects K // 2 on each side beside them.
     Reads the projection N / BLOCK_N times, from L2, and writes N * C. No product mixes images.
     pooled: [N, REDUCED], projection: [C, REDUCED], w: [K], any strides; out: [N, C] contiguous; fp32 sums.
@@ -46,7 +46,8 @@ def gate_from_projection_kernel(
         )
         y = tl.dot(matrix.to(tl.float32), pooled.to(tl.float32), y, input_precision=PRECISION)
     if projection_bias_ptr is not None:
-        y += tl.load(projection_bias_ptr + offs_c, mask=mask_c, other=0.0).to(tl.float32)[:, None]
+        projection_bias = tl.load(projection_bias_ptr + offs_c, mask=mask_c, other=0.0).to(tl.float32)
+        y += projection_bias[:, None]
     if bn_mean_ptr is not None:
         center, scale, shift = batch_norm_terms(
             bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, offs_c, mask_c
@@ -62,6 +63,21 @@ def gate_from_projection_kernel(
     if bias_ptr is not None:
         z += tl.load(bias_ptr).to(tl.float32)
     owned = first + offs
-    mask = ((offs < OWN) & (owned < C))[:, None] & mask_n[None, :]
-    out_ptrs = out_ptr + offs_n.to(tl.int64)[None, :] * C + owned[:, None]
-    tl.store(out_ptrs, gate_of(z, GATE).to(out_ptr.dtype.element_ty), mask=mask)
+    mask_own = (offs < OWN) & (owned < C)
+    mask = mask_own[:, None] & mask_n[None, :]
+    places = offs_n.to(tl.int64)[None, :] * C + owned[:, None]
+    out = gate_of(z, GATE)
+    if shift_ptr is not None:
+        # The terms of the channels themselves, which their halo stands before.
+        constant = tl.zeros((BLOCK_C,), tl.float32)
+        if projection_bias_ptr is not None:
+            constant += tl.load(projection_bias_ptr + owned, mask=mask_own, other=0.0).to(tl.float32)
+        if bn_mean_ptr is not None:
+            center, scale, shift = batch_norm_terms(
+                bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, owned, mask_own
+            )
+            constant = (constant - center) * scale + shift
+        tl.store(shift_ptr + places, (out * constant[:, None]).to(shift_ptr.dtype.element_ty), mask=mask)
+        if bn_mean_ptr is not None:
+            out *= scale[:, None]
+    tl.store(out_ptr + places, out.to(out_ptr.dtype.element_ty), mask=mask)

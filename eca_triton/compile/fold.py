@@ -21,11 +21,13 @@ from torch import fx
 from .compat import epilogues_of_products, products_keep_precision
 from .emit import become, call, taps
 from .graph import changed_between, op_name, value
-from .neighbours import BatchNorm, tail_of
+from .neighbours import tail_of
 from .probe import Sizes
 from .projection import Projection
 from .site import Site
 
+# From 64 per multiprocessor on, Inductor leaves a sum to one program; below, it may cut it.
+MANY_SUMS = 2**14
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gain": torch.mul,
     "residual": torch.add,
@@ -65,19 +67,33 @@ def end_of_tail(site: Site) -> fx.Node:
 
 
 def gate_before_projection(site: Site) -> fx.Node:
-    """The gates [N, C] in at least float32. The mean is native, so it rides on the kernel of the input."""
+    """The gates [N, C] in at least float32."""
+    return _from_pool(site, torch.ops.eca_triton.gate_from_projection.default)
+
+
+def _from_pool(site: Site, op: Callable[..., Any]) -> fx.Node:
+    """One op on the pooled input of the convolution."""
     projection, norm = site.projection, site.batch_norm
     assert projection is not None
-    dtype = torch.promote_types(value(projection.node).dtype, torch.float32)
-    pooled = call(site, torch.mean, projection.input, tuple(range(2, len(site.shape))), dtype=dtype)
     keywords: dict[str, Any] = {"circular": site.circular, "gate": site.gate}
     if norm is not None:
         keywords |= {"bn_mean": norm.mean, "bn_var": norm.var, "bn_eps": norm.eps}
         keywords |= {"bn_weight": norm.weight, "bn_bias": norm.bias}
-    op = torch.ops.eca_triton.gate_from_projection.default
-    return call(
-        site, op, pooled, _matrix(site, projection), taps(site), site.bias, projection.bias, **keywords
-    )
+    args = _pooled(site, projection), _matrix(site, projection), taps(site), site.bias, projection.bias
+    return call(site, op, *args, **keywords)
+
+
+def _pooled(site: Site, projection: Projection) -> fx.Node:
+    """The mean of the input in at least float32, native: it rides on the kernel that makes the input.
+
+    Of few and long sums Inductor would make two kernels, which read the input anew: rows first, then.
+    """
+    dtype = torch.promote_types(value(projection.node).dtype, torch.float32)
+    u, dims = projection.input, tuple(range(2, len(site.shape)))
+    n, i = (size if isinstance(size, int) else size.node.hint or 1 for size in value(u).shape[:2])
+    if len(dims) > 1 and n * i < MANY_SUMS:
+        u, dims = call(site, torch.mean, u, dims[-1], dtype=dtype), dims[:-1]
+    return call(site, torch.mean, u, dims, dtype=dtype)
 
 
 def fold(site: Site) -> None:
@@ -86,14 +102,10 @@ def fold(site: Site) -> None:
     assert projection is not None
     last = steps[-1][1] if steps else site.mul
     with last.graph.inserting_before(last):
-        gate = gate_before_projection(site)
         u = _cast(site, projection.input, value(projection.node).dtype)
         y = call(site, torch.mm, _flat(site, u), call(site, torch.t, _matrix(site, projection)))
-        y = _affine(site, _cast(site, y, value(gate).dtype), projection, norm)
         sizes = [_size(site, u, dim) for dim in (0, *range(2, len(site.shape)))]
-        gate = call(site, torch.unsqueeze, gate, 1)
-        gate = call(site, torch.Tensor.expand, gate, -1, _product(site, sizes[1:]), -1)
-        y = _tail(site, call(site, torch.mul, y, call(site, torch.flatten, gate, 0, 1)), steps)
+        y = _tail(site, _attended(site, y, _product(site, sizes[1:])), steps)
         y = call(site, torch.reshape, _cast(site, y, value(last).dtype), (*sizes, site.shape[1]))
         contiguous = value(last).is_contiguous()
         if contiguous:
@@ -109,6 +121,29 @@ def fold(site: Site) -> None:
             node.graph.erase_node(node)
 
 
+def _attended(site: Site, y: fx.Node, positions: Any) -> fx.Node:
+    """Bias, batch norm and gate behind the product: one factor and one summand per image and channel.
+
+    Not the five vectors that these are: Inductor stores what was computed from more than eight operands, and
+    a shortcut with a batch norm of its own has five.
+    """
+    assert site.projection is not None
+    if site.batch_norm is None and site.projection.bias is None:
+        factor, summand = gate_before_projection(site), None
+    else:
+        terms = _from_pool(site, torch.ops.eca_triton.affine_from_projection.default)
+        factor, summand = (call(site, operator.getitem, terms, index) for index in range(2))
+    y = _cast(site, y, value(factor).dtype)
+    y = call(site, torch.mul, y, _spread(site, factor, positions))
+    return y if summand is None else call(site, torch.add, y, _spread(site, summand, positions))
+
+
+def _spread(site: Site, term: fx.Node, positions: Any) -> fx.Node:
+    """[N, C] -> [N * HW, C]."""
+    rows = call(site, torch.Tensor.expand, call(site, torch.unsqueeze, term, 1), -1, positions, -1)
+    return call(site, torch.flatten, rows, 0, 1)
+
+
 def _tail(site: Site, y: fx.Node, steps: list[tuple[str, fx.Node]]) -> fx.Node:
     """The steps of the tail on the flat map."""
     before = site.mul
@@ -118,6 +153,8 @@ def _tail(site: Site, y: fx.Node, steps: list[tuple[str, fx.Node]]) -> fx.Node:
         if name not in ("gain", "residual"):
             operands = operands[:1]
         y, before = call(site, FUNCTIONS[name], *operands, **options), step
+        if name == "residual":  # should Inductor store the sum, then in the dtype that it had
+            y = _cast(site, y, value(step).dtype)
     return y
 
 
@@ -153,19 +190,6 @@ def _lies_flat(site: Site, name: str, other: Any) -> bool:
     sizes = Sizes()
     same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
     return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
-
-
-def _affine(site: Site, y: fx.Node, projection: Projection, norm: BatchNorm | None) -> fx.Node:
-    """The bias and the batch norm behind the product, centred first as the kernels do it."""
-    if projection.bias is not None:
-        y = call(site, torch.add, y, projection.bias)
-    if norm is None:
-        return y
-    scale = call(site, torch.rsqrt, call(site, torch.add, norm.var, norm.eps))
-    if norm.weight is not None:
-        scale = call(site, torch.mul, scale, norm.weight)
-    y = call(site, torch.mul, call(site, torch.sub, y, norm.mean), scale)
-    return y if norm.bias is None else call(site, torch.add, y, norm.bias)
 
 
 def _operand(site: Site, arg: Any) -> Any:

@@ -48,7 +48,7 @@ def _register() -> None:
     forward = [namespace.gate, namespace.eca, namespace.eca_forward, namespace.gate_from_pool]
     register_flop_formula(forward)(_convolution)
     register_flop_formula(namespace.eca_backward)(_site_backward)
-    register_flop_formula(namespace.gate_from_projection)(_projection)
+    register_flop_formula([namespace.gate_from_projection, namespace.affine_from_projection])(_projection)
     register_flop_formula(namespace.gate_from_pool_backward)(_convolution_backward)
 
 
