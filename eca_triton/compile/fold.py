@@ -48,8 +48,10 @@ def becomes_product(site: Site) -> bool:
     """Whether `fold` makes the convolution a product of matrices that takes what follows into its kernel."""
     if site.projection is None or not epilogues_of_products() or not _same_at(site, end_of_tail(site)):
         return False
+    made = value(site.projection.node)
     # A float32 convolution may use tensor cores that a product may not.
-    return value(site.projection.node).dtype != torch.float32 or products_keep_precision()
+    slower = made.device.type == "cuda" and made.dtype == torch.float32 and not products_keep_precision()
+    return not slower
 
 
 def _same_at(site: Site, node: fx.Node) -> bool:
