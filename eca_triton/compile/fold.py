@@ -58,8 +58,7 @@ def _same_at(site: Site, node: fx.Node) -> bool:
     """Whether all that the gate and the product are made from is at `node` what the convolution read."""
     if site.projection is None:
         return False
-    norm = site.batch_norm
-    vectors = () if norm is None else (norm.mean, norm.var, norm.weight, norm.bias)
+    vectors = [] if site.batch_norm is None else site.batch_norm.vectors
     return site.projection.stays_until(node, site.weight, site.bias, *vectors)
 
 
@@ -150,7 +149,7 @@ def _tail(site: Site, y: fx.Node, steps: list[tuple[str, fx.Node]]) -> fx.Node:
     """The steps of the tail on the flat map."""
     before = site.mul
     for name, step in steps:
-        operands = [y if arg is before else _operand(site, arg) for arg in step.args]
+        operands = [y if arg is before else _operand(site, name, arg) for arg in step.args]
         options = {key: option for key, option in step.kwargs.items() if key != "inplace"}
         if name not in ("gain", "residual"):
             operands = operands[:1]
@@ -187,18 +186,20 @@ def _lies_flat(site: Site, name: str, other: Any) -> bool:
     like = value(other)
     if name == "gain":
         return isinstance(other, (int, float)) or (
-            isinstance(like, torch.Tensor) and like.dim() <= len(site.shape) and like.shape.numel() == 1
+            isinstance(like, torch.Tensor)
+            and like.dim() <= len(site.shape)
+            and all(isinstance(size, int) and size == 1 for size in like.shape)
         )
     sizes = Sizes()
     same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
     return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
 
 
-def _operand(site: Site, arg: Any) -> Any:
+def _operand(site: Site, name: str, arg: Any) -> Any:
     """Another argument of a step of the tail, as it is beside the flat map."""
     if not isinstance(value(arg), torch.Tensor):
         return arg
-    return call(site, torch.reshape, arg, (1,)) if value(arg).shape.numel() == 1 else _flat(site, arg)
+    return _flat(site, arg) if name == "residual" else call(site, torch.reshape, arg, (1,))
 
 
 def _flat(site: Site, x: fx.Node) -> fx.Node:

@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, **convolution: Any) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(INPUT, CHANNELS, 1, **{"bias": False} | convolution)
+        self.conv = nn.Conv2d(INPUT, CHANNELS, **{"kernel_size": 1, "bias": False} | convolution)
         self.bn = trained(nn.BatchNorm2d(CHANNELS))
         self.se = EcaModule(CHANNELS)
         self.shortcut = nn.Sequential(nn.Conv2d(INPUT, CHANNELS, 1), trained(nn.BatchNorm2d(CHANNELS)))
@@ -137,3 +137,143 @@ def test_values(name: str, product: bool, monkeypatch: pytest.MonkeyPatch) -> No
             assert (g.dtype, g.stride()) == (n.dtype, n.stride())
             ulp = torch.finfo(g.dtype).eps * w.abs().max()
             assert (g - w).abs().max() <= 2 * (n - w).abs().max() + ulp
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@PRODUCT
+def test_values_under_autocast(product: bool, dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The casts that autocast makes for a convolution, it, or we, make for the product and the gate."""
+    torch.manual_seed(1)
+    network = Bottleneck().eval()
+    exact = copy.deepcopy(network).double()
+    backend = lowered(monkeypatch, product)
+    compiled = backend.compile(network, dynamic=None if dynamic else False)
+    for shape in ((3, INPUT, 5, 4), (2, INPUT, 7, 3))[: 1 + dynamic]:
+        u = torch.randn(shape)
+        for dim in (0, 2, 3) if dynamic else ():
+            torch._dynamo.mark_dynamic(u, dim)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            got, native = compiled(u), network(u)
+        want = exact(u.double())
+        assert got.dtype == native.dtype
+        ulp = torch.finfo(torch.bfloat16).eps * want.abs().max()
+        assert (got - want).abs().max() <= 2 * (native - want).abs().max() + ulp
+    assert {record.decision.plan for record in backend.sites} == {"convfold"}
+    assert len(backend.graphs) == 1
+
+
+def test_inductor_computes_the_same_with_frozen_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its constant folding meets what is left of the batch norm in the op's arguments."""
+    torch.manual_seed(2)
+    network, u = Bottleneck().eval(), torch.randn(2, INPUT, 6, 5)
+    with torch.no_grad(), torch._inductor.config.patch(freezing=True, fx_graph_cache=False):
+        compiled = lowered(monkeypatch, True, then="inductor").compile(network)
+        torch.testing.assert_close(compiled(u), network(u))
+
+
+@PRODUCT
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_spreads_as_in_eager(
+    value: float, product: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean of one channel takes it to all channels of the image, as the map's own means do."""
+    torch.manual_seed(3)
+    network, u = Projection().eval(), torch.randn(3, INPUT, 5, 4)
+    u[1, 2, 3, 1] = value
+    with torch.no_grad():
+        got, native = lowered(monkeypatch, product).compile(network)(u), network(u)
+    torch.testing.assert_close(got, native, equal_nan=True)
+    assert not got[1].mean((1, 2)).isfinite().any()
+    assert got[::2].isfinite().all()
+
+
+class Around(Bottleneck):
+    """One step of the bottleneck exchanged for another."""
+
+    def __init__(self, site: Callable[[Around, Tensor], Tensor], **convolution: Any) -> None:
+        super().__init__(**convolution)
+        self.site = site
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.site(self, u)
+
+
+def shared(net: Around, u: Tensor) -> Tensor:
+    y = net.conv(u)
+    return net.se(net.bn(y)) + y
+
+
+def changed_input(net: Around, u: Tensor) -> Tensor:
+    u = u + 1
+    y = net.conv(u)
+    u.mul_(2)
+    return net.se(net.bn(y)) + u.mean()
+
+
+def changed_statistics(net: Around, u: Tensor) -> Tensor:
+    y = net.bn(net.conv(u))
+    net.bn.running_mean.add_(1)
+    return net.se(y)
+
+
+def activated(net: Around, u: Tensor) -> Tensor:
+    return net.se(torch.relu(net.bn(net.conv(u))))
+
+
+def batch_statistics(net: Around, u: Tensor) -> Tensor:
+    return net.se(F.batch_norm(net.conv(u), None, None, training=True))
+
+
+def plain(net: Around, u: Tensor) -> Tensor:
+    return net.se(net.bn(net.conv(u)))
+
+
+NEAR_MISSES: dict[str, Callable[[], nn.Module]] = {
+    "read by others": lambda: Around(shared),
+    "input changed before the gate": lambda: Around(changed_input),
+    "statistics changed before the gate": lambda: Around(changed_statistics),
+    "an activation between": lambda: Around(activated),
+    "statistics of the batch": lambda: Around(batch_statistics),
+    "strided": lambda: Around(plain, stride=2),
+    "grouped": lambda: Around(plain, groups=2),
+    "padded": lambda: Around(plain, padding=1),
+    "3x3": lambda: Around(plain, kernel_size=3),
+}
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_near_misses_keep_their_convolution(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, u = NEAR_MISSES[name]().eval(), torch.randn(2, INPUT, 6, 6)
+    backend = lowered(monkeypatch, True)
+    with torch.no_grad():
+        got = backend.compile(copy.deepcopy(network))(u)
+        torch.testing.assert_close(got, network(u), rtol=1e-4, atol=1e-5)
+    assert [record.decision.plan for record in backend.sites] != ["convfold"]
+    assert not backend.calls(torch.mm)
+
+
+def test_training_keeps_its_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = lowered(monkeypatch, True)
+    backend.compile(Bottleneck().eval())(torch.randn(2, INPUT, 6, 6))
+    assert [record.decision.plan for record in backend.sites] == ["pool"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "taken"),
+    [
+        (None, {}, False),
+        ("reduce-overhead", None, False),
+        ("max-autotune", None, True),
+        ("max-autotune-no-cudagraphs", None, True),
+        (None, {"max_autotune": True}, True),
+        (None, {"max_autotune_gemm": True}, True),
+        (None, {"max_autotune_gemm": True, "epilogue_fusion": False}, False),
+        (None, {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN"}, False),
+    ],
+)
+def test_products_take_epilogues_where_inductor_tunes_them(
+    mode: str | None, options: dict[str, Any] | None, taken: bool
+) -> None:
+    with compat.settings_of(mode, options, None):
+        assert compat.epilogues_of_products() is taken
+    assert not compat.epilogues_of_products()
