@@ -24,7 +24,7 @@ from .graph import changed_between, op_name, value
 from .neighbours import tail_of
 from .probe import Sizes
 from .projection import Projection
-from .site import Site
+from .site import Site, comes_stored
 
 # From 64 per multiprocessor on, Inductor leaves a sum to one program; below, it may cut it.
 MANY_SUMS = 2**14
@@ -87,12 +87,12 @@ def _from_pool(site: Site, op: Callable[..., Any]) -> fx.Node:
 def _pooled(site: Site, projection: Projection) -> fx.Node:
     """The mean of the input in at least float32, native: it rides on the kernel that makes the input.
 
-    Of few and long sums Inductor would make two kernels, which read the input anew: rows first, then.
+    Of few and long sums Inductor would make two kernels, which read the input anew: so rows are first.
     """
     dtype = torch.promote_types(value(projection.node).dtype, torch.float32)
     u, dims = projection.input, tuple(range(2, len(site.shape)))
     n, i = (size if isinstance(size, int) else size.node.hint or 1 for size in value(u).shape[:2])
-    if len(dims) > 1 and n * i < MANY_SUMS:
+    if len(dims) > 1 and n * i < MANY_SUMS and not comes_stored(u):
         u, dims = call(site, torch.mean, u, dims[-1], dtype=dtype), dims[:-1]
     return call(site, torch.mean, u, dims, dtype=dtype)
 
