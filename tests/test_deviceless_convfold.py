@@ -1,7 +1,7 @@
 """Sites behind 1x1 convolutions in a compiled inference graph, for an H200 that is not there.
 
 Which product Inductor takes under max-autotune is decided by timing, so these lowerings name it: `TRITON` is
-its own template, which takes what follows as an epilogue. S is the size of the map; the convolution is counted.
+its own template, which takes what follows as an epilogue. S is the size of the map; the convolution counts.
 """
 
 from __future__ import annotations

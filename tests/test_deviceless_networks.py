@@ -140,7 +140,7 @@ def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
     tails = [(moved, s) for moved, s in tails if s > 2**20]
     assert len(tails) == 15
     assert all(moved <= 3.05 * s for moved, s in tails)
-    # Of the last one only the mean is read: it is never stored, so its gate comes from before the convolution.
+    # Of the last one only the mean is read: it is never stored, and its gate is computed ahead of it.
     assert [kernel.name for kernel in ours.kernels].count("eca_triton.gate_from_projection.default") == 1
     assert len(ours.kernels) <= len(stock.kernels) - 24
 
