@@ -36,6 +36,21 @@ BOTTLENECK = Facts(
         pytest.param(
             {"batch_norm": None, "source_is_stored": False}, "pool", 4.0, 4.0, id="biased convolution"
         ),
+        pytest.param({"expansion": 0.25}, "block", 5.0, 3.0, id="after a 1x1 convolution"),
+        pytest.param({"expansion": 0.25, "epilogues": True}, "convfold", 5.0, 1.25, id="which takes it in"),
+        pytest.param(
+            {"expansion": 6.0, "epilogues": True}, "block", 5.0, 3.0, id="of six times the channels"
+        ),
+        pytest.param(
+            {"expansion": 0.25, "batch_norm": None, "source_is_stored": False},
+            "convfold",
+            4.0,
+            3.25,
+            id="with a bias",
+        ),
+        pytest.param(
+            {"expansion": 0.25, "one_kernel": False}, "convfold", 5.0, 3.25, id="where no kernel takes it"
+        ),
         pytest.param({"folds": False}, "block", 5.0, 4.0, id="eps unknown"),
         pytest.param({"grad": True, "batch_norm": "train"}, "pool", 15.0, 15.0, id="training at 56x56"),
         pytest.param(
