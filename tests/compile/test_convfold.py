@@ -162,6 +162,7 @@ def test_values_under_autocast(product: bool, dynamic: bool, monkeypatch: pytest
     assert len(backend.graphs) == 1
 
 
+@pytest.mark.slow
 def test_inductor_computes_the_same_with_frozen_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its constant folding meets what is left of the batch norm in the op's arguments."""
     torch.manual_seed(2)
