@@ -10,6 +10,7 @@ from torch import Tensor
 from . import ops, reference, reference_training
 from .ops.batch_norm import plain as plain_batch_norm_eca
 from .ops.schema import PoolArguments, PoolBackwardArguments, SiteArguments
+from .ops.schema_projection import ProjectionArguments
 from .ops.schema_training import BackwardArguments, ForwardArguments
 
 
@@ -29,6 +30,8 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
         ops.ECA_FORWARD: _eca_forward,
         ops.ECA_BACKWARD: _eca_backward,
         ops.BATCH_NORM_ECA: plain_batch_norm_eca,
+        ops.GATE_FROM_PROJECTION: _gate_from_projection,
+        ops.AFFINE_FROM_PROJECTION: _affine_from_projection,
     }
 
 
@@ -44,6 +47,20 @@ def _gate(*args: Any, **kwargs: Any) -> Tensor:
 
 def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
     return reference.gate_from_pool(**PoolArguments(*args, **kwargs)._asdict())
+
+
+def _gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
+    a = ProjectionArguments(*args, **kwargs)
+    return reference.gate_from_projection(
+        a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=a.out_dtype
+    )
+
+
+def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    a = ProjectionArguments(*args, **kwargs)
+    return reference.affine_from_projection(
+        a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=a.out_dtype
+    )
 
 
 def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -112,6 +112,69 @@ def gate(
     return gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype or x.dtype)
 
 
+def gate_from_projection(
+    pooled: Tensor,
+    projection: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    projection_bias: Tensor | None = None,
+    *,
+    bn: BatchNorm | None = None,
+    bn_eps: float = 1e-5,
+    circular: bool = False,
+    gate: str = "sigmoid",
+    out_dtype: torch.dtype | None = None,
+    gate_from_pool: GateFromPool = gate_from_pool,
+) -> Tensor:
+    """Gates [N, C] of the result of a 1x1 convolution, from its pooled input [N, I].
+
+    `projection` [C, I] or [C, I, 1, ...] and `projection_bias` [C] are the convolution's: the mean of what it
+    makes is what it makes of the mean.
+    """
+    dtype = compute_dtype(pooled)
+    with torch.autocast(pooled.device.type, enabled=False):
+        y = pooled.to(dtype) @ projection.flatten(1).to(dtype).T
+    if projection_bias is not None:
+        y = y + projection_bias.to(dtype)
+    y = normalize(y, bn, bn_eps, "identity")
+    out_dtype = out_dtype or pooled.dtype
+    return gate_from_pool(y, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype)
+
+
+def affine_from_projection(
+    pooled: Tensor,
+    projection: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    projection_bias: Tensor | None = None,
+    *,
+    bn: BatchNorm | None = None,
+    bn_eps: float = 1e-5,
+    circular: bool = False,
+    gate: str = "sigmoid",
+    out_dtype: torch.dtype | None = None,
+    gate_from_pool: GateFromPool = gate_from_pool,
+) -> tuple[Tensor, Tensor]:
+    """Factor and summand [N, C]: gates * batch_norm(v + projection_bias) = factor * v + summand.
+
+    Arguments are those of `gate_from_projection`.
+    """
+    dtype = compute_dtype(pooled)
+    factor = gate_from_projection(
+        pooled, projection, weight, bias, projection_bias, bn=bn, bn_eps=bn_eps,
+        circular=circular, gate=gate, out_dtype=dtype, gate_from_pool=gate_from_pool,
+    )  # fmt: skip
+    shift = torch.zeros_like(factor)
+    if projection_bias is not None:
+        shift = shift + projection_bias.to(dtype)
+    shift = factor * normalize(shift, bn, bn_eps, "identity")
+    if bn is not None:
+        scale = torch.rsqrt(bn[1].to(dtype) + bn_eps)
+        factor = factor * (scale if bn[2] is None else scale * bn[2].to(dtype))
+    out_dtype = out_dtype or pooled.dtype
+    return factor.to(out_dtype), shift.to(out_dtype)
+
+
 def eca(
     x: Tensor,
     weight: Tensor,

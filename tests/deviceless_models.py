@@ -31,6 +31,13 @@ class Tail(nn.Module):
         return torch.relu(self.eca(self.bn(self.conv(x))) + residual)
 
 
+class Activated(Tail):
+    """The same with a ReLU before the attention, through which no mean goes."""
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return torch.relu(self.eca(torch.relu(self.bn(self.conv(x)))) + residual)
+
+
 class Plain(nn.Module):
     """The same without a batch norm that trains: with none, or with a frozen one."""
 
@@ -61,9 +68,11 @@ class Stem(nn.Module):
         return self.second(nn.functional.max_pool2d(self.first(x), 2))
 
 
-def tail(batch: int = 128, channels: int = 256, side: int = 56) -> tuple[Tail, tuple[Tensor, Tensor], int]:
+def tail(
+    batch: int = 128, channels: int = 256, side: int = 56, kind: type[Tail] = Tail
+) -> tuple[Tail, tuple[Tensor, Tensor], int]:
     """The tail, its inputs, and S: the bytes of its map in a dtype of two bytes."""
     with torch.device("meta"):
-        model = Tail(channels)
+        model = kind(channels)
         inputs = torch.empty(batch, channels // 4, side, side), torch.empty(batch, channels, side, side)
     return model, inputs, inputs[1].numel() * 2

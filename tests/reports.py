@@ -37,18 +37,19 @@ class HiddenAttention(Attention):
 
 
 class Network(nn.Module):
-    """Convolution, batch norm, ECA, ReLU; then a layer that only looks like ECA; others are never called."""
+    """Convolution, batch norm, ECA, ReLU, convolution; a layer that only looks like ECA; one never called."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(64)
         self.attention = Attention()
+        self.next = nn.Conv2d(64, 64, 1, bias=False)
         self.other = Attention(nn.GELU())
         self.unused_eca = Attention()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.other(self.attention(self.bn(self.conv(x))).relu())
+        return self.other(self.next(self.attention(self.bn(self.conv(x))).relu()))
 
 
 def fixed(*, name: str = "layer1.0.se", module: str = "head.eca", plain: bool = True) -> Report:

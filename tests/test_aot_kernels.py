@@ -8,7 +8,7 @@ import pytest
 import torch
 from aot import TARGETS, Launch, captured, compiled
 
-from eca_triton import launch, launch_training, launch_two_pass
+from eca_triton import launch, launch_projection, launch_training, launch_two_pass
 from eca_triton.call import BackwardCall, Call
 
 pytestmark = pytest.mark.skipif(
@@ -205,3 +205,19 @@ def test_grids_have_one_axis(batch: int) -> None:
     ):
         assert len(item.grid) == 1
         assert item.grid[0] >= batch
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("channels", [256, 2048])
+def test_a_projection_takes_no_more_than_its_tile(channels: int, target: str) -> None:
+    n, dtype = 128, torch.bfloat16
+    out = meta(n, channels)
+    (gates,) = captured(
+        target, launch_projection.gates,
+        meta(n, channels // 4), meta(channels, channels // 4, 1, 1, dtype=dtype), meta(1, 1, 5, dtype=dtype),
+        None, None, batch_norm(channels), 1e-5, False, "sigmoid", out, meta(n, channels),
+    )  # fmt: skip
+    code = compiled(gates)
+    assert code.spilled_bytes == 0
+    assert code.registers <= REGISTERS
+    assert code.shared_bytes <= 48 * 1024

@@ -41,7 +41,7 @@ def test_the_tail_of_every_stage_is_one_kernel_without_copies(stage: str) -> Non
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune-no-cudagraphs"])
 def test_in_every_mode(mode: str) -> None:
     """Under max-autotune the convolution is a matrix product, of which the map is a view."""
-    model, inputs, s = deviceless_models.tail()
+    model, inputs, s = deviceless_models.tail(kind=deviceless_models.Activated)
     assert lower(model, inputs, **ARGUMENTS, mode=mode).bytes_moved == pytest.approx(
         4.25 * s, abs=SCRATCH * s
     )
@@ -70,7 +70,7 @@ def test_a_dynamic_batch(channels_last: bool) -> None:
 
 
 def test_any_image_size_keeps_the_gate() -> None:
-    model, inputs, s = deviceless_models.tail()
+    model, inputs, s = deviceless_models.tail(kind=deviceless_models.Activated)
     result = lower(model, inputs, **ARGUMENTS, dynamic=True)
     assert result.bytes_moved == pytest.approx(5.25 * s, abs=SCRATCH * s)
 
@@ -114,7 +114,7 @@ def test_sequences_and_volumes(shape: tuple[int, ...], last: bool) -> None:
     assert result.bytes_moved == pytest.approx(2 * x.numel() * 2, rel=SCRATCH)
 
 
-class Last(deviceless_models.Tail):
+class Last(deviceless_models.Activated):
     """The end of a network: nobody but the final pooling reads the map."""
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def test_a_result_that_is_only_pooled_is_not_stored() -> None:
     assert result.bytes_moved - 2 * 2048 * 512 == pytest.approx(4.25 * s, rel=0.05)
 
 
-class Joined(deviceless_models.Tail):
+class Joined(deviceless_models.Activated):
     """The result goes beside another map."""
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def test_a_kernel_never_writes_over_a_map_that_it_reads() -> None:
 
 
 def keeps_the_gate() -> bool:
-    model, inputs, s = deviceless_models.tail()
+    model, inputs, s = deviceless_models.tail(kind=deviceless_models.Activated)
     result = lower(model, inputs, **ARGUMENTS)
     return result.bytes_moved == pytest.approx(5.25 * s, rel=0.01)
 

@@ -76,7 +76,7 @@ def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
     """It costs what the network without attention costs: every site is one launch that reads its map once."""
     result = both("ecaresnet50d", channels_last=channels_last)
     stock, ours = result.stock, result.lowered
-    assert [record.decision.plan for record in result.records] == ["block"] * 16
+    assert [record.decision.plan for record in result.records] == ["block"] * 15 + ["convfold"]
     assert len(one_dimensional_convolutions(stock.kernels)) == 16
     assert one_dimensional_convolutions(ours.kernels) == []
 
@@ -89,11 +89,11 @@ def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
     tails = [(moved, s) for moved, s in tails if s > 2**20]
     assert len(tails) == 15
     assert all(moved <= 3.05 * s for moved, s in tails)
-    # Of the last one only the mean is read: it is never stored, so the gate is cheaper there.
-    assert [kernel.name for kernel in ours.kernels].count("eca_triton.gate.default") == 1
+    # Of the last one only the mean is read: it is never stored, and its gate is computed ahead of it.
+    assert [kernel.name for kernel in ours.kernels].count("eca_triton.gate_from_projection.default") == 1
     assert len(ours.kernels) <= len(stock.kernels) - 24
 
     twin = without_attention(network("ecaresnet50d"))
     plain = lower(twin, images("ecaresnet50d", 128), dtype=torch.bfloat16, channels_last=channels_last)
     assert stock.bytes_moved > 1.21 * plain.bytes_moved
-    assert ours.bytes_moved < 1.005 * plain.bytes_moved
+    assert ours.bytes_moved < 1.003 * plain.bytes_moved

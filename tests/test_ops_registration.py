@@ -8,9 +8,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from eca_triton.ops import schema, schema_training
+from eca_triton.ops import schema, schema_projection, schema_training
 
-NAMES = ["gate", "eca", "gate_from_pool", "gate_from_pool_backward"]
+NAMES = [
+    "gate",
+    "eca",
+    "gate_from_pool",
+    "gate_from_pool_backward",
+    "gate_from_projection",
+    "affine_from_projection",
+]
 TRAINING = ["eca_forward", "eca_backward"]  # test_ops_training.py has the rest
 LAYOUTS = {
     "contiguous": lambda: torch.randn(2, 6, 5, 3),
@@ -51,6 +58,8 @@ def test_no_schema_has_an_integer(name):
         ("gate", schema.SiteArguments, {"residual", "gain", "activation"}),
         ("gate_from_pool", schema.PoolArguments, set()),
         ("gate_from_pool_backward", schema.PoolBackwardArguments, set()),
+        ("gate_from_projection", schema_projection.ProjectionArguments, set()),
+        ("affine_from_projection", schema_projection.ProjectionArguments, set()),
         ("eca_forward", schema_training.ForwardArguments, set()),
         ("eca_backward", schema_training.BackwardArguments, set()),
     ],
@@ -70,7 +79,10 @@ def test_opcheck(name, layout, requires_grad):
     weight, bias = (torch.randn(s, requires_grad=requires_grad) for s in ((1, 1, 3), (1,)))
     pooled = x.detach().mean((2, 3)).requires_grad_(requires_grad)
     site = (x, weight, bias, *vectors())
+    projected = (pooled, torch.randn(6, 6, 1, 1, requires_grad=requires_grad), weight, bias, None, *vectors())
     arguments = {
+        "gate_from_projection": (projected, {"circular": True}),
+        "affine_from_projection": (projected, {"out_dtype": torch.float64}),
         "gate": (site, {"pre_activation": "silu", "circular": True}),
         "eca": ((*site, torch.randn_like(x)), {"gain": 2.0, "activation": "relu"}),
         "gate_from_pool": ((pooled, weight, bias), {"gate": "hard_sigmoid"}),

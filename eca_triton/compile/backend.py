@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .compat import graph_breaks, inductor_compile, inductor_config, reset_cudagraphs
+from .compat import graph_breaks, inductor_compile, inductor_config, reset_cudagraphs, settings_of
 from .passes import POST_GRAD_HOOK, CacheKeyPass, SiteRecord, lower_graph, plan_graph, with_pass
 from .settings import Settings
 from .where import module_paths, naming
@@ -50,8 +50,9 @@ def eca_triton(
         raise ValueError(f"unknown options {sorted(unknown)}; ours are {', '.join(sorted(OPTIONS))}")
     asked = {key.removeprefix("eca."): value for key, value in ours.items()}
     key = CacheKeyPass(**asked)
-    lower_graph(gm, key.settings)
     patches = dict(config_patches or {})
+    with settings_of(mode, theirs, patches):
+        lower_graph(gm, key.settings)
     hook = patches.get(POST_GRAD_HOOK, theirs.get(POST_GRAD_HOOK, getattr(inductor_config(), POST_GRAD_HOOK)))
     patches[POST_GRAD_HOOK] = with_pass(hook, key)
     return inductor_compile(gm, example_inputs, mode, theirs, patches)

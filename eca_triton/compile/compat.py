@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "EPILOGUES_IN_ANY_LOOPS",
     "CustomGraphPass",
     "as_passes",
+    "epilogues_of_products",
     "generated_code",
     "graph_breaks",
     "inductor_compile",
@@ -30,7 +32,9 @@ __all__ = [
     "makes_package",
     "needs_storage",
     "packs_bits",
+    "products_keep_precision",
     "reset_cudagraphs",
+    "settings_of",
     "without_modes",
 ]
 
@@ -47,6 +51,34 @@ def inductor_compile(
     if config_patches:
         wrapper.apply_options(config_patches)
     return wrapper(gm, example_inputs)  # type: ignore[no-any-return]
+
+
+def settings_of(
+    mode: str | None, options: dict[str, Any] | None, config_patches: dict[str, Any] | None
+) -> AbstractContextManager[object]:
+    """Inductor's configuration as `inductor_compile` with these arguments would have it."""
+    wrapper = torch._TorchCompileInductorWrapper(mode, options, None)
+    if config_patches:
+        wrapper.apply_options(config_patches)
+    return inductor_config().patch(wrapper.config)  # type: ignore[no-any-return]
+
+
+def epilogues_of_products() -> bool:
+    """Whether Inductor, as it is configured now, puts what follows a product of matrices into its kernel.
+
+    It may: it times that against a library's product with a kernel behind it, and takes the faster.
+    """
+    config = inductor_config()
+    backends = [name.strip().upper() for name in config.max_autotune_gemm_backends.split(",")]
+    tunes = config.max_autotune or config.max_autotune_gemm
+    return bool(tunes and config.epilogue_fusion and "TRITON" in backends)
+
+
+def products_keep_precision() -> bool:
+    """Whether float32 products of matrices get tensor cores where float32 convolutions do."""
+    products: Any = torch.backends.cuda.matmul
+    convolutions: Any = torch.backends.cudnn
+    return bool(products.fp32_precision == "tf32" or convolutions.conv.fp32_precision != "tf32")
 
 
 def reset_cudagraphs() -> None:

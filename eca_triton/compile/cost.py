@@ -34,6 +34,8 @@ ISSUE_SHARE = 0.65
 OURS_ALIGNED, OURS_ODD, OURS_LAST = (12.0, 16.0), (27.0, 41.0), (18.0, 22.0)
 RESCALE_ALIGNED, RESCALE_ODD, RESCALE_LAST, POOL_ALIGNED, POOL_ODD = 24.0, 30.0, 23.0, 4.0, 30.0
 VECTOR = 8  # elements of 16 bits in a vector access
+# From 64 sums per multiprocessor on, Inductor leaves a sum to one program; below, it may cut it in two.
+MANY_SUMS = 2**14
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Work:
         launches: Kernels.
         instructions: Per element of the map.
         halo: Reads that never leave L2.
+        scratch_bytes: Moved besides, of partial sums, gates and weights: in bytes.
     """
 
     fresh: float
@@ -84,10 +87,11 @@ class Work:
     launches: float
     instructions: float
     halo: float = 0.0
+    scratch_bytes: float = 0.0
 
     @property
     def traffic(self) -> float:
-        """Passes as Inductor counts them, in S: it sees neither L2 nor halo."""
+        """Passes over the map as Inductor counts them, in S: it sees neither L2 nor halo."""
         return self.fresh + self.again + self.written
 
     def cost(self, facts: Facts, target: Target) -> Cost:
@@ -95,7 +99,8 @@ class Work:
         s = facts.numel * facts.dtype.itemsize
         resident = s <= RESIDENT_SHARE * target.l2_bytes
         return Cost(
-            dram_bytes=s * (self.fresh + self.written + (0.0 if resident else self.again)),
+            dram_bytes=s * (self.fresh + self.written + (0.0 if resident else self.again))
+            + self.scratch_bytes,
             l2_bytes=s * (self.fresh + self.again + self.halo),
             launches=self.launches,
             instructions=facts.numel * self.instructions,
@@ -156,11 +161,13 @@ def gate(facts: Facts) -> Work:
 
 def block(facts: Facts) -> Work:
     """One op reads every map once; in training one each way, and activations but ReLU are recomputed."""
+    if not facts.one_kernel and not facts.grad:
+        return gate(facts)  # what the op's lowering does instead
     residual = "residual" in facts.tail
     alone, tail = _instructions(facts)
     instructions = tail if facts.tail else alone
-    launches, halo = _launches_and_halo(facts, TARGETS[facts.target])
-    forward = Work(1.0 + residual, 0.0, 1.0, launches, instructions, halo)
+    launches, halo, scratch = _one_launch(facts, TARGETS[facts.target])
+    forward = Work(1.0 + residual, 0.0, 1.0, launches, instructions, halo, scratch)
     if not facts.grad:
         return forward
     selects, bends = (any(name in facts.tail for name in names) for names in (SELECTING, BENDING))
@@ -201,38 +208,53 @@ def convfold(facts: Facts) -> Work:
     """Pooling the input of the 1x1 convolution before the site; all else is that convolution's epilogue.
 
     With it: 2.5 S in a bottleneck, where the input has a quarter of the channels, if Inductor's template for
-    products takes the epilogue; then the convolution's own write, which others count with it, is saved.
-    Else 4.5 S: the product is stored, and read once.
+    products takes the epilogue; then the convolution's own write, which others count with it, is saved. Else
+    4.25 S: the product is stored, and read once.
     """
     residual = "residual" in facts.tail
-    expansion = facts.expansion or 0.0
+    inputs = (facts.expansion or 0.0) * facts.channels
+    pooling = 0.0 if facts.rides else facts.expansion or 0.0
+    launches = 1 + (not facts.rides) + pools_rows_first(facts.images, inputs)
+    weight = facts.channels * inputs * facts.dtype.itemsize
+    vectors = 4 * facts.images * (inputs + 2 * facts.channels)
     _, rescale = _stock_instructions(facts)
     if facts.epilogues:
         # The result takes the place of what the convolution would have written.
-        return Work(residual, expansion, 0.0, 2, rescale)
-    return Work(1.0 + residual, expansion, 1.0, 3, rescale)
+        return Work(residual, pooling, 0.0, launches, rescale, scratch_bytes=weight + vectors)
+    written = 0.0 if facts.inlined else 1.0
+    return Work(1.0 + residual, pooling, written, launches + 1, rescale, scratch_bytes=weight + vectors)
 
 
-def _launches_and_halo(facts: Facts, target: Target) -> tuple[int, float]:
-    """Of our kernel for the map: it may wait for an image's sums, or need its neighbours' channels."""
+def pools_rows_first(images: int, channels: float) -> bool:
+    """Whether so few means over the positions are taken in two steps, rows first.
+
+    Of few and long sums Inductor would itself make two kernels, but which read the map anew.
+    """
+    return images * channels < MANY_SUMS
+
+
+def _one_launch(facts: Facts, target: Target) -> tuple[int, float, float]:
+    """Our kernel for the map: launches, halo in S, bytes of scratch."""
     n, c, hw = facts.images, facts.channels, facts.positions
     layout = common_layout((n, c, hw), (c * hw, 1, c) if facts.channels_last else (c * hw, hw, 1))
     itemsize, front = facts.dtype.itemsize, facts.batch_norm is not None or facts.activation != "identity"
     device = Device(num_sms=target.sms, warp_size=target.warp_size)
     choice = choose(layout, itemsize, itemsize, facts.taps, front, device)
-    if choice.config is None:
-        return 3, 1.0
+    config: Any = choice.config
+    if config is None:
+        return 3, 1.0, 0.0
     if choice.kernel == "lagged":
         # Counters are zeroed before; the map comes back from L2, 3.02 S in all (tests/test_l2_model.py).
-        return 2, 1.0
-    config: Any = choice.config
-    return 1, (facts.taps - 1) / config.block_c
+        chunks = -(-hw // config.block_hw)
+        return 2, 1.0, 2.0 * 4 * n * c * (chunks + 2)
+    return 1, (facts.taps - 1) / config.block_c, 0.0
 
 
 def _instructions(facts: Facts) -> tuple[float, float]:
     if facts.channels_last:
         return OURS_LAST
-    return OURS_ODD if facts.positions % VECTOR else OURS_ALIGNED
+    # Half a vector serves as well: 14x14 takes 11.4.
+    return OURS_ODD if facts.positions % (VECTOR // 2) else OURS_ALIGNED
 
 
 def _stock_instructions(facts: Facts) -> tuple[float, float]:

@@ -35,6 +35,8 @@ class Facts:
         normalized: A batch norm that trains reads the end of the tail, and nobody must have that in memory.
         in_place: The map itself is rescaled.
         templates: Inductor puts neighbours into our kernels.
+        one_kernel: A kernel of ours takes the map in one launch, wherever Inductor puts its channels: all
+            sizes but the batch are known, and channels come in vectors.
         takes_over: One op may compute from the input of a training batch norm to the end of the tail.
         mask: What then tells backward where ReLU was open, in S.
         whole: An opaque op can train site and tail, and costs no neighbour its fusion.
@@ -42,6 +44,7 @@ class Facts:
         casts: Its weight is cast: stock has a kernel for that.
         expansion: Channels before the 1x1 convolution that makes the map, or its batch norm's input, per
             channel of the map; None where there is none, or none that a gate can be computed before.
+        rides: The kernel that makes the input of that convolution can pool it without a read.
         epilogues: Inductor's products of matrices, as it is configured, take what follows into their kernel.
     """
 
@@ -64,12 +67,14 @@ class Facts:
     normalized: bool = False
     in_place: bool = False
     templates: bool = True
+    one_kernel: bool = True
     takes_over: bool = False
     mask: float = 0.0
     whole: bool = False
     wraps: bool = False
     casts: bool = False
     expansion: float | None = None
+    rides: bool = False
     epilogues: bool = False
 
     @property

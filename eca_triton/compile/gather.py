@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from ..targets import TARGETS, target_like
-from .cost import PACKED_MASK, STORED_MASK
+from .cost import PACKED_MASK, STORED_MASK, VECTOR
 from .facts import Facts
+from .fold import becomes_product, folds
 from .graph import bind, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .readers import readers_of
 from .rewrite import packs_mask, stays_whole
 from .settings import Settings
-from .site import Site
+from .site import Site, comes_stored
 from .trial import templates_work
 
 UNKNOWN_SIZE = 64
@@ -49,11 +50,15 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         **asdict(readers_of(site.end)),
         in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
         templates=templates_work(x.device) if asked else settings.device == "cuda",
+        one_kernel=all(isinstance(size, int) for size in site.shape[1:]) and channels % VECTOR == 0,
         takes_over=site.takes_over,
         mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
         whole=grad and stays_whole(site),
         wraps=op_name(convolution["input"]) == "pad",
         casts=value(site.weight).dtype != value(site.conv).dtype,
+        expansion=site.projection.expansion if site.projection is not None and folds(site) else None,
+        rides=site.projection is not None and not comes_stored(site.projection.input),
+        epilogues=becomes_product(site),
     )
 
 

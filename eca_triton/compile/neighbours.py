@@ -31,6 +31,11 @@ class BatchNorm:
     training: bool
 
     @property
+    def vectors(self) -> list[fx.Node]:
+        """Those of its four vectors that there are."""
+        return [v for v in (self.mean, self.var, self.weight, self.bias) if v is not None]
+
+    @property
     def takes_over(self) -> bool:
         """Whether an op may take this training step over: nobody else reads or updates the running values."""
         running = [node for node in (self.mean, self.var) if node is not None]
@@ -74,7 +79,8 @@ def producer(
             training=training is not False or arguments.get("running_mean") is None,
         )
         origin, first = batch_norm.input, source
-    if origin is not x and changed_between(origin, first, conv):
+    read = [origin] if batch_norm is None else [origin, *batch_norm.vectors]
+    if origin is not x and any(changed_between(node, first, conv) for node in read):
         return None, "identity"
     return batch_norm, activation
 

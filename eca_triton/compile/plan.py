@@ -202,10 +202,13 @@ def _batch_norm_obstacle(facts: Facts) -> str | None:
 
 
 def _convfold_obstacle(facts: Facts) -> str | None:
-    """The 1x1 convolution must not have more inputs than results: they might have to be read once more."""
+    """The convolution must not have more inputs than results, unless nobody has to read them once more."""
     if facts.grad or facts.batch_norm == "train":
         return TRAINING
-    return NO_CONVOLUTION if facts.expansion is None or facts.expansion > 1.0 else None
+    if facts.repeated:
+        return REPEATED
+    costly = facts.expansion is None or (facts.expansion > 1.0 and not facts.rides)
+    return NO_CONVOLUTION if costly else None
 
 
 def _outside_package(plan: Plan, facts: Facts, settings: Settings) -> str | None:
@@ -237,7 +240,7 @@ def _fused(facts: Facts, plan: Plan) -> tuple[str, ...]:
     """What a plan takes from before the site, and the tail, which it or Inductor takes along."""
     if plan == "skip":
         return ()
-    before = ("batch_norm",) * (facts.batch_norm is not None)
+    before = ("conv",) * (plan == "convfold") + ("batch_norm",) * (facts.batch_norm is not None)
     before += (facts.activation,) * (facts.activation != "identity")
     return (*(() if plan == "pool" else before), *facts.tail)
 

@@ -35,6 +35,7 @@ from .neighbours import (
     tail_of,
 )
 from .probe import SAME_ELEMENTS, SCALAR_FUNCTIONS, VIEWS, Probe, Sizes, in_order
+from .projection import projection_of
 from .reasons import (
     CHANNEL_ORDER,
     CONVOLUTION,
@@ -104,6 +105,8 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
     gate = _gate_function(shape, channel_dim, forward, sizes)
     padding = [arguments["input"]] if vector is not arguments["input"] else []
     batch_norm, activation = producer(x, {backward[0], mul}, conv, channel_dim)
+    fixed = batch_norm is None or (not batch_norm.training and batch_norm.eps is not None)
+    projects = fixed and activation == "identity" and channel_dim == 1
     tail = tail_of(mul, sizes)
     end = closing(mul, tail, sizes)
     return Site(
@@ -127,6 +130,7 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
         closing=end,
         takes_over=activation == "identity"
         and _takes_over(batch_norm, arguments, mul if end is None else end.calls[-1]),
+        projection=projection_of(x, {backward[0], mul}, batch_norm) if projects else None,
     )
 
 

@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.node import map_arg
 
 from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
+from .emit import become, call, call_node, taps
+from .fold import becomes_product, fold, gate_before_projection
 from .graph import bind, op_name, tensor_inputs, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
 from .site import Site, must_be_stored
 
 POOLS = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
-TRACE_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
 
 
 def rewrite(site: Site, plan: Plan) -> None:
     """Replace what computes the gate of `site`, or with "block" and "batch_norm" all of it, by the plan's op.
 
-    The op stands where the convolution stood, or at the end of the tail that it takes in, so all its inputs
-    exist there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
+    "convfold" may replace the convolution before the site and its tail, too: see `fold`. Elsewhere the op
+    stands where the convolution stood, or at the end of the tail that it takes in, so all its inputs exist
+    there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
     """
     graph = site.conv.graph
+    if plan == "convfold" and becomes_product(site):
+        fold(site)
+        return
     with graph.inserting_before(site.conv if end_of(site, plan) is None else last_of(site, plan)):
-        weight = site.weight
-        if value(weight).dim() != 3:
-            weight = _call(site, torch.reshape, weight, (1, 1, site.k))
+        weight = taps(site)
         keywords: dict[str, Any] = {"circular": site.circular, "gate": site.gate}
         if plan == "batch_norm":
             _become_batch_norm(site, weight, keywords)
         elif plan == "block":
             _become_block(site, weight, keywords)
         else:
-            gate = (_gate if plan == "gate" else _gate_from_pool)(site, weight, keywords)
+            gate = _gate_of(site, plan, weight, keywords)
             kept = (0, site.channel_dim)
             spread = tuple(slice(None) if dim in kept else None for dim in range(len(site.shape)))
-            _replace_operand(site, _call(site, operator.getitem, gate, spread))
+            _replace_operand(site, call(site, operator.getitem, gate, spread))
     for node in reversed(site.chain):
         if not node.users:
             graph.erase_node(node)
@@ -115,15 +116,15 @@ def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) ->
     args = norm.input, weight, site.bias, norm.weight, norm.bias, None if end is None else end.residual
     statistics = torch.promote_types(value(norm.input).dtype, torch.float32)
     vector = value(norm.input).new_empty(site.shape[1], dtype=statistics)
-    # Not by `_call`: its thirty native calls on fake tensors would tell no more.
-    op = _node(site, BATCH_NORM_ECA, args, keywords, (result, vector, vector))
+    # Not by `call`: its thirty native calls on fake tensors would tell no more.
+    op = call_node(site, BATCH_NORM_ECA, args, keywords, (result, vector, vector))
     for index, running in enumerate((norm.mean, norm.var), 1):
         if running is not None:
-            batch = _call(site, operator.getitem, op, index)
-            before = _call(site, torch.Tensor.to, running, statistics)
-            after = _call(site, torch.lerp, before, batch, norm.momentum)
-            _node(site, torch.Tensor.copy_, (running, after), {}, value(running))
-    _become(last, operator.getitem, op, 0)
+            batch = call(site, operator.getitem, op, index)
+            before = call(site, torch.Tensor.to, running, statistics)
+            after = call(site, torch.lerp, before, batch, norm.momentum)
+            call_node(site, torch.Tensor.copy_, (running, after), {}, value(running))
+    become(last, operator.getitem, op, 0)
     _erase_taken(site, end)
 
 
@@ -137,10 +138,10 @@ def _become_block(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None
         _ask_the_source(site, source, end)
         keywords |= {"residual": end.residual, "gain": end.gain, "activation": end.activation}
     if site.channel_dim == 1:
-        _become(last, eca, *args, **keywords)
+        become(last, eca, *args, **keywords)
         _erase_taken(site, end)
     else:
-        _become(site.mul, torch.movedim, _call(site, eca, *args, **keywords), 1, site.channel_dim)
+        become(site.mul, torch.movedim, call(site, eca, *args, **keywords), 1, site.channel_dim)
 
 
 def _erase_taken(site: Site, end: Closing | None) -> None:
@@ -157,12 +158,19 @@ def _ask_the_source(site: Site, source: fx.Node, end: Closing | None) -> None:
             user.replace_input_with(node, source)
 
 
+def _gate_of(site: Site, plan: Plan, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
+    """The gates [N, C] by the plan's op."""
+    if plan == "convfold":
+        return gate_before_projection(site)
+    return (_gate if plan == "gate" else _gate_from_pool)(site, weight, keywords)
+
+
 def _gate(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
     """One op from what batch norm and activation read, or the map; the gate stays in float32."""
     source, absorbed = _source(site)
     gate = torch.ops.eca_triton.gate.default
     dtype = torch.promote_types(value(site.x).dtype, torch.float32)
-    return _call(site, gate, source, weight, site.bias, **keywords, **absorbed, out_dtype=dtype)
+    return call(site, gate, source, weight, site.bias, **keywords, **absorbed, out_dtype=dtype)
 
 
 def _source(site: Site) -> tuple[fx.Node, dict[str, Any]]:
@@ -176,7 +184,7 @@ def _source(site: Site) -> tuple[fx.Node, dict[str, Any]]:
         absorbed["pre_activation"] = site.activation
     if site.channel_dim == 1:
         return site.source, absorbed
-    return _call(site, torch.movedim, site.source, site.channel_dim, 1), absorbed
+    return call(site, torch.movedim, site.source, site.channel_dim, 1), absorbed
 
 
 def _gate_from_pool(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
@@ -189,9 +197,9 @@ def _gate_from_pool(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx
     dtype = value(site.x).dtype
     pooled_dtype = torch.promote_types(dtype, value(bind(site.conv)["input"]).dtype)
     out_dtype = torch.promote_types(dtype, value(site.scaled_by).dtype)
-    pooled = _call(site, torch.mean, site.x, spatial, dtype=pooled_dtype)
+    pooled = call(site, torch.mean, site.x, spatial, dtype=pooled_dtype)
     gate = torch.ops.eca_triton.gate_from_pool.default
-    return _call(site, gate, pooled, weight, site.bias, **keywords, out_dtype=out_dtype)
+    return call(site, gate, pooled, weight, site.bias, **keywords, out_dtype=out_dtype)
 
 
 def _replace_operand(site: Site, gate: fx.Node) -> None:
@@ -202,28 +210,5 @@ def _replace_operand(site: Site, gate: fx.Node) -> None:
         mul.replace_input_with(site.scaled_by, gate)
         return
     with mul.graph.inserting_before(mul):
-        product = _call(site, operator.mul, site.x, gate)
-    _become(mul, torch.Tensor.to, product, dtype)
-
-
-def _become(node: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Let a node make another call, in its place in the graph and in other sites."""
-    node.op, node.target, node.args, node.kwargs = "call_function", target, args, kwargs
-
-
-def _call(site: Site, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-    """A call with the value that it has on Dynamo's fake tensors."""
-    # Without gradients: what autograd saved here would land in the hooks of a checkpoint that is running.
-    with torch.no_grad():
-        example = target(*map_arg(args, value), **map_arg(kwargs, value))
-    return _node(site, target, args, kwargs, example)
-
-
-def _node(
-    site: Site, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], example: Any
-) -> fx.Node:
-    """A call with the trace of the multiplication and a value."""
-    node = site.conv.graph.call_function(target, args, kwargs)
-    node.meta |= {key: site.mul.meta[key] for key in TRACE_META if key in site.mul.meta}
-    node.meta["example_value"] = example
-    return node
+        product = call(site, operator.mul, site.x, gate)
+    become(mul, torch.Tensor.to, product, dtype)

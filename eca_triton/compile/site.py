@@ -9,6 +9,7 @@ from torch import fx
 
 from .graph import bind, op_name, tensor_inputs
 from .neighbours import BatchNorm, Closing
+from .projection import Projection
 
 CONVOLUTIONS = {f"conv{transposed}{dims}d" for transposed in ("", "_transpose") for dims in (1, 2, 3)}
 MATRIX_PRODUCTS = {"linear", "matmul"}
@@ -23,7 +24,8 @@ class Site:
     "silu") make `x` and are read by this site alone. `tail` names what follows, as Inductor fuses it: gain,
     residual, an activation; `end` is the last of these calls; `closing` is all of it, where one op computes
     it. `chain` lists the calls that a lowering makes superfluous. `takes_over`: one op may compute from the
-    input of `batch_norm`, which trains, to the end.
+    input of `batch_norm`, which trains, to the end. `projection` is the 1x1 convolution before all this,
+    where the gate can be computed from its input.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Site:
     end: fx.Node
     closing: Closing | None
     takes_over: bool
+    projection: Projection | None
 
     @property
     def folds(self) -> bool:

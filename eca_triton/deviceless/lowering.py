@@ -57,8 +57,10 @@ def lower(
         channels_last: Give 4-dimensional parameters, buffers and inputs channels-last strides.
         dtype: Convert every floating parameter, buffer and input.
         autocast: Run under torch.autocast("cuda") with this dtype.
-        mode: As for torch.compile. Choices that are made by timing fall to the first candidate.
-        options: As for torch.compile.
+        mode: As for torch.compile. Choices that are made by timing fall to the first candidate: under
+            max-autotune that is the library's product of matrices, behind which no epilogue is fused.
+        options: As for torch.compile. `{"max_autotune_gemm": True, "max_autotune_gemm_backends": "TRITON"}`
+            leaves Inductor's own template as the only candidate, which takes epilogues in.
         dynamic: As for torch.compile.
         sources: Also generate the Triton source of every kernel, which takes about a quarter longer.
 

@@ -4,9 +4,11 @@ from . import autograd, batch_norm, flops, implementation, vmap
 from .autograd import call
 from .batch_norm import BATCH_NORM_ECA
 from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION
 from .schema_training import ECA_BACKWARD, ECA_FORWARD
 
 __all__ = [
+    "AFFINE_FROM_PROJECTION",
     "BATCH_NORM_ECA",
     "ECA",
     "ECA_BACKWARD",
@@ -14,6 +16,7 @@ __all__ = [
     "GATE",
     "GATE_FROM_POOL",
     "GATE_FROM_POOL_BACKWARD",
+    "GATE_FROM_PROJECTION",
     "autograd",
     "batch_norm",
     "call",

@@ -1,10 +1,10 @@
 """Differentiation of the operators, as kernels on the Autograd key: no cost where no gradient is asked for.
 
 `eca` is one node of two operators, `eca_forward` and `eca_backward`; `gate_from_pool` is one with a backward
-operator. `gate`, and `eca` where an activation comes before pooling or the statistics of a batch norm need
-gradients, are compositions of native operators around `gate_from_pool`. Second derivatives are those of the
-plain formula, as is everything inside a functorch transform or forward-mode differentiation, which take it
-apart.
+operator. `gate`, the two from a projection, and `eca` where an activation comes before pooling or the
+statistics of a batch norm need gradients, are compositions of native operators around `gate_from_pool`.
+Second derivatives are those of the plain formula, as is everything inside a functorch transform or
+forward-mode differentiation, which take it apart.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .schema import (
     PoolBackwardArguments,
     SiteArguments,
 )
+from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION, ProjectionArguments
 from .schema_training import (
     ECA_BACKWARD,
     ECA_FORWARD,
@@ -231,6 +232,26 @@ def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
     )
 
 
+@_derivative_of(GATE_FROM_PROJECTION)
+def _gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
+    a = ProjectionArguments(*args, **kwargs)
+    checks.check_projection("gate_from_projection", a)
+    return reference.gate_from_projection(
+        a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=a.out_dtype,
+        gate_from_pool=_gate_from_pool,
+    )  # fmt: skip
+
+
+@_derivative_of(AFFINE_FROM_PROJECTION)
+def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    a = ProjectionArguments(*args, **kwargs)
+    checks.check_projection("affine_from_projection", a)
+    return reference.affine_from_projection(
+        a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=a.out_dtype,
+        gate_from_pool=_gate_from_pool,
+    )  # fmt: skip
+
+
 def _differentiates(args: tuple[Any, ...]) -> bool:
     """Whether a derivative of any kind is asked for. No keyword argument is a tensor."""
     if transforms_are_active():
@@ -255,3 +276,5 @@ LIBRARY.impl("eca_forward", _eca_forward, "Autograd")
 LIBRARY.impl("eca_backward", _eca_backward, "Autograd")
 LIBRARY.impl("gate_from_pool", _gate_from_pool, "Autograd")
 LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "Autograd")
+LIBRARY.impl("gate_from_projection", _gate_from_projection, "Autograd")
+LIBRARY.impl("affine_from_projection", _affine_from_projection, "Autograd")

@@ -20,6 +20,7 @@ from ..reference_training import MASK_ORDERS, SELECTING
 if TYPE_CHECKING:
     from .batch_norm import Arguments as BatchNormArguments
     from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
+    from .schema_projection import ProjectionArguments
     from .schema_training import BackwardArguments, ForwardArguments
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
@@ -36,7 +37,7 @@ def check_site(op: str, a: SiteArguments | ForwardArguments | BackwardArguments)
     _check_name(op, "pre_activation", a.pre_activation, PRE_ACTIVATIONS)
     _check_name(op, "activation", a.activation, ACTIVATIONS)
     if a.bn_mean is not None or a.bn_var is not None or a.bn_weight is not None or a.bn_bias is not None:
-        _check_batch_norm(op, a)
+        _check_batch_norm(op, a, a.x.shape[1], "x", a.x)
 
 
 def check_batch_norm_eca(op: str, a: BatchNormArguments) -> None:
@@ -63,6 +64,32 @@ def check_pool_backward(op: str, a: PoolBackwardArguments) -> None:
     """Checks the arguments of `gate_from_pool_backward`; raises as `check_site`."""
     _check_pooled(op, a)
     _check_companion(op, "grad", a.grad, "pooled", a.pooled)
+
+
+def check_projection(op: str, a: ProjectionArguments) -> None:
+    """Checks the arguments of `gate_from_projection`; raises as `check_site`."""
+    pooled, projection = a.pooled, a.projection
+    _check_floating(op, "pooled", pooled.dtype)
+    if pooled.ndim != 2:
+        _fail(op, f"pooled must be (N, I), got {_shape(pooled)}")
+    _check_floating(op, "projection", projection.dtype)
+    _check_device(op, "projection", projection, "pooled", pooled)
+    if projection.ndim < 2 or any(size != 1 for size in projection.shape[2:]):
+        _fail(op, f"projection must be (C, I) or (C, I, 1, ...), got {_shape(projection)}")
+    _check_size(
+        op,
+        projection.shape[1] == pooled.shape[1],
+        lambda: f"projection must have {pooled.shape[1]} columns, as pooled, got {_shape(projection)}",
+    )
+    channels = projection.shape[0]
+    _check_kernel(op, "projection", channels, projection, a.weight, a.bias, a.circular)
+    _check_name(op, "gate", a.gate, GATES)
+    if a.projection_bias is not None:
+        _check_vector(op, "projection_bias", a.projection_bias, channels, "projection", projection)
+    if a.bn_mean is not None or a.bn_var is not None or a.bn_weight is not None or a.bn_bias is not None:
+        _check_batch_norm(op, a, channels, "projection", projection)
+    if a.out_dtype is not None:
+        _check_floating(op, "out_dtype", a.out_dtype)
 
 
 def check_forward(op: str, a: ForwardArguments) -> None:
@@ -106,7 +133,7 @@ def _check_map(op: str, a: SiteArguments | ForwardArguments | BackwardArguments 
     _check_floating(op, "x", x.dtype)
     if x.ndim < 3:
         _fail(op, f"x must be (N, C, *spatial) with at least 3 dims, got {_shape(x)}")
-    _check_kernel(op, "x", x, a.weight, a.bias, a.circular)
+    _check_kernel(op, "x", x.shape[1], x, a.weight, a.bias, a.circular)
     _check_name(op, "gate", a.gate, GATES)
     if a.out_dtype is not None:
         _check_floating(op, "out_dtype", a.out_dtype)
@@ -119,12 +146,20 @@ def _check_pooled(op: str, a: PoolArguments | PoolBackwardArguments) -> None:
     _check_floating(op, "pooled", pooled.dtype)
     if pooled.ndim != 2:
         _fail(op, f"pooled must be (N, C), got {_shape(pooled)}")
-    _check_kernel(op, "pooled", pooled, a.weight, a.bias, a.circular)
+    _check_kernel(op, "pooled", pooled.shape[1], pooled, a.weight, a.bias, a.circular)
     _check_name(op, "gate", a.gate, GATES)
 
 
-def _check_kernel(op: str, name: str, x: Tensor, weight: Tensor, bias: Tensor | None, circular: bool) -> None:
-    channels, shape = x.shape[1], weight.shape
+def _check_kernel(
+    op: str,
+    name: str,
+    channels: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    circular: bool,
+) -> None:
+    shape = weight.shape
     _check_size(op, channels > 0, lambda: f"{name} must have at least one channel, got {_shape(x)}")
     _check_floating(op, "weight", weight.dtype)
     _check_device(op, "weight", weight, name, x)
@@ -144,14 +179,20 @@ def _check_kernel(op: str, name: str, x: Tensor, weight: Tensor, bias: Tensor | 
         _check_vector(op, "bias", bias, 1, name, x)
 
 
-def _check_batch_norm(op: str, a: SiteArguments | ForwardArguments | BackwardArguments) -> None:
+def _check_batch_norm(
+    op: str,
+    a: SiteArguments | ForwardArguments | BackwardArguments | ProjectionArguments,
+    channels: int,
+    owner: str,
+    x: Tensor,
+) -> None:
     if a.bn_mean is None or a.bn_var is None:
         missing = "bn_mean" if a.bn_mean is None else "bn_var"
         _fail(op, f"a batch norm must have bn_mean and bn_var, got {missing}=None")
     for name in ("bn_mean", "bn_var", "bn_weight", "bn_bias"):
         vector = getattr(a, name)
         if vector is not None:
-            _check_vector(op, name, vector, a.x.shape[1], "x", a.x)
+            _check_vector(op, name, vector, channels, owner, x)
 
 
 def _check_mask_order(op: str, a: ForwardArguments | BackwardArguments) -> None:

@@ -1,7 +1,7 @@
 """FLOP formulas for `torch.utils.flop_counter`: 2 N C k for the convolution and for each gradient of it.
 
-A multiply and an add per tap, as torch counts a convolution. Pooling, gate and rescale count nothing there:
-an operator counts what the eager spelling of the block counts.
+A multiply and an add per tap, as torch counts a convolution; 2 N C I more where a projection is before it.
+Pooling, gate and rescale count nothing there: an operator counts what the eager spelling of the block counts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ def _site_backward(
     return (wants_x + wants_band) * _convolution(x, weight)
 
 
+def _projection(
+    pooled: Sequence[int], projection: Sequence[int], weight: Sequence[int], *_: object, **__: object
+) -> int:
+    return 2 * pooled[0] * projection[0] * (projection[1] + weight[-1])
+
+
 def _register() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
@@ -42,6 +48,7 @@ def _register() -> None:
     forward = [namespace.gate, namespace.eca, namespace.eca_forward, namespace.gate_from_pool]
     register_flop_formula(forward)(_convolution)
     register_flop_formula(namespace.eca_backward)(_site_backward)
+    register_flop_formula([namespace.gate_from_projection, namespace.affine_from_projection])(_projection)
     register_flop_formula(namespace.gate_from_pool_backward)(_convolution_backward)
 
 

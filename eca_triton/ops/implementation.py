@@ -27,6 +27,12 @@ from .schema import (
     check_and_allocate_gate_from_pool,
     check_and_allocate_gate_from_pool_backward,
 )
+from .schema_projection import (
+    AFFINE_FROM_PROJECTION,
+    GATE_FROM_PROJECTION,
+    check_and_allocate_affine_from_projection,
+    check_and_allocate_gate_from_projection,
+)
 from .schema_training import (
     ECA_BACKWARD,
     ECA_FORWARD,
@@ -36,8 +42,12 @@ from .schema_training import (
 )
 
 CALLS: dict[Callable[..., Any], Calls] = {
-    op: Calls() for op in (GATE, ECA, ECA_FORWARD, ECA_BACKWARD, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD)
-}
+    op: Calls()
+    for op in (
+        GATE, ECA, ECA_FORWARD, ECA_BACKWARD, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD,
+        GATE_FROM_PROJECTION, AFFINE_FROM_PROJECTION,
+    )
+}  # fmt: skip
 """Per operator the calls that were launched before."""
 
 
@@ -170,6 +180,35 @@ def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor,
     return outs
 
 
+@_first_of(GATE_FROM_PROJECTION)
+def _gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
+    a, out = check_and_allocate_gate_from_projection(*args, **kwargs)
+    if out.numel() == 0 or _launcher(a.pooled) is None:
+        gates = reference.gate_from_projection(
+            a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=out.dtype
+        )
+        return out.copy_(gates)
+    from .. import launch_projection
+
+    with CALLS[GATE_FROM_PROJECTION].first(args, kwargs, (out,)):
+        launch_projection.gates(a.pooled, a.projection, a.weight, a.bias, **a.options, out=out, shift=None)
+    return out
+
+
+@_first_of(AFFINE_FROM_PROJECTION)
+def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    a, outs = check_and_allocate_affine_from_projection(*args, **kwargs)
+    out, shift = outs
+    if out.numel() == 0 or _launcher(a.pooled) is None:
+        terms = reference.affine_from_projection(a.pooled, a.projection, a.weight, a.bias, **a.options)
+        return out.copy_(terms[0]), shift.copy_(terms[1])
+    from .. import launch_projection
+
+    with CALLS[AFFINE_FROM_PROJECTION].first(args, kwargs, outs):
+        launch_projection.gates(a.pooled, a.projection, a.weight, a.bias, **a.options, out=out, shift=shift)
+    return outs
+
+
 def _launcher(x: Tensor) -> ModuleType | None:
     """The module that launches our kernels on x, or None where the reference computes."""
     if x.device.type != "cuda" and not (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
@@ -193,3 +232,5 @@ LIBRARY.impl("eca_forward", _eca_forward, "CompositeExplicitAutograd")
 LIBRARY.impl("eca_backward", _eca_backward, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool", _gate_from_pool, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "CompositeExplicitAutograd")
+LIBRARY.impl("gate_from_projection", _gate_from_projection, "CompositeExplicitAutograd")
+LIBRARY.impl("affine_from_projection", _affine_from_projection, "CompositeExplicitAutograd")

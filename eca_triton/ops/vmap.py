@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY
+from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION
 from .schema_training import ECA_BACKWARD, ECA_FORWARD
 
 Rule = Callable[..., tuple[Any, Any]]
@@ -60,6 +61,12 @@ _RESIDUAL = 7
 torch.library.register_vmap("eca_triton::gate", _fold_into_batch(GATE, (0,)), lib=LIBRARY)
 torch.library.register_vmap("eca_triton::eca", _fold_into_batch(ECA, (0, _RESIDUAL)), lib=LIBRARY)
 torch.library.register_vmap("eca_triton::gate_from_pool", _fold_into_batch(GATE_FROM_POOL, (0,)), lib=LIBRARY)
+torch.library.register_vmap(
+    "eca_triton::gate_from_projection", _fold_into_batch(GATE_FROM_PROJECTION, (0,)), lib=LIBRARY
+)
+torch.library.register_vmap(
+    "eca_triton::affine_from_projection", _one_by_one(AFFINE_FROM_PROJECTION), lib=LIBRARY
+)
 # Its weight gradient is a sum over N that the samples do not share.
 torch.library.register_vmap(
     "eca_triton::gate_from_pool_backward", _one_by_one(GATE_FROM_POOL_BACKWARD), lib=LIBRARY

@@ -85,8 +85,6 @@ FIXES: dict[str, Fix] = {
     reasons.NO_TRITON: Fix("Install Triton.", "pip install triton"),
     reasons.NO_WIN: Fix("Nothing to change: no plan is predicted to be faster here than stock Inductor.", ""),
     reasons.ASKED: Fix("Let the plan be chosen by cost.", "unset ECA_TRITON_PLAN"),
-    reasons.TRAINS: Fix(
-        "Export the network for inference.", "torch.export.export(model.eval(), (x,))"
-    ),
+    reasons.TRAINS: Fix("Export the network for inference.", "torch.export.export(model.eval(), (x,))"),
     reasons.PACKAGED: Fix("Nothing to change: the package has Inductor's own code there.", ""),
 }

@@ -85,6 +85,10 @@ SMALL = replace(BOTTLENECK, images=8, positions=28 * 28)  # 3 MB, which L2 holds
             3.25,
             id="a biased 1x1 convolution",
         ),
+        pytest.param(
+            {"expansion": 0.25, "one_kernel": False}, "convfold", 5.0, 3.25, id="where no kernel takes it"
+        ),
+        pytest.param({"one_kernel": False}, "block", 5.0, 4.0, id="sizes that no kernel takes"),
         pytest.param({"grad": True, "batch_norm": "train"}, "pool", 15.0, 15.0, id="training at 56x56"),
         pytest.param(
             {"grad": True, "batch_norm": "train", "positions": 28 * 28},

@@ -1,0 +1,230 @@
+"""The plan `convfold`: gates from the input of the 1x1 convolution before a site.
+
+    y = a * (W u + b) + c      mean(y) = a * (W mean(u) + b) + c      out = tail(y * gate(mean(y)))
+
+So the map is not read for them. Where Inductor puts what follows a product of matrices into its kernel, the
+convolution becomes one, and all of the tail is emitted on [N * HW, C] too, with views back last: in that form
+Inductor fuses it on every version of torch. Elsewhere the convolution and what follows stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from .compat import epilogues_of_products, products_keep_precision
+from .cost import pools_rows_first
+from .emit import become, call, taps
+from .graph import changed_between, op_name, value
+from .neighbours import tail_of
+from .probe import Sizes
+from .projection import Projection
+from .site import Site, comes_stored
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "gain": torch.mul,
+    "residual": torch.add,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "hardswish": F.hardswish,
+}
+
+
+def folds(site: Site) -> bool:
+    """Whether the gate can be computed from the input of the convolution before the site, in inference."""
+    return not value(site.mul).requires_grad and _same_at(site, site.conv)
+
+
+def becomes_product(site: Site) -> bool:
+    """Whether `fold` makes the convolution a product of matrices that takes what follows into its kernel."""
+    if site.projection is None or not epilogues_of_products() or not _same_at(site, end_of_tail(site)):
+        return False
+    made = value(site.projection.node)
+    # A float32 convolution may use tensor cores that a product may not.
+    slower = made.device.type == "cuda" and made.dtype == torch.float32 and not products_keep_precision()
+    return not slower
+
+
+def _same_at(site: Site, node: fx.Node) -> bool:
+    """Whether all that the gate and the product are made from is at `node` what the convolution read."""
+    if site.projection is None:
+        return False
+    vectors = [] if site.batch_norm is None else site.batch_norm.vectors
+    return site.projection.stays_until(node, site.weight, site.bias, *vectors)
+
+
+def end_of_tail(site: Site) -> fx.Node:
+    """The last call of the site and its tail, as far as these can be laid flat."""
+    return ([site.mul] + [step for _, step in _steps(site)])[-1]
+
+
+def gate_before_projection(site: Site) -> fx.Node:
+    """The gates [N, C] in at least float32."""
+    return _from_pool(site, torch.ops.eca_triton.gate_from_projection.default)
+
+
+def _from_pool(site: Site, op: Callable[..., Any]) -> fx.Node:
+    """One op on the pooled input of the convolution."""
+    projection, norm = site.projection, site.batch_norm
+    assert projection is not None
+    keywords: dict[str, Any] = {"circular": site.circular, "gate": site.gate}
+    if norm is not None:
+        keywords |= {"bn_mean": norm.mean, "bn_var": norm.var, "bn_eps": norm.eps}
+        keywords |= {"bn_weight": norm.weight, "bn_bias": norm.bias}
+    args = _pooled(site, projection), _matrix(site, projection), taps(site), site.bias, projection.bias
+    return call(site, op, *args, **keywords)
+
+
+def _pooled(site: Site, projection: Projection) -> fx.Node:
+    """The mean of the input in at least float32, native: it rides on the kernel that makes the input.
+
+    Of few and long sums Inductor would make two kernels, which read the input anew: so rows are first.
+    """
+    dtype = torch.promote_types(value(projection.node).dtype, torch.float32)
+    u, dims = projection.input, tuple(range(2, len(site.shape)))
+    n, i = (size if isinstance(size, int) else size.node.hint or 1 for size in value(u).shape[:2])
+    if len(dims) > 1 and pools_rows_first(n, i) and not comes_stored(u):
+        u, dims = call(site, torch.mean, u, dims[-1], dtype=dtype), dims[:-1]
+    return call(site, torch.mean, u, dims, dtype=dtype)
+
+
+def fold(site: Site) -> None:
+    """Emit the product and all behind it where the tail ends; that call's node, dtype and layout stay."""
+    projection, norm, steps = site.projection, site.batch_norm, _steps(site)
+    assert projection is not None
+    last = steps[-1][1] if steps else site.mul
+    with last.graph.inserting_before(last):
+        u = _cast(site, projection.input, value(projection.node).dtype)
+        y = call(site, torch.mm, _flat(site, u), call(site, torch.t, _matrix(site, projection)))
+        sizes = [_size(site, u, dim) for dim in (0, *range(2, len(site.shape)))]
+        y = _tail(site, _attended(site, y, _product(site, sizes[1:])), steps)
+        y = call(site, torch.reshape, _cast(site, y, value(last).dtype), (*sizes, site.shape[1]))
+        contiguous = value(last).is_contiguous()
+        if contiguous:
+            y = call(site, torch.movedim, y, -1, 1)
+    if contiguous:  # what follows may take views that another layout has not
+        become(last, torch.Tensor.contiguous, y)
+    else:
+        become(last, torch.movedim, y, -1, 1)
+    # A node whose shape somebody asks for stays, and compilers drop it later.
+    replaced = [projection.node, *([] if norm is None else [norm.node]), *site.chain, site.mul]
+    for node in reversed([*replaced, *(step for _, step in steps)]):
+        if node is not last and not node.users:
+            node.graph.erase_node(node)
+
+
+def _attended(site: Site, y: fx.Node, positions: Any) -> fx.Node:
+    """Bias, batch norm and gate behind the product: one factor and one summand per image and channel.
+
+    Not the five vectors that these are: Inductor stores what was computed from more than eight operands, and
+    a shortcut with a batch norm of its own has five.
+    """
+    assert site.projection is not None
+    if site.batch_norm is None and site.projection.bias is None:
+        factor, summand = gate_before_projection(site), None
+    else:
+        terms = _from_pool(site, torch.ops.eca_triton.affine_from_projection.default)
+        factor, summand = (call(site, operator.getitem, terms, index) for index in range(2))
+    y = _cast(site, y, value(factor).dtype)
+    y = call(site, torch.mul, y, _spread(site, factor, positions))
+    return y if summand is None else call(site, torch.add, y, _spread(site, summand, positions))
+
+
+def _spread(site: Site, term: fx.Node, positions: Any) -> fx.Node:
+    """[N, C] -> [N * HW, C]."""
+    rows = call(site, torch.Tensor.expand, call(site, torch.unsqueeze, term, 1), -1, positions, -1)
+    return call(site, torch.flatten, rows, 0, 1)
+
+
+def _tail(site: Site, y: fx.Node, steps: list[tuple[str, fx.Node]]) -> fx.Node:
+    """The steps of the tail on the flat map."""
+    before = site.mul
+    for name, step in steps:
+        operands = [y if arg is before else _operand(site, name, arg) for arg in step.args]
+        options = {key: option for key, option in step.kwargs.items() if key != "inplace"}
+        if name not in ("gain", "residual"):
+            operands = operands[:1]
+        y, before = call(site, FUNCTIONS[name], *operands, **options), step
+        if name == "residual":  # should Inductor store the sum, then in the dtype that it had
+            y = _cast(site, y, value(step).dtype)
+    return y
+
+
+def _steps(site: Site) -> list[tuple[str, fx.Node]]:
+    """The calls of the tail, up to the first whose other operands cannot be laid flat."""
+    steps: list[tuple[str, fx.Node]] = []
+    before = site.mul
+    for name, step in tail_of(site.mul, Sizes()):
+        others = [arg for arg in step.args if arg is not before]
+        if name in ("gain", "residual"):
+            if len(others) != 1 or not _lies_flat(site, name, others[0]) or "out" in step.kwargs:
+                break
+            # A sum that is written into the residual, or a residual that is changed before the end.
+            if op_name(step) in ("add_", "iadd", "mul_", "imul", "multiply_") and step.args[0] is not before:
+                break
+        steps.append((name, step))
+        before = step
+    own = {site.mul, *(step for _, step in steps)}
+    for index, (_, step) in enumerate(steps):
+        read = [node for node in step.all_input_nodes if node not in own]
+        if any(changed_between(node, step, steps[-1][1]) for node in read):
+            return steps[:index]
+    return steps
+
+
+def _lies_flat(site: Site, name: str, other: Any) -> bool:
+    """Whether an operand is one number, or for a residual a map like the site's."""
+    like = value(other)
+    if name == "gain":
+        return isinstance(other, (int, float)) or (
+            isinstance(like, torch.Tensor)
+            and like.dim() <= len(site.shape)
+            and all(isinstance(size, int) and size == 1 for size in like.shape)
+        )
+    sizes = Sizes()
+    same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
+    return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
+
+
+def _operand(site: Site, name: str, arg: Any) -> Any:
+    """Another argument of a step of the tail, as it is beside the flat map."""
+    if not isinstance(value(arg), torch.Tensor):
+        return arg
+    return _flat(site, arg) if name == "residual" else call(site, torch.reshape, arg, (1,))
+
+
+def _flat(site: Site, x: fx.Node) -> fx.Node:
+    """[N, C, *spatial] -> [N * HW, C]: a view of a channels-last map."""
+    return call(site, torch.flatten, call(site, torch.movedim, x, 1, -1), 0, -2)
+
+
+def _matrix(site: Site, projection: Projection) -> fx.Node:
+    """The weight [C, I], cast where autocast would do it."""
+    matrix = call(site, torch.flatten, projection.weight, 1)
+    return _cast(site, matrix, value(projection.node).dtype)
+
+
+def _cast(site: Site, x: fx.Node, dtype: torch.dtype) -> fx.Node:
+    return x if value(x).dtype == dtype else call(site, torch.Tensor.to, x, dtype)
+
+
+def _size(site: Site, x: fx.Node, dim: int) -> Any:
+    size = value(x).shape[dim]
+    return size if isinstance(size, int) else call(site, torch.Tensor.size, x, dim)
+
+
+def _product(site: Site, sizes: list[Any]) -> Any:
+    """The product of sizes: a number, or the node of one."""
+
+    def times(a: Any, b: Any) -> Any:
+        return a * b if isinstance(a, int) and isinstance(b, int) else call(site, operator.mul, a, b)
+
+    return functools.reduce(times, sizes)

@@ -1,0 +1,50 @@
+"""Host side of the gates that are computed before a 1x1 convolution, from its pooled input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import launch
+from .call import BatchNorm, vectors
+from .direct import run
+from .kernels.projection import projection_kernel
+from .tuning.projection import projection_config
+
+
+def gates(
+    pooled: Tensor,
+    projection: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    projection_bias: Tensor | None,
+    bn: BatchNorm | None,
+    bn_eps: float,
+    circular: bool,
+    gate: str,
+    out: Tensor,
+    shift: Tensor | None,
+) -> None:
+    """Fills out [N, C] (contiguous, any float dtype); pooled [N, I], projection [C, I, 1, ...], any strides.
+
+    With shift, like out, the two are the gates times the factor and the summand that follow the product.
+
+    For 16-bit weights the product is one of TF32: they are exact in it, and the pooled values have more
+    digits than the map that they are means of. For fp32 weights it is exact fp32.
+    """
+    (n, i), c = pooled.shape, projection.shape[0]
+    taps = weight.numel()
+    device = launch.device_of(pooled.device)
+    config = projection_config(n, c, taps, device)
+    nvidia = device.warp_size == 32
+    blocks = -(-n // config.block_n) * -(-c // (config.block_c - taps + 1))
+    with launch.on_device_of(pooled):
+        run(
+            projection_kernel, (blocks,),
+            pooled, projection, projection_bias, weight, bias, *vectors(bn), bn_eps, out, shift,
+            n, c, i, *pooled.stride(), projection.stride(0), projection.stride(1), weight.stride(-1),
+            K=taps, CIRCULAR=circular, GATE=gate,
+            PRECISION="tf32" if nvidia and projection.dtype != torch.float32 else "ieee",
+            BLOCK_N=config.block_n, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
+            num_warps=config.num_warps,
+        )  # fmt: skip

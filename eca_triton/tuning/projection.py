@@ -1,0 +1,42 @@
+"""Config of the kernel that computes gates from the pooled input of a 1x1 convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import Device
+from .heuristic import power_of_2
+
+REDUCED = 64  # columns of the matrix in one step: whole 128-byte lines of 16-bit weights
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """How the kernel cuts its work; blocks are powers of two.
+
+    Attributes:
+        block_c: channels that a program projects; it owns all but the halo of the band.
+        block_n: images of a program.
+        block_i: columns of the matrix in one step of its loop.
+        num_warps: warps of one program.
+    """
+
+    block_c: int
+    block_n: int
+    block_i: int
+    num_warps: int = 4
+
+
+def projection_config(n: int, c: int, taps: int, device: Device) -> ProjectionConfig:
+    """Config for N images, C channels and a band of `taps`.
+
+    Every block of images reads the whole matrix again, and every block of channels the pooled values: large
+    blocks where there are programs for all multiprocessors anyway. A block is four bands wide at least, so
+    that the halo costs a third at most. 16 images are the least that a matrix unit takes.
+    """
+    halo = taps - 1
+    block_c = max(64, power_of_2(4 * halo))
+    block_n = 32 if -(-n // 32) * -(-c // (block_c - halo)) >= device.num_sms else 16
+    if block_c == 64 and -(-n // block_n) * -(-c // (64 - halo)) < device.num_sms // 2 and halo <= 8:
+        block_c = 32
+    return ProjectionConfig(block_c, block_n, REDUCED)
