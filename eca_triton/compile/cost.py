@@ -219,8 +219,9 @@ def convfold(facts: Facts) -> Work:
     vectors = 4 * facts.images * (inputs + 2 * facts.channels)
     _, rescale = _stock_instructions(facts)
     if facts.epilogues:
-        # The result takes the place of what the convolution would have written.
-        return Work(residual, pooling, 0.0, launches, rescale, scratch_bytes=weight + vectors)
+        # The result takes the place of what the convolution would have written, and the map is in registers.
+        in_place = rescale - POOL_ALIGNED
+        return Work(residual, pooling, 0.0, launches, in_place, scratch_bytes=weight + vectors)
     written = 0.0 if facts.inlined else 1.0
     return Work(1.0 + residual, pooling, written, launches + 1, rescale, scratch_bytes=weight + vectors)
 

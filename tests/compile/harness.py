@@ -16,7 +16,7 @@ OLDEST = torch.__version__.startswith("2.11.")
 class Lowering:
     """A backend for torch.compile that lowers every ECA site and hands the graph on to the backend `then`.
 
-    `device`: plan as though the maps were there, "cuda" for what a GPU gets.
+    `device`: plan as though the maps were there, "cuda" for what a GPU gets; `plan`: the only one allowed.
 
     Attributes:
         graphs: the lowered graphs, in the order in which Dynamo delivered them.
@@ -24,9 +24,9 @@ class Lowering:
         rejected: the records of the sites and candidates that were left alone.
     """
 
-    def __init__(self, then: str = "eager", device: str | None = None) -> None:
+    def __init__(self, then: str = "eager", device: str | None = None, plan: str = "auto") -> None:
         self.then: Callable = lookup_backend(then)
-        self.settings = Settings(force=True, device=device)
+        self.settings = Settings(force=True, device=device, plan=plan)
         self.graphs: list[fx.GraphModule] = []
         self.records: list = []
 

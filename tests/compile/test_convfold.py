@@ -18,6 +18,7 @@ from timm.layers import EcaModule, ScaledStdConv2d
 from torch import Tensor, nn
 
 from eca_triton.compile import compat
+from eca_triton.compile.reasons import ASKED
 
 INPUT, CHANNELS = 6, 16
 
@@ -109,10 +110,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def lowered(monkeypatch: pytest.MonkeyPatch, product: bool, **then: Any) -> Lowering:
     """A backend with the plan in one of its forms."""
-    # As the plan is: for templates that take what follows a product, or where `block` has no kernel.
     monkeypatch.setattr("eca_triton.compile.fold.epilogues_of_products", lambda: product)
-    monkeypatch.setattr("eca_triton.compile.gather.VECTOR", 2**20)
-    return Lowering(device="cuda", **then)
+    return Lowering(device="cuda", plan="convfold", **then)
 
 
 PRODUCT = pytest.mark.parametrize("product", [False, True], ids=["gate", "product"])
@@ -249,14 +248,14 @@ def test_near_misses_keep_their_convolution(name: str, monkeypatch: pytest.Monke
     with torch.no_grad():
         got = backend.compile(copy.deepcopy(network))(u)
         torch.testing.assert_close(got, network(u), rtol=1e-4, atol=1e-5)
-    assert [record.decision.plan for record in backend.sites] != ["convfold"]
+    assert [record.decision.reason for record in backend.records] == [ASKED]
     assert not backend.calls(torch.mm)
 
 
 def test_training_keeps_its_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = lowered(monkeypatch, True)
     backend.compile(Bottleneck().eval())(torch.randn(2, INPUT, 6, 6))
-    assert [record.decision.plan for record in backend.sites] == ["pool"]
+    assert [record.decision.reason for record in backend.records] == [ASKED]
 
 
 @pytest.mark.parametrize(
