@@ -13,8 +13,8 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
-	$(PYTEST) -n $(WORKERS) tests
-	TRITON_INTERPRET=1 $(PYTEST) -n $(WORKERS) tests/interpreter
+	$(PYTEST) -n $(WORKERS) --dist worksteal tests
+	TRITON_INTERPRET=1 $(PYTEST) -n $(WORKERS) --dist worksteal tests/interpreter
 
 test-oldest:
 	$(MAKE) test ENV=$(ENV)-oldest CONSTRAINTS=constraints-oldest.txt
