@@ -77,11 +77,18 @@ def plan_graph(gm: fx.GraphModule, settings: Settings) -> list[tuple[Site | None
         if site.end in taken:
             # A sum of two sites is the tail of either, and belongs to the first op that takes it in.
             site = replace(site, closing=None, tail=(), end=site.mul)
-        decision = decide(facts_of(site, settings), settings)
+        decision = _decision(site, settings)
         if decision.plan not in ("skip", "pool", "gate"):
             taken.add(site.end)
         planned.append((site, _recorded(site, decision)))
     return planned + [(None, _rejected(rejection)) for rejection in found.rejected]
+
+
+def _decision(site: Site, settings: Settings) -> Decision:
+    try:
+        return decide(facts_of(site, settings), settings)
+    except Exception as error:  # a user's program compiles even where we are wrong
+        return Decision("skip", UNEXPECTED, repr(error), math.nan, math.nan)
 
 
 def lower_graph(gm: fx.GraphModule, settings: Settings) -> list[SiteRecord]:
@@ -136,7 +143,7 @@ def _accept(records: list[SiteRecord]) -> None:
 
 
 def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
-    """The record after rewriting; an error of ours leaves the site as it was, with calls that nobody uses."""
+    """The record after rewriting; an error leaves the site as it was, with calls that nobody uses."""
     if site is None or not record.lowered:
         return record
     try:

@@ -94,7 +94,9 @@ def test_every_near_miss_is_left_alone(name: str, training: bool, dynamic: bool)
     torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(("module", "function"), [(recognize, "_match"), (passes, "rewrite")])
+@pytest.mark.parametrize(
+    ("module", "function"), [(recognize, "_match"), (passes, "facts_of"), (passes, "rewrite")]
+)
 def test_an_error_of_ours_leaves_the_program_as_it_was(
     module: object, function: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
