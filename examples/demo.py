@@ -117,7 +117,7 @@ def show_h200() -> bool:
     model, inputs = load(Request(name=name, batch=128, size=SIZE, dtype="bf16", channels_last=True))
     report = explain(model, *inputs, target="h200")
     write(report, sys.stdout)
-    totals = report.totals()
+    totals = report.totals
     return (
         totals["bytes_after"] < totals["bytes_before"] and totals["kernels_after"] <= totals["kernels_before"]
     )
