@@ -198,7 +198,9 @@ def page(document: Mapping[str, Any]) -> str:
     for training, channels_last, mode in _settings(document):
         found = list(lines(document, training, channels_last, mode))
         if found:
-            parts += [f"## {_setting(training, channels_last, mode).capitalize()}", "", _table(found), ""]
+            heading = _setting(training, channels_last, mode).capitalize()
+            some = "" if len(found) == len(NETWORKS) else f" ({len(found)} of {len(NETWORKS)} counted)"
+            parts += [f"## {heading}{some}", "", _table(found), ""]
     worse = rising(document)
     parts.append(f"More bytes or kernels than stock: {'; '.join(worse) if worse else 'in none of these'}.")
     return "\n".join(parts) + "\n"

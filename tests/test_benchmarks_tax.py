@@ -45,7 +45,7 @@ def resume(path: Path, wanted: list[Job], sources: str = "now") -> tuple[dict[st
 
 def test_the_page_has_the_tax_before_and_after() -> None:
     page = tax.page(complete())
-    assert "## Inference, channels-last, default" in page
+    assert "## Inference, channels-last, default (1 of 23 counted)" in page
     assert "| ecaresnet50d | 16 | 10.00 | 12.00 | 11.00 | +20.0 % | +10.0 % | 100 | 130 | 101 |" in page
     assert "More bytes or kernels than stock: in none of these." in page
 
