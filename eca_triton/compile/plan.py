@@ -82,8 +82,6 @@ class Decision:
         target: Key in `TARGETS` of the GPU that the costs are for.
         cost_before: Of stock Inductor; None for what is no site.
         cost_after: Of the plan.
-        time_before_s: Predicted for stock Inductor on the target.
-        time_after_s: The same for the plan.
         alternatives: All plans that were weighed, in order of preference.
     """
 
@@ -96,14 +94,21 @@ class Decision:
     target: str = ""
     cost_before: Cost | None = None
     cost_after: Cost | None = None
-    time_before_s: float = 0.0
-    time_after_s: float = 0.0
     alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def time_before_s(self) -> float:
+        """Predicted for stock Inductor on the target; 0 for what is no site."""
+        return 0.0 if self.cost_before is None else self.cost_before.time_s(TARGETS[self.target])
+
+    @property
+    def time_after_s(self) -> float:
+        """The same for the plan."""
+        return 0.0 if self.cost_after is None else self.cost_after.time_s(TARGETS[self.target])
 
 
 def decide(facts: Facts, settings: Settings) -> Decision:
     """Choose a plan, as the user asked for it or by cost."""
-    target = TARGETS[facts.target]
     before = _alternative("skip", None, cost.stock(facts), facts)
     weighed = tuple(
         _alternative(plan, obstacle(facts) or _outside_package(plan, facts, settings), work(facts), facts)
@@ -118,11 +123,9 @@ def decide(facts: Facts, settings: Settings) -> Decision:
             traffic_before=before.traffic,
             traffic_after=chosen.traffic,
             fused=_fused(facts, chosen.plan),
-            target=target.name,
+            target=facts.target,
             cost_before=before.cost,
             cost_after=chosen.cost,
-            time_before_s=before.time_s,
-            time_after_s=chosen.time_s,
             alternatives=weighed,
         )
 
@@ -163,7 +166,6 @@ def left_alone(decision: Decision, reason: str, detail: str) -> Decision:
         traffic_after=decision.traffic_before,
         fused=(),
         cost_after=decision.cost_before,
-        time_after_s=decision.time_before_s,
     )
 
 

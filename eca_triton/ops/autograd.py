@@ -223,13 +223,7 @@ def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         a.grad, a.x, a.weight, a.bias, **a.options,
         pooled=None, mask=a.mask, mask_order=a.mask_order, **a.wanted,
     )  # fmt: skip
-    likes = (a.x, a.grad, a.weight, a.bias, a.bn_weight, a.bn_bias)
-    return tuple(
-        (a.x if like is None else like).new_empty(0)
-        if gradient is None or like is None
-        else gradient.to(like.dtype)
-        for gradient, like in zip(gradients, likes, strict=True)
-    )
+    return a.outputs(gradients)
 
 
 @_derivative_of(GATE_FROM_PROJECTION)

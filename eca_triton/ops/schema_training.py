@@ -8,7 +8,7 @@ have other strides when backward runs, after Inductor, checkpointing or a hook t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -113,6 +113,16 @@ class BackwardArguments(NamedTuple):
     def wanted(self) -> dict[str, Any]:
         """Which gradients are."""
         return {name: getattr(self, name) for name in self._fields if name.startswith("wants_")}
+
+    def outputs(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """Gradients as the operator returns them: in their inputs' dtypes, and empty where there is none."""
+        likes = (self.x, self.grad, self.weight, self.bias, self.bn_weight, self.bn_bias)
+        return tuple(
+            (self.x if like is None else like).new_empty(0)
+            if gradient is None or like is None
+            else gradient.to(like.dtype)
+            for gradient, like in zip(gradients, likes, strict=True)
+        )
 
 
 def changed(arguments: type[ForwardArguments] | type[BackwardArguments], **options: Any) -> dict[str, Any]:
