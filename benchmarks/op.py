@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._functorch import config as aot_config
 
-from eca_triton.compile.passes import recording
+from eca_triton.compile.record import recording
 from eca_triton.tuning.config import Device
 
 from .contenders import Inputs, Tail, check, contender, inputs_of, tail_of

@@ -54,7 +54,7 @@ def jobs(
 
 def count(job: Job, *, batch: int = BATCH, whole: bool = False) -> Count:
     """Lower one network and count; what went wrong instead, if anything did."""
-    from eca_triton.compile.passes import recording
+    from eca_triton.compile.record import recording
     from eca_triton.deviceless import lower
 
     model, started = network(job.network, whole=whole), time.perf_counter()

@@ -16,7 +16,7 @@ from . import ops as ops  # registers torch.ops.eca_triton.*
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from eca_triton.compile.passes import disable, enable, enabled, inductor_options
+    from eca_triton.compile.hooks import disable, enable, enabled, inductor_options
     from eca_triton.compile.reasons import NotLoweredError
     from eca_triton.decompositions import decomposition_table
     from eca_triton.export import aoti_compile_and_package, decompose, rewrite_exported
@@ -34,13 +34,13 @@ _HOME_OF = {
     "assert_lowered": "eca_triton.report",
     "decompose": "eca_triton.export",
     "decomposition_table": "eca_triton.decompositions",
-    "disable": "eca_triton.compile.passes",
+    "disable": "eca_triton.compile.hooks",
     "eca": "eca_triton.functional",
     "eca_gate": "eca_triton.functional",
-    "enable": "eca_triton.compile.passes",
-    "enabled": "eca_triton.compile.passes",
+    "enable": "eca_triton.compile.hooks",
+    "enabled": "eca_triton.compile.hooks",
     "explain": "eca_triton.report",
-    "inductor_options": "eca_triton.compile.passes",
+    "inductor_options": "eca_triton.compile.hooks",
     "rewrite_exported": "eca_triton.export",
 }
 

@@ -38,7 +38,7 @@ def rewrite_exported(
             the CPU and moved later.
 
     Returns:
-        ExportedProgram; `eca_triton.compile.passes.recording` collects what became of every site, and why.
+        ExportedProgram; `eca_triton.compile.record.recording` collects what became of every site, and why.
 
     Raises:
         ValueError: the program went through `run_decompositions`.

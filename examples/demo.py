@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 import eca_triton
-from eca_triton.compile.passes import recording
+from eca_triton.compile.record import recording
 from eca_triton.report import explain, write
 
 MODEL, SIZE, SITE = "ecaresnet50t", 224, "layer3.0.se"

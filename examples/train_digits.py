@@ -33,7 +33,7 @@ from digits_network import Attention, Digits, load, network
 from torch import Tensor
 
 import eca_triton
-from eca_triton.compile.passes import SiteRecord, recording
+from eca_triton.compile.record import SiteRecord, recording
 
 BATCH, MAX_RATE = 64, 0.05
 ACCURACY = 0.97

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eca_triton.compile import compat, lowering, passes, trial
+from eca_triton.compile import compat, lowering, trial
+from eca_triton.compile.record import recording
 from eca_triton.deviceless import Lowering, lower
 
 STAGES = {"56x56": (256, 56), "28x28": (512, 28), "14x14": (1024, 14), "7x7": (2048, 7)}
@@ -220,6 +221,6 @@ def test_an_inductor_that_has_changed_gets_the_gate(
     code: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "generated_code", code)
-    with passes.recording() as records:
+    with recording() as records:
         assert keeps_the_gate()
     assert [record.decision.plan for record in records] == ["gate"]

@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 
 import eca_triton
-from eca_triton.compile.passes import recording
 from eca_triton.compile.reasons import DEVICE, TRAINS
+from eca_triton.compile.record import recording
 
 sys.path.append(str(Path(__file__).parent / "compile"))
 

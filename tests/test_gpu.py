@@ -135,7 +135,7 @@ class Network(nn.Module):
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @layouts
 def test_a_compiled_network(layout: Any, training: bool) -> None:
-    from eca_triton.compile.passes import recording
+    from eca_triton.compile.record import recording
 
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False

@@ -235,7 +235,7 @@ def step(tail: Tail, run: Any, maps: tuple[Tensor, ...], dy: Tensor, autocast: b
 @layouts
 @pytest.mark.parametrize("shape", RESNET[::2], ids=label)
 def test_a_compiled_step_with_batch_norm(shape: tuple[int, ...], layout: str, precision: str) -> None:
-    from eca_triton.compile.passes import recording
+    from eca_triton.compile.record import recording
 
     torch.manual_seed(0)
     torch._dynamo.reset()

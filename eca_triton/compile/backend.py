@@ -10,7 +10,9 @@ import torch
 from torch import fx
 
 from .compat import graph_breaks, inductor_compile, inductor_config, reset_cudagraphs, settings_of
-from .passes import POST_GRAD_HOOK, CacheKeyPass, SiteRecord, lower_graph, plan_graph, with_pass
+from .hooks import POST_GRAD_HOOK, with_pass
+from .passes import CacheKeyPass, lower_graph, plan_graph
+from .record import SiteRecord
 from .settings import Settings
 from .where import module_paths, naming
 

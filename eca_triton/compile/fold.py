@@ -21,7 +21,7 @@ from torch import fx
 from .compat import epilogues_of_products, products_keep_precision
 from .cost import pools_rows_first
 from .emit import become, call, taps
-from .graph import changed_between, op_name, value
+from .graph import changed_between, hints, op_name, value
 from .neighbours import tail_of
 from .probe import Sizes
 from .projection import Projection
@@ -90,7 +90,7 @@ def _pooled(site: Site, projection: Projection) -> fx.Node:
     """
     dtype = torch.promote_types(value(projection.node).dtype, torch.float32)
     u, dims = projection.input, tuple(range(2, len(site.shape)))
-    n, i = (size if isinstance(size, int) else size.node.hint or 1 for size in value(u).shape[:2])
+    n, i = hints(value(u).shape[:2])
     if len(dims) > 1 and pools_rows_first(n, i) and not comes_stored(u):
         u, dims = call(site, torch.mean, u, dims[-1], dtype=dtype), dims[:-1]
     return call(site, torch.mean, u, dims, dtype=dtype)

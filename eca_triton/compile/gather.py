@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -12,7 +11,7 @@ from ..targets import TARGETS, target_like
 from .cost import PACKED_MASK, STORED_MASK, VECTOR
 from .facts import Facts
 from .fold import becomes_product, folds
-from .graph import bind, op_name, value
+from .graph import bind, hints, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .readers import readers_of
 from .rewrite import packs_mask, stays_whole
@@ -20,7 +19,6 @@ from .settings import Settings
 from .site import Site, comes_stored
 from .trial import templates_work
 
-UNKNOWN_SIZE = 64
 DEFAULT_TARGET = "h200"
 
 
@@ -60,11 +58,6 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         rides=site.projection is not None and not comes_stored(site.projection.input),
         epilogues=becomes_product(site),
     )
-
-
-def hints(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    """Sizes as numbers."""
-    return tuple(size if isinstance(size, int) else size.node.hint or UNKNOWN_SIZE for size in shape)
 
 
 def _target(device: torch.device) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.fx.node import map_arg
 
 from .reasons import TRANSFORM, NoMatchError
 
+UNKNOWN_SIZE = 64  # of a symbolic size without an example
 TRUSTED_PACKAGES = {"torch", "_operator", "einops", "builtins", ""}
 
 IN_PLACE_OPERATORS: set[Callable[..., Any]] = {
@@ -82,6 +83,11 @@ def value(node: Any) -> Any:
     if not isinstance(node, fx.Node):
         return node
     return node.meta.get("example_value", node.meta.get("val"))
+
+
+def hints(shape: Iterable[Any]) -> tuple[int, ...]:
+    """Sizes as numbers, symbolic ones by the example that was traced."""
+    return tuple(size if isinstance(size, int) else size.node.hint or UNKNOWN_SIZE for size in shape)
 
 
 def execute(node: fx.Node, argument: Callable[[fx.Node], Any]) -> Any:

@@ -53,7 +53,7 @@ def lower_eca(*args: Any, **kwargs: Any) -> Any:
     try:
         block = _block(a)
     except Exception as error:  # Inductor's surface is not what it was; the other way needs little of it
-        from .passes import is_strict  # which leads here
+        from .hooks import is_strict  # which leads here
 
         if is_strict():
             raise NotLoweredError([(V.graph.current_node.name, UNEXPECTED, repr(error))]) from error

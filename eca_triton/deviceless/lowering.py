@@ -100,7 +100,8 @@ def compare(model: nn.Module, example_inputs: Tensor | tuple[Any, ...], **argume
 
     Stock means without our pass also where `eca_triton.enable()` has installed it.
     """
-    from ..compile.passes import recording, stock_inductor
+    from ..compile.hooks import stock_inductor
+    from ..compile.record import recording
 
     with stock_inductor():
         stock = lower(model, example_inputs, backend="inductor", **arguments)

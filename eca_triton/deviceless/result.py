@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 if TYPE_CHECKING:
-    from ..compile.passes import SiteRecord
+    from ..compile.record import SiteRecord
 
 
 @dataclass(frozen=True)

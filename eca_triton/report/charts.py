@@ -11,7 +11,7 @@ from ..targets import Target
 from .predict import Band, kernel_us, peak_flops_per_s, site_us
 
 if TYPE_CHECKING:
-    from ..compile.passes import SiteRecord
+    from ..compile.record import SiteRecord
     from ..deviceless import Lowering
 
 STRIP_WIDTH = 1000.0

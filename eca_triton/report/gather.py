@@ -64,7 +64,7 @@ def explain(
         return Report(subject, tuple(traced.records), unmatched=missing, graph_breaks=traced.graph_breaks)
 
     from ..compile.compat import graph_breaks
-    from ..compile.passes import stock_inductor
+    from ..compile.hooks import stock_inductor
     from ..deviceless import compare, lower
 
     before = graph_breaks()

@@ -12,7 +12,7 @@ from .result import Report
 from .text import COLUMNS, LABELS, NUMERIC, TIMES, amount, grouped, row
 
 if TYPE_CHECKING:
-    from ..compile.passes import SiteRecord
+    from ..compile.record import SiteRecord
     from ..deviceless import Lowering
     from ..targets import Target
 

@@ -11,7 +11,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from ..compile.backend import Trace
-    from ..compile.passes import SiteRecord
+    from ..compile.record import SiteRecord
 
 # EcaModule, CecaModule, ECA, ECABlock, eca_layer, C3ECA, EfficientChannelAttention; not Decay, not MECANISM.
 NAMES = re.compile(

@@ -14,7 +14,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from ..compile.passes import stock_inductor
+from ..compile.hooks import stock_inductor
 from .predict import Band
 
 ROUNDS = 20

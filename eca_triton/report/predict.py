@@ -16,7 +16,7 @@ import torch
 from ..targets import Target
 
 if TYPE_CHECKING:
-    from ..compile.passes import SiteRecord
+    from ..compile.record import SiteRecord
     from ..deviceless import Kernel, Lowering
 
 

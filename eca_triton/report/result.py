@@ -12,7 +12,7 @@ from ..targets import TARGETS, Target
 from .predict import EFFICIENCIES, Prediction, predict, site_us, speedup
 
 if TYPE_CHECKING:
-    from ..compile.passes import SiteRecord
+    from ..compile.record import SiteRecord
     from ..deviceless import Comparison, Lowering
     from .lookalikes import Unmatched
     from .measure import Measurement

@@ -14,7 +14,7 @@ from .predict import ASSUMPTION, Band, site_us, speedup
 from .result import Report
 
 if TYPE_CHECKING:
-    from ..compile.passes import SiteRecord
+    from ..compile.record import SiteRecord
     from ..targets import Target
 
 COLUMNS = ("site", "C x H x W", "k", "absorbed", "plan", "before", "after")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ..compile.passes import SiteRecord
+    from ..compile.record import SiteRecord
 
 
 class NoTwinError(Exception):

@@ -12,7 +12,8 @@ from torch import fx
 from torch._dynamo.exc import BackendCompilerFailed
 
 import eca_triton
-from eca_triton.compile import backend, passes
+from eca_triton.compile import backend, hooks, passes
+from eca_triton.compile.record import SiteRecord, recording
 from eca_triton.compile.settings import Settings
 
 
@@ -30,9 +31,9 @@ def handed_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
-def run(**arguments: Any) -> list[passes.SiteRecord]:
+def run(**arguments: Any) -> list[SiteRecord]:
     spelling = SPELLINGS["official"]
-    with passes.recording() as records, torch.no_grad():
+    with recording() as records, torch.no_grad():
         torch.compile(spelling.build(), backend="eca_triton", **arguments)(spelling.example())
     return records
 
@@ -78,11 +79,11 @@ def test_torchs_own_patches_and_other_passes_are_kept() -> None:
         backend.eca_triton(
             graph,
             [],
-            config_patches={"max_autotune": True, passes.POST_GRAD_HOOK: theirs},
+            config_patches={"max_autotune": True, hooks.POST_GRAD_HOOK: theirs},
             compile_region_name="a",
         )
     assert seen["max_autotune"] is True
-    assert seen[passes.POST_GRAD_HOOK].passes[0] is theirs
+    assert seen[hooks.POST_GRAD_HOOK].passes[0] is theirs
 
 
 def test_torch_can_reset_it() -> None:
@@ -127,7 +128,7 @@ def test_a_wrong_value_is_named_with_those_allowed(
         run(options={option: value})
     assert isinstance(caught.value.inner_exception, ValueError)
     with pytest.raises(ValueError, match=message):
-        passes.enable(**{option.removeprefix("eca."): value})  # at once: nothing is compiled here
+        hooks.enable(**{option.removeprefix("eca."): value})  # at once: nothing is compiled here
 
 
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +206,7 @@ def test_strict_through_inductors_hook_and_suppressed_errors() -> None:
     """By `enable` the same error comes out of Inductor; `suppress_errors` runs the model as it is."""
     x, weight = torch.ones(3, 8, 6, 5), torch.ones(1, 1, 3)
     torch._dynamo.reset()
-    with passes.enabled(strict=True, force=True), torch.no_grad():
+    with hooks.enabled(strict=True, force=True), torch.no_grad():
         with pytest.raises(Exception, match=r"ECA105 .*#eca105"):
             torch.compile(Logged())(x, weight)
         torch._dynamo.reset()

@@ -13,7 +13,7 @@ from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import eca_triton
-from eca_triton.compile import passes
+from eca_triton.compile.record import recording
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +24,7 @@ import json, sys
 import torch, torch._inductor.config
 import eca_triton
 from eca_triton.compile import passes
+from eca_triton.compile.record import recording
 from torch._dynamo.utils import counters
 
 torch._inductor.config.cpp_cache_precompile_headers = False  # they cost a fresh cache ten seconds
@@ -39,7 +40,7 @@ def network(x, weight):
     gate = torch.conv1d(x.mean((2, 3)).unsqueeze(1), weight, padding=1).sigmoid()
     return x * gate.view(x.size(0), -1, 1, 1)
 
-with passes.recording() as records:
+with recording() as records:
     torch.compile(network, **door)(torch.ones(3, 8, 6, 5), torch.ones(1, 1, 3))
 found = {kind: counters["aot_autograd"][f"autograd_cache_{kind}"] for kind in ("hit", "miss", "bypass")}
 print(json.dumps(found | {"lowered": sum(record.lowered for record in records)}))
@@ -104,7 +105,7 @@ def rescale(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def compile_once(**door: object) -> int:
     """Compile a network; return the number of lowered sites."""
     torch._dynamo.reset()
-    with passes.recording() as records:
+    with recording() as records:
         torch.compile(rescale, **door)(torch.ones(3, 8, 6, 5), torch.ones(1, 1, 3))
     return sum(record.lowered for record in records)
 

@@ -18,7 +18,7 @@ from styles import STYLES
 from test_recognize import Inside
 from torch import Tensor, nn
 
-from eca_triton.compile.passes import recording
+from eca_triton.compile.record import recording
 
 TRAINING = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 MODES = {
