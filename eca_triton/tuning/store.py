@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from .choice import Choice
 from .key import Key
@@ -26,8 +27,16 @@ SHIPPED = Path(__file__).parent / "tables"
 MAX_BYTES = 16 << 20  # of a table: thousands of networks
 LOCK_SECONDS = 30.0  # others hold it for one write
 
+
+class _InForce(NamedTuple):
+    table: Table
+    fingerprint: str
+
+
+_NOTHING = _InForce({}, "")
 _lock = threading.Lock()
-_read: dict[tuple[str, Path], Table] = {}
+_read: dict[tuple[str, Path], _InForce] = {}
+_passed_over = False  # whether a call of a graph capture went without tables
 _warned: set[Path] = set()
 _listeners: list[Callable[[], None]] = []
 
@@ -53,19 +62,6 @@ def user_table() -> Path:
     return Path(root, "eca_triton", "tuned.json")
 
 
-def tables(may_read: bool = True) -> Table:
-    """All entries in force; the user's come before the shipped ones. Empty if they would have to be read."""
-    state = mode(), user_table()
-    table = _read.get(state)
-    if table is None and may_read:
-        with _lock:
-            table = _read.get(state)
-            if table is None:
-                table = _read[state] = _read_all(*state)
-        _tell()
-    return table or {}
-
-
 def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
     """What was tuned for a key, or None.
 
@@ -75,7 +71,7 @@ def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
     """
     if key is None:
         return None
-    entry = tables(may_read).get(key)
+    entry = _in_force(may_read).table.get(key)
     return None if entry is None else entry.choice
 
 
@@ -109,7 +105,7 @@ def reload() -> None:
     with _lock:
         _read.clear()
         _warned.clear()
-    _tell()
+        _tell()
 
 
 def on_change(listener: Callable[[], None]) -> None:
@@ -118,9 +114,13 @@ def on_change(listener: Callable[[], None]) -> None:
 
 
 def fingerprint() -> str:
-    """Of all entries in force, for keys of caches of code that was generated with them."""
-    table = tables()
-    return sha256(serialize(table).encode()).hexdigest() if table else ""
+    """Of all choices in force, for keys of caches of code that was generated with them; "" of none."""
+    return _in_force(may_read=True).fingerprint
+
+
+def tables() -> Table:
+    """All entries in force: the user's before the shipped ones."""
+    return dict(_in_force(may_read=True).table)
 
 
 def read(path: Path) -> Table:
@@ -137,12 +137,37 @@ def read(path: Path) -> Table:
     return table
 
 
-def _read_all(mode: str, user: Path) -> Table:
+def _in_force(may_read: bool) -> _InForce:
+    global _passed_over
+    state = mode(), user_table()
+    found = _read.get(state)
+    if found is not None:
+        return found
+    if not may_read:
+        _passed_over = True
+        return _NOTHING
+    with _lock:
+        found = _read.get(state)
+        if found is None:
+            # Calls were planned without these tables: in a graph capture, or before the environment changed.
+            stale, _passed_over = bool(_read) or _passed_over, False
+            found = _read[state] = _read_all(*state)
+            if stale:
+                _tell()
+    return found
+
+
+def _read_all(mode: str, user: Path) -> _InForce:
     table: Table = {}
     if mode != "off":
         for path in sorted(SHIPPED.glob("*.json")):
             table |= read(path)
-    return table | read(user) if mode == "user" else table
+    if mode == "user":
+        table |= read(user)
+    if not table:
+        return _NOTHING
+    choices = sorted((key.gpu, str(key), repr(entry.choice)) for key, entry in table.items())
+    return _InForce(table, sha256(repr(choices).encode()).hexdigest())
 
 
 def _text(path: Path) -> str:
