@@ -12,6 +12,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -90,11 +91,9 @@ def save(entries: Mapping[Key, Entry], *, path: Path | None = None) -> Path:
     Raises:
         OSError: the table cannot be written, or another process holds its lock for long.
     """
-    import filelock  # comes with torch
-
     path = user_table() if path is None else path
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS, mode=0o600):
+    with _locked(path):
         _replace(path, serialize(_kept(path) | dict(entries)))
     reload()
     return path
@@ -106,6 +105,21 @@ def reload() -> None:
         _read.clear()
         _warned.clear()
         _tell()
+
+
+def clear() -> bool:
+    """Delete the user's table, also one that cannot be read; whether there was one.
+
+    Raises:
+        OSError: it cannot be deleted, or another process holds its lock for long.
+    """
+    path = user_table()
+    if not path.exists():
+        return False
+    with _locked(path):
+        path.unlink(missing_ok=True)
+    reload()
+    return True
 
 
 def on_change(listener: Callable[[], None]) -> None:
@@ -123,10 +137,33 @@ def tables() -> Table:
     return dict(_in_force(may_read=True).table)
 
 
-def read(path: Path) -> Table:
+def sources() -> dict[Path, Table]:
+    """What each file that is asked says: the shipped ones, then the user's, whose entries count more."""
+    asked = mode()
+    shipped = [] if asked == "off" else sorted(SHIPPED.glob("*.json"))
+    return {path: _read_one(path) for path in [*shipped, *([user_table()] if asked == "user" else [])]}
+
+
+def load(path: Path) -> tuple[Table, list[str]]:
+    """The entries of one file, and what was wrong with those that were left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a table, or one of another schema.
+    """
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), encoding="utf-8") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        return parse(file.read())
+
+
+def _read_one(path: Path) -> Table:
     """The entries of one file; none, and one warning, if there is anything wrong with it."""
     try:
-        table, problems = parse(_text(path))
+        table, problems = load(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -151,39 +188,32 @@ def _in_force(may_read: bool) -> _InForce:
         if found is None:
             # Calls were planned without these tables: in a graph capture, or before the environment changed.
             stale, _passed_over = bool(_read) or _passed_over, False
-            found = _read[state] = _read_all(*state)
+            found = _read[state] = _read_all()
             if stale:
                 _tell()
     return found
 
 
-def _read_all(mode: str, user: Path) -> _InForce:
+def _read_all() -> _InForce:
     table: Table = {}
-    if mode != "off":
-        for path in sorted(SHIPPED.glob("*.json")):
-            table |= read(path)
-    if mode == "user":
-        table |= read(user)
+    for entries in sources().values():
+        table |= entries
     if not table:
         return _NOTHING
     choices = sorted((key.gpu, str(key), repr(entry.choice)) for key, entry in table.items())
     return _InForce(table, sha256(repr(choices).encode()).hexdigest())
 
 
-def _text(path: Path) -> str:
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), encoding="utf-8") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a file")
-        if status.st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
-        return file.read()
+def _locked(path: Path) -> AbstractContextManager[object]:
+    import filelock  # comes with torch
+
+    return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS, mode=0o600)
 
 
 def _kept(path: Path) -> Table:
     """What a table holds before it is written; one that cannot be understood is put aside, not lost."""
     try:
-        return parse(_text(path))[0]
+        return load(path)[0]
     except FileNotFoundError:
         return {}
     except ValueError as error:
