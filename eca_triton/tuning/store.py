@@ -151,7 +151,7 @@ def load(path: Path) -> tuple[Table, list[str]]:
         OSError: the file cannot be read.
         ValueError: it is not a table, or one of another schema.
     """
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), encoding="utf-8") as file:
+    with open(path, encoding="utf-8", opener=_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a file")
@@ -202,6 +202,10 @@ def _read_all() -> _InForce:
         return _NOTHING
     choices = sorted((key.gpu, str(key), repr(entry.choice)) for key, entry in table.items())
     return _InForce(table, sha256(repr(choices).encode()).hexdigest())
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for whoever writes to it
 
 
 def _locked(path: Path) -> AbstractContextManager[object]:
