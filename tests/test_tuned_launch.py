@@ -22,19 +22,9 @@ from eca_triton.tuning.problem import Problem
 from eca_triton.tuning.select import select
 from eca_triton.tuning.table import serialize
 
+pytestmark = pytest.mark.usefixtures("table_folder")
+
 OPS = torch.ops.eca_triton
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's directory of caches, and a package that ships no table."""
-    monkeypatch.delenv("ECA_TRITON_TUNED")
-    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(tmp_path / "caches"))
-    monkeypatch.setattr(store, "SHIPPED", tmp_path / "shipped")
-    store.reload()
-    yield tmp_path
-    monkeypatch.undo()
-    store.reload()
 
 
 @pytest.fixture
@@ -163,7 +153,7 @@ class Rescale(torch.nn.Module):
         return torch.relu(x * gate.view(x.size(0), -1, 1, 1))
 
 
-def test_a_template_follows_shipped_tables_and_a_gpu_that_is_not_there_no_others(folder: Path) -> None:
+def test_a_template_follows_shipped_tables_and_a_gpu_that_is_not_there_no_others(table_folder: Path) -> None:
     shape = (64, 256, 56, 56)
     contiguous = torch.empty(shape, device="meta").stride()
     layout = common_layout(shape, contiguous, contiguous)
@@ -179,8 +169,8 @@ def test_a_template_follows_shipped_tables_and_a_gpu_that_is_not_there_no_others
 
     store.save({key_of(problem): entry(tuned(problem, num_warps=2 * warps))})
     assert f"num_warps={warps}" in lowered()
-    (folder / "shipped").mkdir()
-    (folder / "shipped" / "h200.json").write_text(store.user_table().read_text())
+    (table_folder / "shipped").mkdir()
+    (table_folder / "shipped" / "h200.json").write_text(store.user_table().read_text())
     store.reload()
     assert f"num_warps={2 * warps}" in lowered()
 

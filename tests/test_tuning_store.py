@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,11 @@ from eca_triton.tuning import store
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.table import parse, serialize
 
+pytestmark = pytest.mark.usefixtures("table_folder")
+
 PROBLEM, OTHER = forward(128, 256, 3136), forward(128, 1024, 196)
 KEY = key_of(PROBLEM)
 TWO_PASS = Choice("two_pass", None)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's directory of caches, and a package that ships no table."""
-    monkeypatch.delenv("ECA_TRITON_TUNED")
-    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(tmp_path / "caches"))
-    monkeypatch.setattr(store, "SHIPPED", tmp_path / "shipped")
-    store.reload()
-    yield tmp_path
-    monkeypatch.undo()
-    store.reload()
 
 
 def written(path: Path, text: str) -> Path:
@@ -57,9 +46,9 @@ def test_the_users_table_is_where_xdg_or_our_variable_says(monkeypatch: pytest.M
 
 
 def test_the_users_entries_count_more_than_shipped_ones(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    table_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written(folder / "shipped" / "h200.json", serialize(table(PROBLEM, OTHER)))
+    written(table_folder / "shipped" / "h200.json", serialize(table(PROBLEM, OTHER)))
     assert store.lookup(KEY) == PROBLEM.heuristic()
     store.save({KEY: entry(TWO_PASS)})
     assert store.lookup(KEY) == TWO_PASS
@@ -86,7 +75,7 @@ def test_a_wrong_variable_reads_nothing_and_says_so_once(
 # When it is read.
 
 
-def test_a_table_is_read_once_and_again_after_reload_or_save(folder: Path) -> None:
+def test_a_table_is_read_once_and_again_after_reload_or_save(table_folder: Path) -> None:
     assert store.lookup(KEY) is None
     path = written(store.user_table(), serialize(table(PROBLEM)))
     assert store.lookup(KEY) is None
@@ -108,7 +97,7 @@ def test_nothing_is_read_where_nothing_may_be(monkeypatch: pytest.MonkeyPatch) -
     assert store.lookup(KEY, may_read=False) == PROBLEM.heuristic()
 
 
-def test_the_fingerprint_is_that_of_the_choices(folder: Path) -> None:
+def test_the_fingerprint_is_that_of_the_choices(table_folder: Path) -> None:
     assert store.fingerprint() == ""
     store.save(table(PROBLEM))
     first = store.fingerprint()
@@ -154,9 +143,9 @@ def test_a_broken_table_is_ignored_with_one_warning(how: str, caplog: pytest.Log
 
 
 def test_a_directory_that_is_a_file_is_ignored_too(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    table_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(written(folder / "file", "")))
+    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(written(table_folder / "file", "")))
     assert store.lookup(KEY) is None
     assert len(caplog.records) == 1
 
@@ -182,8 +171,8 @@ def test_a_table_is_private_and_merged_with_what_is_there() -> None:
     assert store.load(path)[0] == {KEY: entry(TWO_PASS)} | table(OTHER)
 
 
-def test_another_file_can_be_written_which_is_not_read(folder: Path) -> None:
-    path = store.save(table(PROBLEM), path=folder / "results" / "tuned.json")
+def test_another_file_can_be_written_which_is_not_read(table_folder: Path) -> None:
+    path = store.save(table(PROBLEM), path=table_folder / "results" / "tuned.json")
     assert parse(path.read_text()) == (table(PROBLEM), [])
     assert store.lookup(KEY) is None
 
