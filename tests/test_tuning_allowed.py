@@ -51,7 +51,11 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("tile", TILE, {"num_warps": 3}, "warps are powers of two"),
     ("tile", TILE, {"chunks": 11}, "columns are left out"),
     ("tile", TILE, {"chunks": 14}, "a block of nothing"),
-    ("tile", TILE, {"block_tail": 48}, "the tail is a power of two"),
+    ("tile", TILE, {"block_tail": 96}, "the tail is a power of two"),
+    ("tile", TILE, {"block_hw": 16, "chunks": 196, "block_tail": 0}, "code would be endless"),
+    ("tile", forward(128, 2048, 16), {"block_hw": 4, "chunks": 4, "block_tail": 0}, "blocks end on a vector"),
+    ("tile", forward(128, 8, 196), {"block_c": 32}, "there are no more channels"),
+    ("tile", forward(128, 256, 49, taps=63), {"block_c": 8}, "the halo outweighs the tile"),
     ("tile", TILE, {"vec": 16}, "vectors have 16 bytes"),
     ("tile", TILE, {"windowed": True}, "rows start on a vector"),
     ("tile", TILE, {"block_halo": 2}, "the halo is left out"),
@@ -63,7 +67,7 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("tile", BITS, {"vec": 4}, "a byte is a vector"),
     ("tile", TILE_BACKWARD, {"chunks": 1}, "columns are left out"),
     ("tile", TILE_BACKWARD, {"block_halo_hw": 96}, "blocks are powers of two"),
-    ("tile", TILE_BACKWARD, {"block_halo_hw": 4}, "blocks end on a vector"),
+    ("tile", TILE_BACKWARD, {"block_halo_hw": 4}, "the halo's blocks end on a vector"),
     ("tile_channels_last", LAST, {"block_c": 4}, "the halo's vector"),
     ("tile_channels_last", LAST, {"block_c": 48}, "blocks are powers of two"),
     ("tile_channels_last", LAST, {"steps": 1}, "elements are left out"),
@@ -74,6 +78,9 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("lagged", LAGGED, {"vec_c": 1}, "channels are contiguous"),
     ("lagged", LAGGED, {"vec_c": 16}, "vectors have 16 bytes"),
     ("lagged", LAGGED, {"vec_hw": 8}, "positions are not contiguous"),
+    ("lagged", LAGGED, {"block_p": 1024}, "registers have no room for sums"),
+    ("lagged", LAGGED, {"block_c": 512, "block_hw": 16, "lag": 1000}, "there are no more channels"),
+    ("lagged", LAGGED, {"block_c": 8, "block_hw": 8192}, "there are no more elements"),
     ("lagged", LAGGED, {"lag": 1}, "programs would wait in vain"),
     ("lagged", LAGGED, {"lag": 2**31 - 1}, "tickets are int32"),
     ("lagged", LAGGED, {"max_registers": 8}, "no kernel fits"),
@@ -91,6 +98,27 @@ def test_a_config_that_would_go_wrong_is_not(
     choice = problem.heuristic()
     assert choice.kernel == kernel
     assert not allowed(problem, changed(choice, **fields))
+
+
+@pytest.mark.parametrize(
+    ("problem", "other"),
+    [
+        (forward(128, 4, 3136), forward(1, 2**20, 3136)),
+        (LAST, forward(128, 1020, 196, last=True)),
+        (LAST, forward(1, 2**24, 196, last=True)),
+        (LAST, forward(128, 1024, 196, last=True, taps=19)),
+    ],
+    ids=[
+        "an image of 2**31",
+        "no vector of channels",
+        "an image of 2**31 channels-last",
+        "taps past the halo",
+    ],
+)
+def test_a_config_of_another_problem_may_be_wrong(problem: Problem, other: Problem) -> None:
+    choice = problem.heuristic()
+    assert allowed(problem, choice)
+    assert not allowed(other, choice)
 
 
 def test_a_halo_without_a_mask_ends_with_the_row() -> None:
