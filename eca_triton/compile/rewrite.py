@@ -15,9 +15,8 @@ from .fold import becomes_product, fold, gate_before_projection
 from .graph import bind, op_name, tensor_inputs, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
+from .readers import readers_of
 from .site import Site, must_be_stored
-
-POOLS = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
 
 
 def rewrite(site: Site, plan: Plan) -> None:
@@ -72,8 +71,9 @@ def packs_mask(site: Site) -> bool:
 
     It does so where the channels are innermost and the result is stored, not only pooled.
     """
-    readers = {op_name(user) for user in last_of(site, "batch_norm").users}
-    return packs_bits() and _channels_last_in_bytes(value(site.x)) and not readers <= POOLS
+    if not packs_bits() or not _channels_last_in_bytes(value(site.x)):
+        return False
+    return not readers_of(last_of(site, "batch_norm")).inlined
 
 
 def stays_whole(site: Site) -> bool:
