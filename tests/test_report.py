@@ -132,7 +132,7 @@ def test_the_network_without_eca_is_the_cheapest(report: Report) -> None:
 
 
 def test_a_mode_of_torch_compile_is_planned_and_counted_as_such() -> None:
-    """Where Triton's product wins it takes the site behind a 1x1 convolution into its kernel."""
+    """Where Inductor tunes products, its own takes the site into its kernel; else ours does."""
     convolutions = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 64, 1, bias=False)
     model = nn.Sequential(*convolutions, Attention(), nn.ReLU()).bfloat16()
     images = IMAGES.to(memory_format=torch.channels_last)
@@ -141,9 +141,9 @@ def test_a_mode_of_torch_compile_is_planned_and_counted_as_such() -> None:
         for mode in ("default", "max-autotune")
     }
     plans = {mode: each.sites[0].decision.plan for mode, each in seen.items()}
-    assert plans == {"default": "block", "max-autotune": "convfold"}
+    assert plans == {"default": "convblock", "max-autotune": "convfold"}
     moved = {mode: each.totals["bytes_after"] for mode, each in seen.items()}
-    assert moved["max-autotune"] < moved["default"]
+    assert moved["max-autotune"] == pytest.approx(moved["default"], rel=0.01)
     by_hand = 2 * BATCH * SIDE**2 * (16 * 3 * 9 + 64 * 16)
     assert all(
         each.flops == pytest.approx(by_hand, rel=0.01)

@@ -11,7 +11,7 @@ from torch import fx
 from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
 from .emit import become, call, call_node, taps
-from .fold import becomes_product, fold, gate_before_projection
+from .fold import becomes_product, block_from_projection, fold, gate_before_projection
 from .graph import bind, op_name, tensor_inputs, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
@@ -22,13 +22,13 @@ from .site import Site, must_be_stored
 def rewrite(site: Site, plan: Plan) -> None:
     """Replace what computes the gate of `site`, or with "block" and "batch_norm" all of it, by the plan's op.
 
-    "convfold" may replace the convolution before the site and its tail, too: see `fold`. Elsewhere the op
+    "convblock" and "convfold" may replace the convolution before the site, too: see `fold`. Elsewhere the op
     stands where the convolution stood, or at the end of the tail that it takes in, so all its inputs exist
     there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
     """
     graph = site.conv.graph
-    if plan == "convfold" and becomes_product(site):
-        fold(site)
+    if plan == "convblock" or (plan == "convfold" and becomes_product(site)):
+        (block_from_projection if plan == "convblock" else fold)(site)
         return
     with graph.inserting_before(site.conv if end_of(site, plan) is None else last_of(site, plan)):
         weight = taps(site)
