@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast the model and its inputs")
     explain.add_argument("--channels-last", action="store_true", help="store maps channels-last")
     explain.add_argument("--training", action="store_true", help="a training step instead of inference")
+    explain.add_argument("--mode", default="default", help="of torch.compile, max-autotune for one")
     explain.add_argument(
         "--target",
         help="also lower the network for this GPU (h200, h100, a100), which need not be there; by default "
@@ -116,6 +117,7 @@ def _explain(options: argparse.Namespace, out: TextIO) -> int:
             *inputs,
             target=options.target,
             training=options.training,
+            mode=options.mode,
             measure=options.measure,
             name=options.model,
         )
@@ -139,8 +141,13 @@ def _explain(options: argparse.Namespace, out: TextIO) -> int:
 
 def _impossible(options: argparse.Namespace) -> str:
     """What is wrong with the arguments, or ""."""
+    from .report.gather import choose_options
     from .targets import TARGETS
 
+    try:
+        choose_options(options.mode)
+    except ValueError as error:
+        return str(error)
     if options.target not in (None, "none", *TARGETS):
         return f"unknown target {options.target!r}; choose {', '.join(TARGETS)}"
     if options.measure:
