@@ -11,7 +11,7 @@ from .direct import run, scratch
 from .kernels.batch_norm_backward import batch_norm_backward_kernel
 from .launch_backward import tile_backward
 from .launch_backward_channels_last import lagged_backward, tile_channels_last_backward
-from .tuning.choice import choose_backward
+from .tuning.choice import Choice, choose_backward
 from .tuning.heuristic import batch_norm_backward_blocks
 from .tuning.lagged import LaggedConfig
 from .tuning.layout import common_layout
@@ -67,7 +67,7 @@ def copy_back(call: BackwardCall, dense: BackwardCall) -> None:
 
 def one_launch(call: BackwardCall) -> bool:
     """Fills all outputs from one read of the maps, and says so, if `choose_backward` knows a kernel."""
-    config = choose_backward(
+    choice = choose_backward(
         call.layout,
         call.dy.element_size(),
         call.itemsize,
@@ -76,7 +76,13 @@ def one_launch(call: BackwardCall) -> bool:
         call.mask is not None,
         call.d_residual is not None,
         launch.device_of(call.x.device),
-    ).config
+    )
+    return launched(call, choice)
+
+
+def launched(call: BackwardCall, choice: Choice) -> bool:
+    """Fills all outputs as chosen, and says so, unless that takes two passes."""
+    config = choice.config
     if isinstance(config, TileBackwardConfig):
         tile_backward(call, config)
     elif isinstance(config, TileChannelsLastConfig):

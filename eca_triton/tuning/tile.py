@@ -146,7 +146,7 @@ def rows_of(layout: Layout, kept_itemsize: int, itemsize: int, bits: bool) -> Ro
 def shaped(
     rows: Rows, block_c: int, threads: int, taps: int, device: Device, limits: Limits, columns: int = 0
 ) -> TileConfig:
-    """The config of programs that own `block_c` channels with so many threads, or fewer where some would idle.
+    """The config of programs of `block_c` channels and so many threads, or fewer where some would idle.
 
     columns: of the widest block, 0 for what suits the rows.
     """

@@ -50,7 +50,6 @@ def tile_channels_last_config(
         front: whether batch norm or an activation stands before the pooling.
         device: properties of the GPU.
     """
-
     return cut(layout, itemsize, taps, forward_pieces(itemsize, front), device)
 
 
