@@ -1,6 +1,7 @@
-"""Command line: `python -m eca_triton explain MODEL` and `python -m eca_triton doctor`.
+"""Command line: `python -m eca_triton explain MODEL`, `doctor` and `tune-cache ACTION`.
 
-Exit codes: 0 fine; 1 the model could not be compiled, or `doctor` found a problem; 2 bad arguments;
+Exit codes: 0 fine; 1 the model could not be compiled, `doctor` found a problem, or a table could not be
+read or written; 2 bad arguments, or a file that is not a table;
 3 `explain --diff` found a site that is not lowered any more, or more bytes.
 """
 
@@ -12,7 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from .models import Request
@@ -65,7 +66,23 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="show versions, GPUs, the backend and environment variables")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(run=_doctor)
+
+    _add_tune_cache(commands)
     return parser
+
+
+def _add_tune_cache(commands: Any) -> None:
+    tuned = commands.add_parser("tune-cache", help="show, merge, clear and export tuned kernel configs")
+    actions = tuned.add_subparsers(required=True, metavar="ACTION", dest="action")
+    show = actions.add_parser("show", help="list the configs in force, or those of a file")
+    show.add_argument("file", nargs="?", type=Path, help="a table; by default all that are read")
+    show.add_argument("--json", action="store_true", help="print one JSON object")
+    merge = actions.add_parser("merge", help="put the configs of files into your table, in place of its own")
+    merge.add_argument("files", nargs="+", metavar="file", type=Path, help="tables; later ones count more")
+    actions.add_parser("clear", help="delete your table")
+    export = actions.add_parser("export", help="write your table to a file, to share it")
+    export.add_argument("file", type=Path, help="is replaced if it is there")
+    tuned.set_defaults(run=_tune_cache)
 
 
 def _positive(text: str) -> int:
@@ -159,6 +176,25 @@ def _doctor(options: argparse.Namespace, out: TextIO) -> int:
     else:
         write(examination, out)
     return 1 if examination.problems else 0
+
+
+def _tune_cache(options: argparse.Namespace, out: TextIO) -> int:
+    from . import tune_cache
+
+    try:
+        if options.action == "show":
+            tune_cache.show(options.file, options.json, out)
+        elif options.action == "merge":
+            tune_cache.merge(options.files, out)
+        elif options.action == "clear":
+            tune_cache.clear(out)
+        else:
+            tune_cache.export(options.file, out)
+    except ValueError as error:
+        return _complain(2, str(error))
+    except OSError as error:
+        return _complain(1, str(error))
+    return 0
 
 
 def _complain(code: int, message: str) -> int:

@@ -158,9 +158,10 @@ ALLOWED = {
     "deviceless": {"compile", "targets", "__init__"},
     "tables": set(),
     "models": set(),
-    "doctor": {"tables", "__init__"},
+    "doctor": {"tables", "tuning", "__init__"},
+    "tune_cache": {"tables", "tuning"},
     "report": {"compile", "deviceless", "tables", "targets", "__init__"},
-    "__main__": {"doctor", "models", "report", "targets"},
+    "__main__": {"doctor", "models", "report", "targets", "tune_cache"},
     "__init__": {"compile", "decompositions", "export", "functional", "module", "ops", "report"},
 }  # fmt: skip
 

@@ -111,5 +111,3 @@ def _device(target: str | None) -> Device:
     if target is None and torch.cuda.is_available():
         return Device.of(torch.cuda.get_device_properties())
     return Device.of(TARGETS[target or "h200"].properties())
-
-

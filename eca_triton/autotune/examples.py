@@ -20,8 +20,6 @@ from ..ops.schema_training import (
     check_and_allocate_eca_backward,
     check_and_allocate_eca_forward,
 )
-from ..tuning.config import Device
-from ..tuning.problem import Problem
 
 ARGUMENTS: dict[Callable[..., Any], Any] = {
     ECA: SiteArguments,
@@ -102,19 +100,6 @@ class Example:
             for name, value in self.arguments
         }
         return _call_of(self.operator, values)
-
-
-def problem_of(call: AnyCall, device: Device) -> Problem:
-    """What a launch of the call asks for a config with."""
-    taps, bits = call.weight.numel(), call.mask is not None
-    if isinstance(call, Call):
-        return Problem.forward(
-            call.layout, call.x.dtype, call.x.element_size(), call.itemsize, taps, call.front, device, bits
-        )
-    return Problem.backward(
-        call.layout, call.dy.dtype, call.dy.element_size(), call.itemsize, taps, call.activation, bits,
-        call.d_residual is not None, device,
-    )  # fmt: skip
 
 
 def outputs(call: AnyCall) -> Iterator[tuple[str, Tensor]]:

@@ -18,7 +18,7 @@ from ..tuning.config import Device
 from ..tuning.key import Key
 from ..tuning.problem import Problem
 from ..tuning.table import Entry, integers
-from .examples import AnyCall, Example, problem_of
+from .examples import AnyCall, Example
 from .machine import Machine
 from .verify import disagreement
 
@@ -96,7 +96,7 @@ def tasks_of(examples: Mapping[Example, int], device: Device) -> list[Task]:
         call = example.call(torch.device("meta"))
         if call is None:
             continue
-        problem = problem_of(call, device)
+        problem = call.problem(device)
         key = Key.of(problem)
         if key is None:
             continue
@@ -178,9 +178,7 @@ def _medians(
         return lambda index: machine.launch(calls[index], choice)
 
     named = {name_of(choice): choice for choice in choices}
-    times = machine.timer(
-        {name: launching(choice) for name, choice in named.items()}, len(calls), samples
-    )
+    times = machine.timer({name: launching(choice) for name, choice in named.items()}, len(calls), samples)
     return {named[name]: statistics.median(each) for name, each in times.items()}
 
 

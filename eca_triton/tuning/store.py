@@ -12,8 +12,10 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from .choice import Choice
 from .key import Key
@@ -26,8 +28,16 @@ SHIPPED = Path(__file__).parent / "tables"
 MAX_BYTES = 16 << 20  # of a table: thousands of networks
 LOCK_SECONDS = 30.0  # others hold it for one write
 
+
+class _InForce(NamedTuple):
+    table: Table
+    fingerprint: str
+
+
+_NOTHING = _InForce({}, "")
 _lock = threading.Lock()
-_read: dict[tuple[str, Path], Table] = {}
+_read: dict[tuple[str, Path], _InForce] = {}
+_passed_over = False  # whether a call of a graph capture went without tables
 _warned: set[Path] = set()
 _listeners: list[Callable[[], None]] = []
 
@@ -53,19 +63,6 @@ def user_table() -> Path:
     return Path(root, "eca_triton", "tuned.json")
 
 
-def tables(may_read: bool = True) -> Table:
-    """All entries in force; the user's come before the shipped ones. Empty if they would have to be read."""
-    state = mode(), user_table()
-    table = _read.get(state)
-    if table is None and may_read:
-        with _lock:
-            table = _read.get(state)
-            if table is None:
-                table = _read[state] = _read_all(*state)
-        _tell()
-    return table or {}
-
-
 def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
     """What was tuned for a key, or None.
 
@@ -75,7 +72,7 @@ def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
     """
     if key is None:
         return None
-    entry = tables(may_read).get(key)
+    entry = _in_force(may_read).table.get(key)
     return None if entry is None else entry.choice
 
 
@@ -94,11 +91,9 @@ def save(entries: Mapping[Key, Entry], *, path: Path | None = None) -> Path:
     Raises:
         OSError: the table cannot be written, or another process holds its lock for long.
     """
-    import filelock  # comes with torch
-
     path = user_table() if path is None else path
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS, mode=0o600):
+    with _locked(path):
         _replace(path, serialize(_kept(path) | dict(entries)))
     reload()
     return path
@@ -109,7 +104,22 @@ def reload() -> None:
     with _lock:
         _read.clear()
         _warned.clear()
-    _tell()
+        _tell()
+
+
+def clear() -> bool:
+    """Delete the user's table, also one that cannot be read; whether there was one.
+
+    Raises:
+        OSError: it cannot be deleted, or another process holds its lock for long.
+    """
+    path = user_table()
+    if not path.exists():
+        return False
+    with _locked(path):
+        path.unlink(missing_ok=True)
+    reload()
+    return True
 
 
 def on_change(listener: Callable[[], None]) -> None:
@@ -118,15 +128,42 @@ def on_change(listener: Callable[[], None]) -> None:
 
 
 def fingerprint() -> str:
-    """Of all entries in force, for keys of caches of code that was generated with them."""
-    table = tables()
-    return sha256(serialize(table).encode()).hexdigest() if table else ""
+    """Of all choices in force, for keys of caches of code that was generated with them; "" of none."""
+    return _in_force(may_read=True).fingerprint
 
 
-def read(path: Path) -> Table:
+def tables() -> Table:
+    """All entries in force: the user's before the shipped ones."""
+    return dict(_in_force(may_read=True).table)
+
+
+def sources() -> dict[Path, Table]:
+    """What each file that is asked says: the shipped ones, then the user's, whose entries count more."""
+    asked = mode()
+    shipped = [] if asked == "off" else sorted(SHIPPED.glob("*.json"))
+    return {path: _read_one(path) for path in [*shipped, *([user_table()] if asked == "user" else [])]}
+
+
+def load(path: Path) -> tuple[Table, list[str]]:
+    """The entries of one file, and what was wrong with those that were left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a table, or one of another schema.
+    """
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), encoding="utf-8") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        return parse(file.read())
+
+
+def _read_one(path: Path) -> Table:
     """The entries of one file; none, and one warning, if there is anything wrong with it."""
     try:
-        table, problems = parse(_text(path))
+        table, problems = load(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -137,28 +174,46 @@ def read(path: Path) -> Table:
     return table
 
 
-def _read_all(mode: str, user: Path) -> Table:
+def _in_force(may_read: bool) -> _InForce:
+    global _passed_over
+    state = mode(), user_table()
+    found = _read.get(state)
+    if found is not None:
+        return found
+    if not may_read:
+        _passed_over = True
+        return _NOTHING
+    with _lock:
+        found = _read.get(state)
+        if found is None:
+            # Calls were planned without these tables: in a graph capture, or before the environment changed.
+            stale, _passed_over = bool(_read) or _passed_over, False
+            found = _read[state] = _read_all()
+            if stale:
+                _tell()
+    return found
+
+
+def _read_all() -> _InForce:
     table: Table = {}
-    if mode != "off":
-        for path in sorted(SHIPPED.glob("*.json")):
-            table |= read(path)
-    return table | read(user) if mode == "user" else table
+    for entries in sources().values():
+        table |= entries
+    if not table:
+        return _NOTHING
+    choices = sorted((key.gpu, str(key), repr(entry.choice)) for key, entry in table.items())
+    return _InForce(table, sha256(repr(choices).encode()).hexdigest())
 
 
-def _text(path: Path) -> str:
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), encoding="utf-8") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a file")
-        if status.st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
-        return file.read()
+def _locked(path: Path) -> AbstractContextManager[object]:
+    import filelock  # comes with torch
+
+    return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS, mode=0o600)
 
 
 def _kept(path: Path) -> Table:
     """What a table holds before it is written; one that cannot be understood is put aside, not lost."""
     try:
-        return parse(_text(path))[0]
+        return load(path)[0]
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -85,8 +85,8 @@ def parse(text: str) -> tuple[Table, list[str]]:
     table: Table = {}
     problems: list[str] = []
     for gpu, entries in document["gpus"].items():
-        if not isinstance(entries, dict):
-            problems.append(f"{gpu[:50]!r} has no entries")
+        if not isinstance(entries, dict) or not gpu.isprintable() or len(gpu) > 200:
+            problems.append(f"{gpu[:50]!r} is no GPU with entries")
             continue
         for text_of_key, value in entries.items():
             try:
@@ -99,23 +99,29 @@ def parse(text: str) -> tuple[Table, list[str]]:
 
 def serialize(table: Mapping[Key, Entry]) -> str:
     """The table as text: sorted, one line per entry, so that two tables can be compared by line."""
-    gpus: dict[str, dict[str, str]] = {}
+    sections = [
+        f"{json.dumps(gpu)}: {{\n"
+        + ",\n".join(
+            f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()
+        )
+        + "\n}"
+        for gpu, values in by_gpu(table).items()
+    ]
+    return f'{{"schema": {SCHEMA}, "gpus": {{' + ",\n".join(sections) + "}}\n"
+
+
+def by_gpu(table: Mapping[Key, Entry]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What a table says of each GPU: entries of plain values, by the text of their keys, sorted."""
+    gpus: dict[str, dict[str, dict[str, Any]]] = {}
     for key, entry in sorted(table.items(), key=lambda item: (item[0].gpu, str(item[0]))):
-        value = {
+        gpus.setdefault(key.gpu, {})[str(key)] = {
             "kernel": entry.choice.kernel,
             "config": integers(entry.choice),
             "time_us": entry.time_us,
             "heuristic_us": entry.heuristic_us,
             "versions": dict(entry.versions),
         }
-        gpus.setdefault(key.gpu, {})[str(key)] = json.dumps(value, allow_nan=False)
-    sections = [
-        f"{json.dumps(gpu)}: {{\n"
-        + ",\n".join(f"{json.dumps(key)}: {value}" for key, value in entries.items())
-        + "\n}"
-        for gpu, entries in gpus.items()
-    ]
-    return f'{{"schema": {SCHEMA}, "gpus": {{' + ",\n".join(sections) + "}}\n"
+    return gpus
 
 
 def integers(choice: Choice) -> dict[str, int]:
