@@ -104,7 +104,7 @@ class Example:
 
 def outputs(call: AnyCall) -> Iterator[tuple[str, Tensor]]:
     """What a launch of the call fills, by name."""
-    names = ("out", "pooled", "mask")
+    names: tuple[str, ...] = ("out", "pooled", "mask")
     if isinstance(call, BackwardCall):
         names = ("d_x", "d_residual", "d_gate", "p_sum", "p_dot_x")
     for name in names:

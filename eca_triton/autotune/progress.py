@@ -1,4 +1,4 @@
-"""Progress of a search, with the best time so far: a bar of rich on a terminal where it is installed, else lines."""
+"""A search's progress and its best time so far: by rich on a terminal, where installed, else in lines."""
 
 from __future__ import annotations
 
@@ -100,7 +100,6 @@ def _rich(out: TextIO) -> Any:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:
         return None
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
+    text = TextColumn("{task.description}", markup=False)
+    columns = text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=Console(file=out))

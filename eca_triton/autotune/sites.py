@@ -81,11 +81,11 @@ def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Si
     return Sites(tuple(records), calls)
 
 
-class _Listener(TorchDispatchMode):
+class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the calls of operators that can be tuned."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[Example] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

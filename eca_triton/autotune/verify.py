@@ -144,7 +144,7 @@ def _parts(call: AnyCall) -> Iterator[tuple[int, Any]]:
         yield first, call._replace(**part)
 
 
-def _as_double(call: AnyCall) -> AnyCall:
+def _as_double(call: Any) -> Any:
     """The call with all its inputs in float64."""
     given = {name: None for name, _ in outputs(call) if name != "mask"}
     return call._replace(**{

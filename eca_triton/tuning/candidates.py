@@ -6,7 +6,7 @@ multiprocessors idle or mostly move padding are dropped, and of many the ones ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from math import log2
 from typing import Any
@@ -31,7 +31,9 @@ def candidates(problem: Problem) -> list[Choice]:
         problem: What is to be computed, and where.
     """
     first, two_pass = problem.heuristic(), Choice("two_pass", None)
-    found = [*_tiles(problem), *_tiles_channels_last(problem), *_lagged(problem)]
+    # How far sums are ahead is for the heuristic's kernel to vary; another one has to win first.
+    ahead = AHEAD if first.kernel == "lagged" else AHEAD[1:2]
+    found = [*_tiles(problem), *_tiles_channels_last(problem), *_lagged(problem, ahead)]
     found = [choice for choice in dict.fromkeys(found) if choice != first and allowed(problem, choice)]
     busy = _busiest([first, *found], problem)
     found = [choice for choice in found if _programs(choice, problem) >= busy]
@@ -68,10 +70,12 @@ def _tiles_channels_last(problem: Problem) -> Iterator[Choice]:
     layout, device = problem.layout, problem.device
     if not tile_channels_last.takes(layout, problem.taps):
         return
-    itemsize, pieces = problem.itemsize, tile_channels_last_backward.backward_pieces
+    pieces: Callable[[int], int]
     if problem.direction == "forward":
         itemsize = problem.kept_itemsize
         pieces = tile_channels_last.forward_pieces(itemsize, problem.front or problem.bits)
+    else:
+        itemsize, pieces = problem.itemsize, tile_channels_last_backward.backward_pieces
     for block_c in _powers(tile_channels_last.HALO, power_of_2(layout.c)):
         if _padding(layout.c, block_c) > PADDING:
             continue
@@ -85,7 +89,7 @@ def _tiles_channels_last(problem: Problem) -> Iterator[Choice]:
                 )
 
 
-def _lagged(problem: Problem) -> Iterator[Choice]:
+def _lagged(problem: Problem, programs_ahead: Sequence[float]) -> Iterator[Choice]:
     """Tiles that come back from L2."""
     layout, device = problem.layout, problem.device
     itemsize, returning, vectors = problem.kept_itemsize, 1, lagged.VECTORS
@@ -111,7 +115,7 @@ def _lagged(problem: Problem) -> Iterator[Choice]:
                 share = run * other * itemsize / (threads * VECTOR_BYTES)
                 if not 1 <= share <= vectors:
                     continue
-                for ahead in AHEAD:
+                for ahead in programs_ahead:
                     config = lagged.shaped(
                         layout, itemsize, block_c, block_hw, threads, returning, device, ahead
                     )
@@ -134,8 +138,8 @@ def _programs(choice: Choice, problem: Problem) -> int:
         return problem.device.num_sms
     if isinstance(config, lagged.LaggedConfig):
         return layout.n * config.tiles(layout)
-    block_c = getattr(config, "tile", config).block_c
-    return int(layout.n * -(-layout.c // block_c))
+    block_c = config.tile.block_c if isinstance(config, tile_backward.TileBackwardConfig) else config.block_c
+    return layout.n * -(-layout.c // block_c)
 
 
 def _distance(choice: Choice, other: Choice) -> float:
