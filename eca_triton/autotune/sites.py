@@ -36,7 +36,7 @@ class Sites:
 
 
 def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Sites:
-    """Trace a copy of the model that has no elements; nothing is computed.
+    """Trace a copy of the model that has no elements, compiled and eager; nothing is computed.
 
     Inductor decides about layouts when it compiles: it may run a contiguous model channels-last. So a site
     of inference that was traced contiguous counts for both.
@@ -48,13 +48,13 @@ def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Si
     """
     records: list[SiteRecord] = []
     settings = Settings.from_environment(device="cuda")
-    listener = _Listener()
+    compiled, eager = _Listener(), _Listener()
 
     def lowered(gm: fx.GraphModule, _: list[Any]) -> Callable[..., Any]:
         records.extend(lower_graph(gm, settings))
 
         def run(*args: Any) -> Any:
-            with listener:
+            with compiled:
                 return gm.forward(*args)
 
         return run
@@ -66,19 +66,27 @@ def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Si
     torch._dynamo.reset()
     try:
         with torch.set_grad_enabled(training), fakes, naming(copy):
-            results = torch.compile(copy, backend=lowered, dynamic=False)(*arguments)
-            if training:
-                total: Any = sum(leaf.sum() for leaf in pytree.tree_leaves(results) if _trains(leaf))
-                with listener:
-                    total.backward()
+            with eager:  # a compiler meets our own functions as native code, and runs other operators
+                results = copy(*arguments)
+            _backward(results, eager)
+            _backward(torch.compile(copy, backend=lowered, dynamic=False)(*arguments), compiled)
     finally:
         torch._dynamo.reset()
-    calls = listener.calls
+    calls = compiled.calls
     for example in [each for each in calls if each.operator is ECA and len(each.x.shape) > 3]:
         twin = example.channels_last()
         if twin != example and twin not in calls:
             calls[twin] = calls[example]
-    return Sites(tuple(records), calls)
+    return Sites(tuple(records), calls | eager.calls)
+
+
+def _backward(results: Any, listener: _Listener) -> None:
+    """The backward of all results, if they have one."""
+    leaves = [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if leaves:
+        total: Any = sum(leaf.sum() for leaf in leaves)
+        with listener:
+            total.backward()
 
 
 class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -92,7 +100,3 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func in ARGUMENTS:
             self.calls[Example.of(func, args, kwargs or {})] += 1
         return func(*args, **(kwargs or {}))
-
-
-def _trains(leaf: object) -> bool:
-    return isinstance(leaf, Tensor) and leaf.requires_grad

@@ -130,7 +130,7 @@ def _backward(call: BackwardCall, dtype: torch.dtype) -> Values:
     }
 
 
-def _parts(call: AnyCall) -> Iterator[tuple[int, Any]]:
+def _parts(call: Any) -> Iterator[tuple[int, Any]]:
     """The call for some images at a time, with the number of the first: images are independent."""
     images = call.x.shape[0]
     step = max(1, CHUNK * images // call.x.numel())
@@ -146,12 +146,9 @@ def _parts(call: AnyCall) -> Iterator[tuple[int, Any]]:
 
 def _as_double(call: Any) -> Any:
     """The call with all its inputs in float64."""
-    given = {name: None for name, _ in outputs(call) if name != "mask"}
-    return call._replace(**{
-        name: _double(value)
-        for name, value in call._asdict().items()
-        if name not in given and name != "mask"
-    })  # fmt: skip
+    filled = {name for name, _ in outputs(call)}
+    given = {name: value for name, value in call._asdict().items() if name not in filled}
+    return call._replace(**{name: _double(value) for name, value in given.items()})
 
 
 def _double(value: Any) -> Any:

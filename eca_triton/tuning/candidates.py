@@ -54,11 +54,12 @@ def _tiles(problem: Problem) -> Iterator[Choice]:
         if min(taps - 1, layout.c - block_c) > tile.MAX_HALO * block_c:
             continue
         for threads in tile.THREADS:
-            share = block_c * rows.bytes / threads
-            if not VECTOR_BYTES <= share <= limits.long_bytes:  # idle threads, or more than registers hold
-                continue
             for columns in (0, *COLUMNS):
                 config = tile.shaped(rows, block_c, threads, taps, device, limits, columns)
+                share = block_c * rows.bytes / (config.num_warps * device.warp_size)
+                # Narrow blocks are for fewer threads than asked.
+                if share > limits.long_bytes or (share < VECTOR_BYTES and threads > tile.THREADS[0]):
+                    continue
                 if backward:
                     yield Choice("tile", tile_backward.with_halo(config, problem.itemsize, device))
                 else:
@@ -81,8 +82,8 @@ def _tiles_channels_last(problem: Problem) -> Iterator[Choice]:
             continue
         for threads in tile_channels_last.THREADS:
             vectors = layout.hw * block_c * itemsize / (threads * VECTOR_BYTES)
-            fits = threads * VECTOR_BYTES >= block_c * itemsize  # a piece is one element at least
-            if fits and 1 <= vectors <= pieces(threads):
+            fits = vectors <= pieces(threads) and threads * VECTOR_BYTES >= block_c * itemsize
+            if fits and (vectors >= 1 or threads == tile_channels_last.THREADS[0]):
                 yield Choice(
                     "tile_channels_last",
                     tile_channels_last.shaped(layout, itemsize, block_c, threads, device),
