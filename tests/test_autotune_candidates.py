@@ -119,7 +119,7 @@ def test_how_far_sums_are_ahead_varies_where_the_heuristic_lags() -> None:
     def lags(each: Problem) -> list[int]:
         """How many candidates differ in their lag alone, by what they have in common."""
         found = [choice.config for choice in candidates(each) if isinstance(choice.config, LaggedConfig)]
-        alike = {config: 0 for config in (replace(config, lag=0) for config in found)}
+        alike = dict.fromkeys((replace(config, lag=0) for config in found), 0)
         for config in found:
             alike[replace(config, lag=0)] += 1
         return list(alike.values())

@@ -128,10 +128,15 @@ def _call_of(operator: Callable[..., Any], values: dict[str, Any]) -> AnyCall | 
 
 
 def _tensor(name: str, form: Form, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    tensor = torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=device)
-    if generator is None:
-        return tensor
-    if not form.dtype.is_floating_point:  # bits
-        return tensor.random_(0, 256, generator=generator)
-    tensor.normal_(generator=generator)
-    return tensor.abs_().add_(0.5) if name in ("bn_var", "bn_weight") else tensor
+    # A gradient may be expanded: one element in many places.
+    owned = tuple(
+        size if stride else min(size, 1) for size, stride in zip(form.shape, form.stride, strict=True)
+    )
+    tensor = torch.empty_strided(owned, form.stride, dtype=form.dtype, device=device)
+    if generator is not None and form.dtype.is_floating_point:
+        tensor.normal_(generator=generator)
+        if name in ("bn_var", "bn_weight"):
+            tensor.abs_().add_(0.5)
+    elif generator is not None:  # bits
+        tensor.random_(0, 256, generator=generator)
+    return tensor.expand(form.shape)
