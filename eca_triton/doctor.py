@@ -60,11 +60,16 @@ def examine() -> Examination:
         versions=versions | {package: _version(package) for package in PACKAGES},
         gpus=[_gpu(index) for index in range(torch.cuda.device_count())],
         backend_visible=_backend_visible(),
-        tables={str(path): len(table) for path, table in store.sources().items()},
+        tables={},
         environment={name: os.environ.get(name) for name in VARIABLES},
         problems=[],
         notes=[],
     )
+    for path in store.paths():
+        table, problem = store.examine(path)
+        examination.tables[str(path)] = len(table)
+        if problem:
+            examination.notes.append(f"{path} {problem}")
     _judge(examination)
     return examination
 
@@ -74,7 +79,7 @@ def write(examination: Examination, out: TextIO) -> None:
     rows = [(name, version or "not installed") for name, version in examination.versions.items()]
     rows += [(f"GPU {index}", gpu) for index, gpu in enumerate(examination.gpus)] or [("GPU", "none")]
     rows += [('backend="eca_triton"', "visible" if examination.backend_visible else "not found")]
-    rows += [(path, f"{number} tuned configs") for path, number in examination.tables.items()]
+    rows += [(path, f"tuned configs: {number}") for path, number in examination.tables.items()]
     rows += [(name, "unset" if value is None else value) for name, value in examination.environment.items()]
     write_table(("what", "state"), rows, out)
     for problem in examination.problems:

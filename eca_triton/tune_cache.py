@@ -22,7 +22,7 @@ def show(file: Path | None, as_json: bool, out: TextIO) -> None:
         ValueError: it is not a table.
     """
     table = store.tables() if file is None else _load(file)
-    read = [str(path) for path in store.sources()] if file is None else [str(file)]
+    read = [str(path) for path in store.paths()] if file is None else [str(file)]
     entries: list[dict[str, Any]] = [
         {"gpu": gpu, "key": key, **value}
         for gpu, of_gpu in by_gpu(table).items()
@@ -47,7 +47,7 @@ def merge(files: Sequence[Path], out: TextIO) -> None:
     for file in files:
         merged |= _load(file)
     path = store.save(merged)
-    out.write(f"{len(merged)} configs merged into {path}\n")
+    out.write(f"configs merged into {path}: {len(merged)}\n")
 
 
 def clear(out: TextIO) -> None:
@@ -69,7 +69,7 @@ def export(file: Path, out: TextIO) -> None:
     """
     table = _load(store.user_table())
     file.write_text(serialize(table), encoding="utf-8")
-    out.write(f"{len(table)} configs written to {file}\n")
+    out.write(f"configs written to {file}: {len(table)}\n")
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

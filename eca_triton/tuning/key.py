@@ -15,7 +15,8 @@ WAVES = 4  # above, the last wave, which may be partial, hardly counts
 _TEXT = re.compile(
     r"(forward|backward)/([a-z0-9]+)/(contiguous|channels_last)"
     r"/c(\d{1,10})/hw(\d{1,10})/k(\d{1,10})/([a-z0-9+]+)"
-    r"/(\d+\.\d+)/(part|few|many)"
+    r"/(\d+\.\d+)/(part|few|many)",
+    re.ASCII,
 )
 
 

@@ -137,11 +137,24 @@ def tables() -> Table:
     return dict(_in_force(may_read=True).table)
 
 
-def sources() -> dict[Path, Table]:
-    """What each file that is asked says: the shipped ones, then the user's, whose entries count more."""
+def paths() -> list[Path]:
+    """The files that are read: the shipped ones, then the user's, whose entries count more."""
     asked = mode()
     shipped = [] if asked == "off" else sorted(SHIPPED.glob("*.json"))
-    return {path: _read_one(path) for path in [*shipped, *([user_table()] if asked == "user" else [])]}
+    return [*shipped, *([user_table()] if asked == "user" else [])]
+
+
+def examine(path: Path) -> tuple[Table, str]:
+    """The entries of one file, none if it cannot be read, and what is wrong with it, "" if nothing is."""
+    try:
+        table, problems = load(path)
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, ValueError) as error:
+        return {}, f"is ignored: {error}"
+    if problems:
+        return table, f"has {len(problems)} entries that are ignored; the first: {problems[0]}"
+    return table, ""
 
 
 def load(path: Path) -> tuple[Table, list[str]]:
@@ -151,27 +164,13 @@ def load(path: Path) -> tuple[Table, list[str]]:
         OSError: the file cannot be read.
         ValueError: it is not a table, or one of another schema.
     """
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), encoding="utf-8") as file:
+    with open(path, encoding="utf-8", opener=_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a file")
         if status.st_size > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
         return parse(file.read())
-
-
-def _read_one(path: Path) -> Table:
-    """The entries of one file; none, and one warning, if there is anything wrong with it."""
-    try:
-        table, problems = load(path)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        _warn_once(path, f"is ignored: {error}")
-        return {}
-    if problems:
-        _warn_once(path, f"has {len(problems)} entries that are ignored; the first: {problems[0]}")
-    return table
 
 
 def _in_force(may_read: bool) -> _InForce:
@@ -196,12 +195,19 @@ def _in_force(may_read: bool) -> _InForce:
 
 def _read_all() -> _InForce:
     table: Table = {}
-    for entries in sources().values():
+    for path in paths():
+        entries, problem = examine(path)
+        if problem:
+            _warn_once(path, problem)
         table |= entries
     if not table:
         return _NOTHING
     choices = sorted((key.gpu, str(key), repr(entry.choice)) for key, entry in table.items())
     return _InForce(table, sha256(repr(choices).encode()).hexdigest())
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for whoever writes to it
 
 
 def _locked(path: Path) -> AbstractContextManager[object]:

@@ -76,8 +76,8 @@ def parse(text: str) -> tuple[Table, list[str]]:
     """
     try:
         document = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("gpus"), dict):
         raise ValueError("not a table of tuned configs")
     if document.get("schema") != SCHEMA or isinstance(document["schema"], bool):
