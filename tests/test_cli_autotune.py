@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from autotune_machine import Bench
-from deviceless_models import Activated, Plain
+from deviceless_models import Eca, Plain
 
 from eca_triton import deviceless
 from eca_triton.__main__ import main
@@ -130,12 +130,9 @@ def test_a_heuristic_that_is_wrong_is_an_error(
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 def test_the_keys_of_a_compiled_model_are_those_that_its_code_is_generated_by(channels_last: bool) -> None:
-    with torch.device("meta"):
-        module = Activated(256).bfloat16().eval()
-        inputs = tuple(torch.empty(64, channels, 28, 28, dtype=torch.bfloat16) for channels in (64, 256))
-    if channels_last:
-        module = module.to(memory_format=torch.channels_last)
-        inputs = tuple(x.to(memory_format=torch.channels_last) for x in inputs)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    module, x = Eca().bfloat16().to("meta"), torch.empty(64, 256, 28, 28, dtype=torch.bfloat16, device="meta")
+    inputs = (x.to(memory_format=memory_format),)
     asked: set[Key | None] = set()
 
     def asking(problem: Problem, **options: bool):
