@@ -1,8 +1,7 @@
-"""Kernels compiled before they are launched, in parallel, for a GPU that need not be there.
+"""Kernels compiled before they are launched, in parallel: what their code takes says which cannot be fast.
 
-What a launch would compile is compiled: on the GPU's machine its launch finds the code in Triton's cache. The
-code says which candidates cannot be fast: those whose values spill, or that ask for more shared memory than
-a block may have.
+Triton compiles as for a launch, so that the launch finds the code. Candidates whose values spill, or that ask
+for more shared memory than a block may have, are not worth the launch.
 """
 
 from __future__ import annotations
@@ -11,41 +10,21 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from ..direct import launching
 
-_TYPES = {
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.int32: "*i32",
-    torch.uint8: "*u8",
-}
-_OPTIONS = ("num_warps", "maxnreg")  # of the compiler; every other keyword is the kernel's
 
-
-@dataclass(frozen=True)
-class Launch:
-    """A launch that was not made.
-
-    Attributes:
-        kernel: Triton's function.
-        grid: Programs.
-        arguments: By name.
-        options: Of the compiler.
-    """
+class Launch(NamedTuple):
+    """A launch that was not made: kernel[grid](*args, **options)."""
 
     kernel: Any
     grid: tuple[int, ...]
-    arguments: dict[str, object]
-    options: dict[str, Any]
+    args: tuple[object, ...]
+    options: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -71,50 +50,39 @@ class Usage:
         return ""
 
 
-def launches_of(function: Callable[..., object], *args: object) -> list[Launch]:
-    """The launches that a launcher makes for tensors on the meta device; none of them is made."""
+def launches_of(function: Callable[[], object]) -> list[Launch]:
+    """The launches that a function would make, for tensors on the meta device; none of them is made."""
     launches: list[Launch] = []
-
-    def note(kernel: Any, grid: tuple[int, ...], given: tuple[object, ...], named: Any) -> None:
-        options = {"num_warps": 4} | {name: named[name] for name in _OPTIONS if name in named}
-        arguments = dict(zip(kernel.arg_names, given, strict=False))
-        arguments |= {name: value for name, value in named.items() if name not in _OPTIONS}
-        launches.append(Launch(kernel, grid, arguments, options))
-
-    with launching(note):
-        function(*args)
+    with launching(lambda *launch: launches.append(Launch(*launch))):
+        function()
     return launches
 
 
-def compile_ahead(launch: Launch, target: Any) -> Any:
-    """Triton's compiled kernel for its target, as the launch would have it made.
+def compiled(launches: Sequence[Launch], workers: int | None = None) -> list[Any]:
+    """Triton's compiled kernel of each launch, or the error that its compilation ended with.
 
-    1 is a constant there, multiples of 16 are known, and so is that whole allocations are aligned.
+    workers: threads, beside Python in Triton's passes and in ptxas; by default one per core.
     """
     import triton
-    from triton.compiler import ASTSource
 
-    signature: dict[str, str] = {}
-    constants: dict[tuple[int, ...], object] = {}
-    attributes: dict[tuple[int, ...], list[list[object]]] = {}
-    kernel = launch.kernel
-    for index, (parameter, name) in enumerate(zip(kernel.params, kernel.arg_names, strict=True)):
-        value = launch.arguments[name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
-            signature[name] = "constexpr"
-            constants[(index,)] = value
-            continue
-        if isinstance(value, Tensor):
-            signature[name] = _TYPES[value.dtype]
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            assert isinstance(value, int), f"{name} is {value!r}"
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-        if isinstance(value, Tensor) or (type(value) is int and value % 16 == 0):
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=target, options=launch.options)
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        triton.AsyncCompileMode(pool, ignore_errors=True),
+    ):
+        handles = [_outcome(lambda launch=launch: _begun(launch)) for launch in launches]  # type: ignore[misc]
+    return [_outcome(handle.result) if hasattr(handle, "result") else handle for handle in handles]
+
+
+def _begun(launch: Launch) -> Any:
+    return launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
+
+
+def _outcome(function: Callable[[], Any]) -> Any:
+    """What the function returns or raises; a compiler's errors are of no common class."""
+    try:
+        return function()
+    except Exception as error:
+        return error
 
 
 def usage_of(binary: Any) -> Usage:
@@ -140,27 +108,21 @@ def usage_of(binary: Any) -> Usage:
     return Usage(shared, registers, stack + local)
 
 
-def objections(
-    functions: Sequence[Callable[[], object]], target: Any, shared_limit: int, workers: int | None = None
-) -> list[str]:
+def objections(functions: Sequence[Callable[[], object]], shared_limit: int) -> list[str]:
     """For each function, which launches, why its launches are not worth trying, or "".
 
     Args:
         functions: Given tensors on the meta device.
-        target: Triton's.
         shared_limit: Bytes of shared memory that a block may have.
-        workers: Threads; Triton's passes and ptxas run beside Python. By default one per core.
     """
-
-    def objection(function: Callable[[], object]) -> str:
-        try:
-            for launch in launches_of(function):
-                found = usage_of(compile_ahead(launch, target)).objection(shared_limit)
-                if found:
-                    return found
-        except Exception as error:  # a compiler's errors are of no common class
-            return f"does not compile: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
-        return ""
-
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        return list(pool.map(objection, functions))
+    launches = [
+        (index, launch) for index, function in enumerate(functions) for launch in launches_of(function)
+    ]
+    found = [""] * len(functions)
+    for (index, _), binary in zip(launches, compiled([launch for _, launch in launches]), strict=True):
+        if isinstance(binary, Exception):
+            lines = str(binary).strip().splitlines() or [""]
+            found[index] = f"does not compile: {type(binary).__name__}: {lines[-1][:200]}"
+        else:
+            found[index] = found[index] or usage_of(binary).objection(shared_limit)
+    return found

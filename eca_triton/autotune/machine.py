@@ -40,19 +40,16 @@ class Machine:
 
 def this_machine() -> Machine:
     """The current CUDA device."""
-    import triton
-
     from .ahead import objections
 
     properties = torch.cuda.get_device_properties()
-    target = triton.runtime.driver.active.get_current_target()
     limit = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
     return Machine(
         device=torch.device("cuda", torch.cuda.current_device()),
         properties=Device.of(properties),
         l2_bytes=properties.L2_cache_size,
         launch=launch_as,
-        objections=partial(objections, target=target, shared_limit=limit),
+        objections=partial(objections, shared_limit=limit),
         timer=time_in_turn,
     )
 

@@ -113,7 +113,7 @@ def search(task: Task, machine: Machine, watch: Watch = lambda choice, time_us, 
     begin = time.monotonic()
     choices = candidates(task.problem)
     heuristic = choices[0]
-    dropped = _not_worth_trying(task, machine, choices[1:])
+    dropped = _not_worth_trying(task, machine, choices)
     calls = _calls(task.example, machine)
     timed: dict[Choice, float] = {}
     for choice in choices:
@@ -154,12 +154,17 @@ def name_of(choice: Choice) -> str:
 
 
 def _not_worth_trying(task: Task, machine: Machine, choices: list[Choice]) -> dict[Choice, str]:
-    """What the compiled code says against candidates; two passes, which take anything, are not asked."""
+    """What their code says against candidates, but the first one, the heuristic's, which sets the mark.
+
+    All are compiled here, in parallel, but two passes: their configs depend on the device.
+    """
     meta = task.example.call(torch.device("meta"))
     assert meta is not None, "it has a key"
-    compiled = [choice for choice in choices if choice.config is not None]
-    reasons = machine.objections([partial(machine.launch, meta, choice) for choice in compiled])
-    return {choice: reason for choice, reason in zip(compiled, reasons, strict=True) if reason}
+    one_launch = [choice for choice in choices if choice.config is not None]
+    reasons = machine.objections([partial(machine.launch, meta, choice) for choice in one_launch])
+    found = {choice: reason for choice, reason in zip(one_launch, reasons, strict=True) if reason}
+    found.pop(choices[0], None)
+    return found
 
 
 def _calls(example: Example, machine: Machine) -> list[AnyCall]:
