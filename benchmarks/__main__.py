@@ -17,13 +17,13 @@ from typing import TextIO
 import torch
 
 from eca_triton.tables import write_table
+from eca_triton.timing import Timer, time_in_turn
 from eca_triton.tuning.config import Device
 
 from . import results, sites, tax
 from .machine import describe, folder_name
 from .networks import NETWORKS
 from .op import Plan, failed, measure
-from .timing import Timer, time_in_turn
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"

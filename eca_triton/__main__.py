@@ -1,8 +1,9 @@
-"""Command line: `python -m eca_triton explain MODEL`, `doctor` and `tune-cache ACTION`.
+"""Command line: `python -m eca_triton explain MODEL`, `doctor`, `autotune MODEL` and `tune-cache ACTION`.
 
 Exit codes: 0 fine; 1 the model could not be compiled, `doctor` found a problem, or a table could not be
 read or written; 2 bad arguments, or a file that is not a table;
-3 `explain --diff` found a site that is not lowered any more, or more bytes.
+3 `explain --diff` found a site that is not lowered any more, or more bytes;
+4 `autotune` has no GPU to measure on.
 """
 
 from __future__ import annotations
@@ -37,14 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain", help="list the ECA-like sites of a model and what becomes of each"
     )
-    explain.add_argument(
-        "model", help="timm:NAME, or FILE.py:FACTORY where FACTORY() -> (model, example_inputs)"
-    )
-    explain.add_argument("--batch", type=_positive, help="images of one step (timm models; default 1)")
-    explain.add_argument("--size", type=_positive, help="height and width of an image (timm models)")
-    explain.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast the model and its inputs")
-    explain.add_argument("--channels-last", action="store_true", help="store maps channels-last")
-    explain.add_argument("--training", action="store_true", help="a training step instead of inference")
+    _add_model(explain)
     explain.add_argument("--mode", default="default", help="of torch.compile, max-autotune for one")
     explain.add_argument(
         "--target",
@@ -68,8 +62,35 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(run=_doctor)
 
+    autotune = commands.add_parser(
+        "autotune", help="measure which kernel configs a model's sites run fastest with, and keep them"
+    )
+    _add_model(autotune)
+    autotune.add_argument(
+        "--dry-run", action="store_true", help="list sites, keys and candidates; needs no GPU"
+    )
+    autotune.add_argument(
+        "--target", help="with --dry-run: the GPU to plan for (h200, h100, a100); by default the one that is"
+    )
+    autotune.add_argument(
+        "--out", metavar="FILE", type=Path, help="write this table (merged, if it is there) instead of yours"
+    )
+    autotune.set_defaults(run=_autotune, measure=False, mode="default")
+
     _add_tune_cache(commands)
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """What is run, and how."""
+    parser.add_argument(
+        "model", help="timm:NAME, or FILE.py:FACTORY where FACTORY() -> (model, example_inputs)"
+    )
+    parser.add_argument("--batch", type=_positive, help="images of one step (timm models; default 1)")
+    parser.add_argument("--size", type=_positive, help="height and width of an image (timm models)")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast the model and its inputs")
+    parser.add_argument("--channels-last", action="store_true", help="store maps channels-last")
+    parser.add_argument("--training", action="store_true", help="a training step instead of inference")
 
 
 def _add_tune_cache(commands: Any) -> None:
@@ -137,6 +158,36 @@ def _explain(options: argparse.Namespace, out: TextIO) -> int:
     else:
         report.write(out)
     return 3 if diff is not None and diff.worse else 0
+
+
+def _autotune(options: argparse.Namespace, out: TextIO) -> int:
+    from importlib.util import find_spec
+
+    import torch
+
+    from .models import ModelNotFoundError, load
+
+    problem = _impossible(options)
+    if not problem and options.target is not None and not options.dry_run:
+        problem = "--target is for --dry-run: kernels are timed on the GPU that is there"
+    if problem:
+        return _complain(2, problem)
+    if find_spec("triton") is None:
+        return _complain(4, "there is no Triton, and so no kernel to tune")
+    if not (options.dry_run or torch.cuda.is_available()):
+        return _complain(4, "kernels are timed on a GPU, and there is none; --dry-run lists what would be")
+    try:
+        model, inputs = load(_request(options))
+    except ModelNotFoundError as error:
+        return _complain(2, str(error))
+    from .autotune import command
+
+    try:
+        if options.dry_run:
+            return command.plan(model, inputs, options.training, options.target, out)
+        return command.measure(model, inputs, options.training, options.out, out, sys.stderr)
+    except Exception as error:
+        return _complain(1, f"{options.model} could not be tuned: {type(error).__name__}: {error}")
 
 
 def _impossible(options: argparse.Namespace) -> str:

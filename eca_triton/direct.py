@@ -30,6 +30,7 @@ Tensors = Sequence[Tensor | None]
 Options = Mapping[str, object]
 Make = Callable[[], Tensor]
 Plan = Callable[[list[int]], Any]
+Instead = Callable[[Any, tuple[int, ...], tuple[object, ...], Options], None]
 
 
 class Calls:
@@ -80,9 +81,22 @@ def forget_plans() -> None:
 
 def run(kernel: Any, grid: tuple[int, ...], *args: object, **options: object) -> None:
     """kernel[grid](*args, **options)."""
+    if _current.instead is not None:
+        _current.instead(kernel, grid, args, options)
+        return
     compiled = kernel[grid](*args, **options)
     if _current.recording is not None:
         _current.recording.note(kernel, compiled, grid, args, options)
+
+
+@contextmanager
+def launching(instead: Instead) -> Iterator[None]:
+    """Within it this thread's `run` hands every launch to `instead`, and nothing is launched."""
+    _current.instead = instead
+    try:
+        yield
+    finally:
+        _current.instead = None
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, zeroed: bool = False) -> Tensor:
@@ -223,6 +237,7 @@ class _Recording:
 
 class _Current(threading.local):
     recording: _Recording | None = None
+    instead: Instead | None = None
 
 
 _current = _Current()

@@ -20,6 +20,7 @@ from .kernels.pool import pool_kernel
 from .kernels.rescale import rescale_kernel
 from .kernels.tile import tile_kernel
 from .launch_channels_last import lagged, tile_channels_last
+from .tuning.choice import Choice
 from .tuning.config import Device
 from .tuning.heuristic import backward_block, gate_block, pool_config, power_of_2, rescale_config
 from .tuning.lagged import LaggedConfig
@@ -131,7 +132,12 @@ def eca(call: Call) -> None:
 def one_launch(call: Call) -> bool:
     """Fills call.out, pooled and mask from one read of the map, and says so, if `select` knows a kernel."""
     x = call.x
-    config = select(call.problem(device_of(x.device)), may_read=not captured(x)).config
+    return launched(call, select(call.problem(device_of(x.device)), may_read=not captured(x)))
+
+
+def launched(call: Call, choice: Choice) -> bool:
+    """Fills call.out, pooled and mask as chosen, and says so, unless that takes two passes."""
+    config = choice.config
     if isinstance(config, TileConfig):
         tile(call, config)
     elif isinstance(config, TileChannelsLastConfig):

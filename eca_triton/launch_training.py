@@ -11,6 +11,7 @@ from .direct import run, scratch
 from .kernels.batch_norm_backward import batch_norm_backward_kernel
 from .launch_backward import tile_backward
 from .launch_backward_channels_last import lagged_backward, tile_channels_last_backward
+from .tuning.choice import Choice
 from .tuning.heuristic import batch_norm_backward_blocks
 from .tuning.lagged import LaggedConfig
 from .tuning.layout import common_layout
@@ -68,7 +69,12 @@ def copy_back(call: BackwardCall, dense: BackwardCall) -> None:
 def one_launch(call: BackwardCall) -> bool:
     """Fills all outputs from one read of the maps, and says so, if `select` knows a kernel."""
     problem = call.problem(launch.device_of(call.x.device))
-    config = select(problem, may_read=not launch.captured(call.x)).config
+    return launched(call, select(problem, may_read=not launch.captured(call.x)))
+
+
+def launched(call: BackwardCall, choice: Choice) -> bool:
+    """Fills all outputs as chosen, and says so, unless that takes two passes."""
+    config = choice.config
     if isinstance(config, TileBackwardConfig):
         tile_backward(call, config)
     elif isinstance(config, TileChannelsLastConfig):

@@ -126,9 +126,7 @@ def _choice(a: Any, x: Any, c: int, hw: int, contiguous: bool) -> tuple[str, Any
     """The kernel and its config, or None where two passes are best."""
     n = V.graph.sizevars.optimization_hint(x.get_size()[0])
     strides = (c * hw, hw, 1) if contiguous else (c * hw, 1, c)
-    layout = common_layout(
-        (n, c, hw), strides, strides
-    )  # x and the result; what is fused behind is not known
+    layout = common_layout((n, c, hw), strides, strides)  # x and out, as the op's own call has them: one key
     itemsize = x.get_dtype().itemsize
     front = a.bn_mean is not None or a.pre_activation != "identity"
     device = Device.of(torch.cuda.get_device_properties(x.get_device()))
