@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -133,6 +134,23 @@ def check(calls: Mapping[str, Callable[..., Tensor]], tail: Tail, inputs: Inputs
     ulp = torch.finfo(inputs[0].dtype).eps * largest.item()
     allowed = 2 * errors["eager"].item() + ulp
     return {name: Check(errors[name].item(), allowed) for name in calls}
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Without TF32, whose error in eager fp32 would excuse anyone's."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def short(error: Exception) -> str:
+    """One line for a record."""
+    text = str(error).strip() or "no message"
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}"
 
 
 def _op(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
