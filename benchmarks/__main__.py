@@ -16,10 +16,10 @@ import torch
 
 from eca_triton.report.measure import Clock, cuda_clock
 
-from .commands import Context, Run, network, op, tax
+from .commands import Context, Run, compile, host, network, op, tax
 from .timing import Timer, time_in_turn
 
-COMMANDS = (op, network, tax)
+COMMANDS = (op, network, host, compile, tax)
 
 
 def main(

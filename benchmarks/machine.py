@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "triton": _version("triton"),
         "cuda": torch.version.cuda or torch.version.hip or "none",
         "python": platform.python_version(),
+        "cpu": _cpu(),
         "eca_triton": __version__,
     }
     if device.type == "cuda":
@@ -39,8 +41,19 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def folder_name(gpu: str, date: str) -> str:
-    """("NVIDIA H200", "2026-11-22 09:00 UTC") -> "nvidia-h200-2026-11-22"."""
+    """("NVIDIA H200", "2026-11-22 09:00 UTC") -> "nvidia-h200-2026-11-22"; no GPU: "cpu-2026-11-22"."""
+    gpu = "cpu" if gpu == "none" else gpu
     return f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}-{date.split()[0]}"
+
+
+def _cpu() -> str:
+    """Its model, where Linux says; the architecture elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _driver() -> str:

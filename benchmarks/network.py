@@ -169,7 +169,7 @@ def measure_setting(
     steps: dict[tuple[str, str], Callable[[], Any]] = {}
     checks: dict[str, Check] = {}
     slowest_s = 0.0
-    batch = _batch(setting, device)
+    batch = batch_of(setting, device)
     truths: dict[str, tuple[nn.Module, Groups, Groups]] = {}
     for kind, contender in plan.entries:
         name, started = f"{kind}/{contender}", time.monotonic()
@@ -178,7 +178,7 @@ def measure_setting(
             continue
         try:
             if kind not in truths:
-                truths[kind] = _truth(setting, kind, device, batch)
+                truths[kind] = truth(setting, kind, device, batch)
             model, native, exact = truths[kind]
             module = copy.deepcopy(model)
             step = Step(module, _compiled(module, contender), *batch)
@@ -211,7 +211,7 @@ def failed(document: dict[str, Any]) -> bool:
     return any(row["status"] != "ok" for row in document["rows"])
 
 
-def _batch(setting: Setting, device: torch.device) -> tuple[Tensor, Tensor]:
+def batch_of(setting: Setting, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images and labels."""
     torch.manual_seed(0)
     shape = (setting.batch, 3, setting.size, setting.size)
@@ -220,18 +220,23 @@ def _batch(setting: Setting, device: torch.device) -> tuple[Tensor, Tensor]:
     return images.contiguous(memory_format=LAYOUTS[setting.layout]), labels
 
 
-def _truth(
+def truth(
     setting: Setting, kind: str, device: torch.device, batch: tuple[Tensor, Tensor]
 ) -> tuple[nn.Module, Groups, Groups]:
     """A network with its weights, and what eager computes of it in its dtype and in float32."""
     model = twins.fill(twins.build(setting.family, kind), device).to(DTYPES[setting.dtype])
-    model = model.to(memory_format=LAYOUTS[setting.layout]).train(setting.training)  # type: ignore[call-overload]
+    model = model.to(memory_format=LAYOUTS[setting.layout]).train(setting.training)
     images, labels = batch
     native, exact = (copy.deepcopy(model), copy.deepcopy(model).float())
     groups = outcome(Step(native, native, images, labels), setting.training)
     with exact_convolutions():
         truth = outcome(Step(exact, exact, images.float(), labels), setting.training)
     return model, groups, truth
+
+
+def setting_of(row: Record) -> Setting:
+    """The setting that made a row."""
+    return Setting(*(row[name] for name in Setting._fields))
 
 
 def _timed(step: Step, training: bool) -> Callable[[], Any]:

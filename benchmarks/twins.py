@@ -63,13 +63,13 @@ def own_size(family: str) -> int:
     """Side of the images that timm trains the network with."""
     import timm
 
-    config = timm.get_pretrained_cfg(FAMILIES[family].plain if family == MOBILENET else family)
+    config: Any = timm.get_pretrained_cfg(FAMILIES[family].plain if family == MOBILENET else family)
     return int(config.input_size[-1])
 
 
 def with_se(model: nn.Module, size: int) -> nn.Module:
     """The model, changed: timm's SE module of the same width stands in place of each ECA module."""
-    from timm.layers import SEModule
+    from timm.layers import SEModule  # type: ignore[attr-defined]
 
     widths: dict[str, int] = {}
 
@@ -93,7 +93,7 @@ def _eca_mobilenet() -> nn.Module:
     One tap below 96 channels, three from there on (https://github.com/BangguWu/ECANet).
     """
     import timm
-    from timm.layers import EcaModule
+    from timm.layers import EcaModule  # type: ignore[attr-defined]
 
     model: nn.Module = timm.create_model("mobilenetv2_100")
     last = {"DepthwiseSeparableConv": "bn2", "InvertedResidual": "bn3"}
@@ -115,16 +115,16 @@ def fill(model: nn.Module, device: torch.device) -> nn.Module:
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-        for name, tensor in model.named_parameters():
-            if tensor.dim() <= 1 and name.endswith("bias"):
-                tensor.normal_(0, 0.1)
-            elif tensor.dim() <= 1:
-                tensor.uniform_(0.5, 1.5)
-        for name, tensor in model.named_buffers():
+        for name, weight in model.named_parameters():
+            if weight.dim() <= 1 and name.endswith("bias"):
+                weight.normal_(0, 0.1)
+            elif weight.dim() <= 1:
+                weight.uniform_(0.5, 1.5)
+        for name, statistic in model.named_buffers():
             if name.endswith("running_mean"):
-                tensor.normal_(0, 0.1)
+                statistic.normal_(0, 0.1)
             elif name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
+                statistic.uniform_(0.5, 1.5)
     return model
 
 
