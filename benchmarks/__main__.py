@@ -16,10 +16,11 @@ import torch
 
 from eca_triton.report.measure import Clock, cuda_clock
 
-from .commands import Context, Run, compile, host, network, op, tax
+from .checkout import found_by_torch
+from .commands import Context, Run, compile, copy, evidence, host, network, op, tax
 from .timing import Timer, time_in_turn
 
-COMMANDS = (op, network, host, compile, tax)
+COMMANDS = (op, network, host, compile, copy, evidence, tax)
 
 
 def main(
@@ -29,20 +30,26 @@ def main(
     clock: Clock = cuda_clock,
 ) -> int:
     """Run a command and return its exit code; a test gives clocks, and the device that it pretends for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Times, on a GPU, checked before each; and counts, on any machine.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for command in COMMANDS:
-        command.add_to(commands)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     if device is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
     context = Context(sys.stdout, device, timer, clock)
     run: Run = options.run
-    with contextlib.redirect_stdout(sys.stderr):  # whatever libraries print: stdout holds the answer alone
+    # Whatever libraries print goes to stderr: stdout holds the answer alone.
+    with found_by_torch(), contextlib.redirect_stdout(sys.stderr):
         return run(options, context)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    whole = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Times, on a GPU, checked before each; and counts, on any machine.",
+    )
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for command in COMMANDS:
+        command.add_to(commands)
+    return whole
 
 
 if __name__ == "__main__":

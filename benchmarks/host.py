@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -34,12 +33,7 @@ def measure(machine: Mapping[str, Any], date: str) -> tuple[dict[str, Any], str]
         path = Path(folder) / "benchmarks.json"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-only"]
         command += [f"--benchmark-json={path}", *(str(FOLDER / name) for name in FILES)]
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])
-        }
-        done = subprocess.run(
-            command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=False)
         found = json.loads(path.read_text()) if path.exists() and path.stat().st_size else {"benchmarks": []}
     problem = "" if done.returncode == 0 else done.stdout + done.stderr
     return document(found, machine, date), problem
