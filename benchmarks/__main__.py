@@ -17,10 +17,10 @@ import torch
 from eca_triton.report.measure import Clock, cuda_clock
 
 from .checkout import found_by_torch
-from .commands import Context, Run, compile, copy, evidence, host, network, op, tax
+from .commands import Context, Run, compile, copy, evidence, host, network, op, report, tax
 from .timing import Timer, time_in_turn
 
-COMMANDS = (op, network, host, compile, copy, evidence, tax)
+COMMANDS = (op, network, host, compile, report, evidence, copy, tax)
 
 
 def main(
