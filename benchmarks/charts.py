@@ -10,7 +10,8 @@ from typing import Any
 
 from . import tax
 from .results import COPY_SHARE
-from .sites import DIRECTIONS, LAYOUTS, VARIANTS, shape_name
+from .sites import DIRECTIONS, LAYOUTS, shape_name
+from .tails import HEADLINE
 
 Document = Mapping[str, Any]
 OP_BATCH = 128
@@ -135,12 +136,12 @@ def gpu_slug(document: Document) -> str:
 
 
 def _by_shape(document: Document, figure: str, who: Sequence[str]) -> list[list[Panel]]:
-    """A row of panels for each layout and direction, a panel for each variant, a line for each map."""
+    """A row of panels for each layout and direction, a panel for each headline tail, a line for each map."""
     grid = []
     for direction in DIRECTIONS:
         for layout in LAYOUTS:
             panels = []
-            for variant, title in VARIANTS.items():
+            for variant, kind in HEADLINE.items():
                 key = (layout, variant, direction)
                 rows = [row for row in _measured(document) if _key(row) == key]
                 if rows:
@@ -148,7 +149,7 @@ def _by_shape(document: Document, figure: str, who: Sequence[str]) -> list[list[
                         name: [row["results"].get(name, {}).get(figure) for row in rows] for name in who
                     }
                     labels = [shape_name(row["shape"][1:]) for row in rows]
-                    heading = f"{title}{DIRECTIONS[direction]}, {layout.replace('_', '-')}"
+                    heading = f"{kind.label}{DIRECTIONS[direction]}, {layout.replace('_', '-')}"
                     panels.append(
                         Panel(heading, labels, {name: dots for name, dots in series.items() if any(dots)})
                     )

@@ -15,6 +15,7 @@ from eca_triton.tuning.config import Device
 from .. import results, sites
 from ..machine import describe, folder_name
 from ..op import Plan, failed, measure
+from ..tails import HEADLINE, TAILS
 from . import NOT_MEASURED, RESULTS, Commands, Context, now, positive
 
 BUDGET_S = 460.0  # eight minutes, less the start of Python and the row in flight
@@ -36,7 +37,10 @@ def add_to(commands: Commands) -> None:
     )  # fmt: skip
     each.add_argument("--batch", nargs="+", type=positive, default=list(sites.BATCHES))
     each.add_argument("--layouts", nargs="+", choices=sites.LAYOUTS, default=list(sites.LAYOUTS))
-    each.add_argument("--variants", nargs="+", choices=sites.VARIANTS, default=list(sites.VARIANTS))
+    each.add_argument(
+        "--variants", nargs="+", choices=(*TAILS, "all"), default=list(HEADLINE), metavar="VARIANT",
+        help=f"what is around ECA: {', '.join(TAILS)}, or all (default: the first {len(HEADLINE)})",
+    )  # fmt: skip
     each.add_argument("--dtype", choices=sites.DTYPES, default="bf16")
     each.add_argument(
         "--contenders", nargs="+", choices=(*sites.BASELINES, *sites.OURS),
@@ -57,7 +61,8 @@ def run(options: argparse.Namespace, context: Context) -> int:
         return _show(options.table, context.out)
     shapes = list(dict.fromkeys(shape for named in options.shapes for shape in named))
     directions = ("backward", "both") if options.backward else ("forward",)
-    rows = sites.rows(shapes, options.batch, options.layouts, options.variants, options.dtype, directions)
+    variants = list(TAILS) if "all" in options.variants else options.variants
+    rows = sites.rows(shapes, options.batch, options.layouts, variants, options.dtype, directions)
     rows = [row for row in rows if any(map(row.offers, options.contenders or row.contenders))]
     if options.dry_run:
         return _list(rows, options.target, context.out)
@@ -113,7 +118,7 @@ def _list(rows: list[sites.Row], target: str, out: TextIO) -> int:
         [
             sites.shape_name((row.batch, *row.shape)),
             row.layout.replace("_", "-"),
-            sites.VARIANTS[row.variant] + sites.DIRECTIONS[row.direction],
+            row.tail.label + sites.DIRECTIONS[row.direction],
             str(row.taps),
             f"{row.map_bytes / 1e6:.2f}",
             f"{row.least_bytes / 1e6:.2f}",
