@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from .results import save
 
 ROOT = Path(__file__).parents[1]
-MARGIN_S = 25.0  # of a step that keeps to a budget itself: start of Python, and what is in flight
 GRACE_S = 5.0
 MODEL = "ecaresnet50d"
 SMOKE = "(bf16 and (128x256x56x56 or 128x2048x7x7) and gates) or captured or streams or 512x28x28-contiguous"
@@ -35,19 +34,20 @@ class Task(NamedTuple):
         name: In the summary.
         share_s: Of the whole budget.
         arguments: Of Python.
-        budgeted: Whether the command takes --budget-s.
+        margin_s: How long before its limit a command that takes --budget-s is to end, for the start of Python
+            and what is in flight then; None for other commands.
         gpu: Whether it needs one.
     """
 
     name: str
     share_s: float
     arguments: tuple[str, ...]
-    budgeted: bool = False
+    margin_s: float | None = None
     gpu: bool = True
 
     def command(self, limit_s: float) -> list[str]:
         """What is run."""
-        budget = ("--budget-s", f"{max(1.0, limit_s - MARGIN_S):.0f}") if self.budgeted else ()
+        budget = [] if self.margin_s is None else ["--budget-s", f"{max(1.0, limit_s - self.margin_s):.0f}"]
         return [sys.executable, *self.arguments, *budget]
 
 
@@ -61,9 +61,9 @@ def tasks(folder: Path) -> list[Task]:
         Task("versions", 20, ("-m", "eca_triton", "doctor"), gpu=False),
         Task("copy", 25, _into(folder, "-m benchmarks copy")),
         Task("smoke", 60, (*smoke, f"--junitxml={folder / 'smoke.xml'}")),
-        Task("op", 100, _into(folder, op), budgeted=True),
+        Task("op", 100, _into(folder, op), margin_s=25),
         Task("tune", 70, _into(folder / "tuned.json", tune)),
-        Task("network", 285, _into(folder, network), budgeted=True),
+        Task("network", 285, _into(folder, network), margin_s=45),
     ]
 
 
@@ -72,7 +72,7 @@ def tasks_without_a_gpu(folder: Path) -> list[Task]:
     compiling = "-m benchmarks compile --networks ecaresnet26t --directions inference"
     here = [
         Task("host", 120, _into(folder, "-m benchmarks host"), gpu=False),
-        Task("compile", 300, _into(folder, compiling), budgeted=True, gpu=False),
+        Task("compile", 300, _into(folder, compiling), margin_s=25, gpu=False),
     ]
     versions, *others = tasks(folder)
     return [versions, *here, *others]

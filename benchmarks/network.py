@@ -32,6 +32,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "max-autotune": {"backend": "inductor", "mode": "max-autotune-no-cudagraphs"},
     "ours-max-autotune": {"backend": "eca_triton", "mode": "max-autotune-no-cudagraphs"},
 }
+SOME = 8  # images that gates are set by
 VERSIONS = 64  # of a method that Dynamo keeps: twins share classes
 CONTENDERS = ("eager", "inductor", "ours")  # unless others are asked for
 
@@ -224,9 +225,9 @@ def truth(
     setting: Setting, kind: str, device: torch.device, batch: tuple[Tensor, Tensor]
 ) -> tuple[nn.Module, Groups, Groups]:
     """A network with its weights, and what eager computes of it in its dtype and in float32."""
-    model = twins.fill(twins.build(setting.family, kind), device).to(DTYPES[setting.dtype])
-    model = model.to(memory_format=LAYOUTS[setting.layout]).train(setting.training)
     images, labels = batch
+    model = twins.vary_gates(twins.fill(twins.build(setting.family, kind), device), images[:SOME])
+    model = model.to(DTYPES[setting.dtype]).to(memory_format=LAYOUTS[setting.layout]).train(setting.training)
     native, exact = (copy.deepcopy(model), copy.deepcopy(model).float())
     groups = outcome(Step(native, native, images, labels), setting.training)
     with exact_convolutions():

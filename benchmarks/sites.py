@@ -108,9 +108,7 @@ class Row:
         forward = (3 if tail.adds else 2) * s
         if not self.trains:
             return forward
-        bends = (
-            tail.adds and tail.activation != "identity"
-        )  # else the residual's gradient is that of the output
+        bends = tail.adds and tail.activation != "identity"  # else d_residual is the output's gradient
         bits = s // DTYPES[self.dtype].itemsize // 8 if self.keeps_bits else 0
         again = s if bends and not bits else 0
         backward = 3 * s + s * bends + bits + again + 2 * s * tail.normalises

@@ -128,6 +128,24 @@ def fill(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
+def vary_gates(model: nn.Module, images: Tensor) -> nn.Module:
+    """The model, in float32, with ECA weights scaled so that gates vary from channel to channel.
+
+    Random ones gate everything by about one half, and whoever computed another gate would agree.
+    """
+
+    def scale(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        z = module.conv(inputs[0].mean((2, 3)).unsqueeze(1))
+        module.conv.weight /= z.std().clamp_min(1e-6)
+
+    hooks = [model.get_submodule(path).register_forward_pre_hook(scale) for path in attention(model)]
+    with torch.no_grad():
+        model.eval()(images.float())
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
 @contextmanager
 def _seeded() -> Iterator[None]:
     with torch.random.fork_rng():

@@ -111,7 +111,7 @@ class TestSteps:
         assert [row["step"] for row in saved["rows"]] == ["versions", "copy", "smoke"]
 
     def test_commands_with_a_budget_of_their_own_end_before_their_limit(self) -> None:
-        task = Task("op", 100, ("-m", "benchmarks", "op"), budgeted=True)
+        task = Task("op", 100, ("-m", "benchmarks", "op"), margin_s=25)
         assert task.command(100.0)[1:] == ["-m", "benchmarks", "op", "--budget-s", "75"]
 
     @pytest.mark.parametrize("gpu", [True, False], ids=["with a GPU", "without"])

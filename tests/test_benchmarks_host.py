@@ -123,14 +123,13 @@ class TestCompile:
         once, how = compiling.compiler(None)
         assert "all but the compilation" in how
         monkeypatch.setattr(twins, "build", lambda *_: Net().to("meta"))
+        monkeypatch.setattr(compiling, "attention", lambda model: ["se", "another"])
         seconds, problem = once(setting, "ours")
         assert seconds > 0
-        assert problem == ""
-        monkeypatch.setattr(compiling, "attention", lambda model: ["se", "another"])
-        assert once(setting, "ours")[1] == "1 of 2 sites were planned"
+        assert problem == "1 of 2 sites were planned"
 
     def test_a_gpus_figure_needs_results_that_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 1000, dtype=torch.bfloat16)).requires_grad_(False)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 1000))
         setting = compiling.Setting("ecaresnet50d", "inference", "contiguous", 4, 8, "bf16")
         monkeypatch.setattr(twins, "build", lambda *_: net)
         monkeypatch.setattr(torch, "compile", lambda module, **_: module)

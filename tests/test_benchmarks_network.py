@@ -137,6 +137,19 @@ class TestCommand:
             f"FAIL ecaresnet50d {direction}, 4x8, bf16, channels-last eca/ours: " in capsys.readouterr().out
         )
 
+    def test_a_gate_of_another_channel_is_a_wrong_result(self, tmp_path: Path, small_networks: Any) -> None:
+        """Which gates of about one half everywhere would not show."""
+
+        def mirrored(module: nn.Module) -> Any:
+            module.se.conv.weight.data = module.se.conv.weight.data.flip(-1)
+            return module
+
+        small_networks["ours"] = mirrored
+        code, document = run(tmp_path, "--directions", "inference", "--kinds", "eca")
+        assert code == 1
+        check = document["rows"][0]["checks"]["eca/ours"]
+        assert check["error"] > 2 * check["allowed"]
+
     def test_a_wrong_gradient_of_an_attention_has_no_figure(
         self, tmp_path: Path, small_networks: Any
     ) -> None:
