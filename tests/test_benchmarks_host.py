@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from itertools import count
@@ -131,7 +132,8 @@ class TestCompile:
     def test_a_gpus_figure_needs_results_that_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
         net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 1000))
         setting = compiling.Setting("ecaresnet50d", "inference", "contiguous", 4, 8, "bf16")
-        monkeypatch.setattr(twins, "build", lambda *_: net)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 1000))
+        monkeypatch.setattr(twins, "build", lambda *_: copy.deepcopy(net))
         monkeypatch.setattr(torch, "compile", lambda module, **_: module)
         assert compiling.compile_and_run(CPU, setting, "ours")[1] == ""
         monkeypatch.setattr(torch, "compile", lambda module, **_: lambda x: module(x) * 1.1)
