@@ -130,7 +130,6 @@ class TestCompile:
         assert problem == "1 of 2 sites were planned"
 
     def test_a_gpus_figure_needs_results_that_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 1000))
         setting = compiling.Setting("ecaresnet50d", "inference", "contiguous", 4, 8, "bf16")
         net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 1000))
         monkeypatch.setattr(twins, "build", lambda *_: copy.deepcopy(net))
