@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 
 from eca_triton.report.measure import Clock, cuda_clock
+from eca_triton.timing import Timer, time_in_turn
 
 from .checkout import found_by_torch
 from .commands import Context, Run, compile, copy, evidence, host, network, op, report, tax
-from .timing import Timer, time_in_turn
 
 COMMANDS = (op, network, host, compile, report, evidence, copy, tax)
 

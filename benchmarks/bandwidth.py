@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eca_triton.timing import Timer, input_sets
+
 from .results import percentile, save
-from .timing import Timer, input_sets
 
 MEGABYTES = (822, 411, 206, 103, 51, 13, 3)  # S of ResNet's maps in bf16 at batch 512 ... 2
 COLUMNS = ("MB", "us", "p20-p80", "GB/s")

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from eca_triton.timing import Call
+
 from .contenders import Check, Inputs, Tail
-from .timing import Call
 
 Gradients = tuple[Tensor, ...]
 """Of the maps, then of the tail's parameters."""

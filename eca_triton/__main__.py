@@ -1,7 +1,9 @@
-"""Command line: `python -m eca_triton explain MODEL` and `python -m eca_triton doctor`.
+"""Command line: `python -m eca_triton explain MODEL`, `doctor`, `autotune MODEL` and `tune-cache ACTION`.
 
-Exit codes: 0 fine; 1 the model could not be compiled, or `doctor` found a problem; 2 bad arguments;
-3 `explain --diff` found a site that is not lowered any more, or more bytes.
+Exit codes: 0 fine; 1 the model could not be compiled, `doctor` found a problem, or a table could not be
+read or written; 2 bad arguments, or a file that is not a table;
+3 `explain --diff` found a site that is not lowered any more, or more bytes;
+4 `autotune` has no GPU to measure on.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from .models import Request
@@ -36,14 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain", help="list the ECA-like sites of a model and what becomes of each"
     )
-    explain.add_argument(
-        "model", help="timm:NAME, or FILE.py:FACTORY where FACTORY() -> (model, example_inputs)"
-    )
-    explain.add_argument("--batch", type=_positive, help="images of one step (timm models; default 1)")
-    explain.add_argument("--size", type=_positive, help="height and width of an image (timm models)")
-    explain.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast the model and its inputs")
-    explain.add_argument("--channels-last", action="store_true", help="store maps channels-last")
-    explain.add_argument("--training", action="store_true", help="a training step instead of inference")
+    _add_model(explain)
     explain.add_argument(
         "--target",
         help="also lower the network for this GPU (h200, h100, a100), which need not be there; by default "
@@ -65,7 +60,50 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="show versions, GPUs, the backend and environment variables")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(run=_doctor)
+
+    autotune = commands.add_parser(
+        "autotune", help="measure which kernel configs a model's sites run fastest with, and keep them"
+    )
+    _add_model(autotune)
+    autotune.add_argument(
+        "--dry-run", action="store_true", help="list sites, keys and candidates; needs no GPU"
+    )
+    autotune.add_argument(
+        "--target", help="with --dry-run: the GPU to plan for (h200, h100, a100); by default the one that is"
+    )
+    autotune.add_argument(
+        "--out", metavar="FILE", type=Path, help="write this table (merged, if it is there) instead of yours"
+    )
+    autotune.set_defaults(run=_autotune, measure=False)
+
+    _add_tune_cache(commands)
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """What is run, and how."""
+    parser.add_argument(
+        "model", help="timm:NAME, or FILE.py:FACTORY where FACTORY() -> (model, example_inputs)"
+    )
+    parser.add_argument("--batch", type=_positive, help="images of one step (timm models; default 1)")
+    parser.add_argument("--size", type=_positive, help="height and width of an image (timm models)")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast the model and its inputs")
+    parser.add_argument("--channels-last", action="store_true", help="store maps channels-last")
+    parser.add_argument("--training", action="store_true", help="a training step instead of inference")
+
+
+def _add_tune_cache(commands: Any) -> None:
+    tuned = commands.add_parser("tune-cache", help="show, merge, clear and export tuned kernel configs")
+    actions = tuned.add_subparsers(required=True, metavar="ACTION", dest="action")
+    show = actions.add_parser("show", help="list the configs in force, or those of a file")
+    show.add_argument("file", nargs="?", type=Path, help="a table; by default all that are read")
+    show.add_argument("--json", action="store_true", help="print one JSON object")
+    merge = actions.add_parser("merge", help="put the configs of files into your table, in place of its own")
+    merge.add_argument("files", nargs="+", metavar="file", type=Path, help="tables; later ones count more")
+    actions.add_parser("clear", help="delete your table")
+    export = actions.add_parser("export", help="write your table to a file, to share it")
+    export.add_argument("file", type=Path, help="is replaced if it is there")
+    tuned.set_defaults(run=_tune_cache)
 
 
 def _positive(text: str) -> int:
@@ -120,6 +158,36 @@ def _explain(options: argparse.Namespace, out: TextIO) -> int:
     return 3 if diff is not None and diff.worse else 0
 
 
+def _autotune(options: argparse.Namespace, out: TextIO) -> int:
+    from importlib.util import find_spec
+
+    import torch
+
+    from .models import ModelNotFoundError, load
+
+    problem = _impossible(options)
+    if not problem and options.target is not None and not options.dry_run:
+        problem = "--target is for --dry-run: kernels are timed on the GPU that is there"
+    if problem:
+        return _complain(2, problem)
+    if find_spec("triton") is None:
+        return _complain(4, "there is no Triton, and so no kernel to tune")
+    if not (options.dry_run or torch.cuda.is_available()):
+        return _complain(4, "kernels are timed on a GPU, and there is none; --dry-run lists what would be")
+    try:
+        model, inputs = load(_request(options))
+    except ModelNotFoundError as error:
+        return _complain(2, str(error))
+    from .autotune import command
+
+    try:
+        if options.dry_run:
+            return command.plan(model, inputs, options.training, options.target, out)
+        return command.measure(model, inputs, options.training, options.out, out, sys.stderr)
+    except Exception as error:
+        return _complain(1, f"{options.model} could not be tuned: {type(error).__name__}: {error}")
+
+
 def _impossible(options: argparse.Namespace) -> str:
     """What is wrong with the arguments, or ""."""
     from .targets import TARGETS
@@ -159,6 +227,25 @@ def _doctor(options: argparse.Namespace, out: TextIO) -> int:
     else:
         write(examination, out)
     return 1 if examination.problems else 0
+
+
+def _tune_cache(options: argparse.Namespace, out: TextIO) -> int:
+    from . import tune_cache
+
+    try:
+        if options.action == "show":
+            tune_cache.show(options.file, options.json, out)
+        elif options.action == "merge":
+            tune_cache.merge(options.files, out)
+        elif options.action == "clear":
+            tune_cache.clear(out)
+        else:
+            tune_cache.export(options.file, out)
+    except ValueError as error:
+        return _complain(2, str(error))
+    except OSError as error:
+        return _complain(1, str(error))
+    return 0
 
 
 def _complain(code: int, message: str) -> int:

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .tuning.config import Device
 from .tuning.heuristic import power_of_2
 from .tuning.layout import Layout, common_layout
+from .tuning.problem import Problem
 
 BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 """Running mean, running variance, weight, bias: [C] each."""
@@ -55,6 +57,13 @@ class Call(NamedTuple):
     def front(self) -> bool:
         """Whether batch norm or an activation comes before pooling."""
         return self.bn is not None or self.pre_activation != "identity"
+
+    def problem(self, device: Device) -> Problem:
+        """What the choice of a kernel depends on."""
+        return Problem.forward(
+            self.layout, self.x.dtype, self.x.element_size(), self.itemsize, self.weight.numel(), self.front,
+            device, self.mask is not None,
+        )  # fmt: skip
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -111,6 +120,13 @@ class BackwardCall(NamedTuple):
     def itemsize(self) -> int:
         """Bytes of the largest element of `maps`."""
         return max(tensor.element_size() for tensor in self.maps)
+
+    def problem(self, device: Device) -> Problem:
+        """What the choice of a kernel depends on."""
+        return Problem.backward(
+            self.layout, self.dy.dtype, self.dy.element_size(), self.itemsize, self.weight.numel(),
+            self.activation, self.mask is not None, self.d_residual is not None, device,
+        )  # fmt: skip
 
     @property
     def flags(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ interpreter, a profiler's hook, a Triton with other internals), every call is la
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -23,11 +24,13 @@ from .private import number_of_dispatch_modes
 MAX_PLANS = 1024  # of an operator, at about 2 kB. A network has dozens; shapes without end gain nothing
 ALIGNMENT = 16  # bytes; for pointers that are not multiples of it Triton compiles a kernel of its own
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
+_all_calls: weakref.WeakSet[Calls] = weakref.WeakSet()
 
 Tensors = Sequence[Tensor | None]
 Options = Mapping[str, object]
 Make = Callable[[], Tensor]
 Plan = Callable[[list[int]], Any]
+Instead = Callable[[Any, tuple[int, ...], tuple[object, ...], Options], None]
 
 
 class Calls:
@@ -38,6 +41,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.plans: dict[tuple[object, ...], Plan] = {}
+        _all_calls.add(self)
 
     def again(self, tensors: Tensors, options: Options) -> Any:
         """Launches a call like an earlier one: its output (a tuple of several), or None if there is none.
@@ -57,23 +61,42 @@ class Calls:
         if not key or not _triton_launches_as_we_do():
             yield
             return
-        recording = _Recording(pointers, outputs)
+        recording, plans = _Recording(pointers, outputs), self.plans
         _current.recording = recording
         try:
             yield
         finally:
             _current.recording = None
         if recording.complete:
-            if len(self.plans) >= MAX_PLANS:
-                self.plans.clear()  # what is still in use comes back with its next call
-            self.plans[key] = recording.plan()
+            if len(plans) >= MAX_PLANS:
+                plans.clear()  # what is still in use comes back with its next call
+            plans[key] = recording.plan()
+
+
+def forget_plans() -> None:
+    """Every call is launched as a first one again; one that is under way makes no plan that stays."""
+    for calls in list(_all_calls):
+        calls.plans = {}
 
 
 def run(kernel: Any, grid: tuple[int, ...], *args: object, **options: object) -> None:
     """kernel[grid](*args, **options)."""
+    if _current.instead is not None:
+        _current.instead(kernel, grid, args, options)
+        return
     compiled = kernel[grid](*args, **options)
     if _current.recording is not None:
         _current.recording.note(kernel, compiled, grid, args, options)
+
+
+@contextmanager
+def launching(instead: Instead) -> Iterator[None]:
+    """Within it this thread's `run` hands every launch to `instead`, and nothing is launched."""
+    _current.instead = instead
+    try:
+        yield
+    finally:
+        _current.instead = None
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, zeroed: bool = False) -> Tensor:
@@ -214,6 +237,7 @@ class _Recording:
 
 class _Current(threading.local):
     recording: _Recording | None = None
+    instead: Instead | None = None
 
 
 _current = _Current()

@@ -13,9 +13,12 @@ import torch
 
 from . import __version__
 from .tables import write_table
+from .tuning import store
 
 PACKAGES = ("triton", "einops", "timm", "rich")
-VARIABLES = ("ECA_TRITON_FORCE", "ECA_TRITON_DISABLE", "TRITON_INTERPRET")
+VARIABLES = (
+    "ECA_TRITON_FORCE", "ECA_TRITON_DISABLE", "ECA_TRITON_TUNED", "ECA_TRITON_CACHE_DIR", "TRITON_INTERPRET",
+)  # fmt: skip
 OLDEST_TORCH = (2, 11)
 
 
@@ -27,6 +30,7 @@ class Examination:
         versions: Version of each package, None where it is not installed.
         gpus: One line per visible CUDA device.
         backend_visible: Whether torch.compile finds the backend by its name.
+        tables: Configs in each file of tuned ones that is read, of any GPU.
         environment: Variables that change what is lowered and where it runs, None where unset.
         problems: What is broken; without any, `doctor` exits with 0.
         notes: What is as it should be but worth knowing.
@@ -35,6 +39,7 @@ class Examination:
     versions: dict[str, str | None]
     gpus: list[str]
     backend_visible: bool
+    tables: dict[str, int]
     environment: dict[str, str | None]
     problems: list[str]
     notes: list[str]
@@ -55,10 +60,16 @@ def examine() -> Examination:
         versions=versions | {package: _version(package) for package in PACKAGES},
         gpus=[_gpu(index) for index in range(torch.cuda.device_count())],
         backend_visible=_backend_visible(),
+        tables={},
         environment={name: os.environ.get(name) for name in VARIABLES},
         problems=[],
         notes=[],
     )
+    for path in store.paths():
+        table, problem = store.examine(path)
+        examination.tables[str(path)] = len(table)
+        if problem:
+            examination.notes.append(f"{path} {problem}")
     _judge(examination)
     return examination
 
@@ -68,6 +79,7 @@ def write(examination: Examination, out: TextIO) -> None:
     rows = [(name, version or "not installed") for name, version in examination.versions.items()]
     rows += [(f"GPU {index}", gpu) for index, gpu in enumerate(examination.gpus)] or [("GPU", "none")]
     rows += [('backend="eca_triton"', "visible" if examination.backend_visible else "not found")]
+    rows += [(path, f"tuned configs: {number}") for path, number in examination.tables.items()]
     rows += [(name, "unset" if value is None else value) for name, value in examination.environment.items()]
     write_table(("what", "state"), rows, out)
     for problem in examination.problems:
@@ -93,6 +105,11 @@ def _judge(seen: Examination) -> None:
         seen.notes.append("ECA_TRITON_DISABLE=1: nothing is lowered")
     if seen.environment["ECA_TRITON_FORCE"] == "1":
         seen.notes.append("ECA_TRITON_FORCE=1: every site is lowered, on any device")
+    tuned, folder = seen.environment["ECA_TRITON_TUNED"], seen.environment["ECA_TRITON_CACHE_DIR"]
+    if tuned and store.mode() == "off":
+        seen.notes.append(f"ECA_TRITON_TUNED={tuned}: no tuned configs are read")
+    if folder:
+        seen.notes.append(f"ECA_TRITON_CACHE_DIR={folder}: your tuned configs are there")
     if seen.environment["TRITON_INTERPRET"] == "1":
         seen.notes.append(
             "TRITON_INTERPRET=1: kernels run in Triton's interpreter, thousands of times slower"

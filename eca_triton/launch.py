@@ -13,23 +13,27 @@ import torch
 from torch import Tensor
 
 from .call import BatchNorm, Call, vectors
-from .direct import run, scratch
+from .direct import forget_plans, run, scratch
 from .kernels.gate import gate_kernel
 from .kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from .kernels.pool import pool_kernel
 from .kernels.rescale import rescale_kernel
 from .kernels.tile import tile_kernel
 from .launch_channels_last import lagged, tile_channels_last
-from .tuning.choice import choose
+from .tuning.choice import Choice
 from .tuning.config import Device
 from .tuning.heuristic import backward_block, gate_block, pool_config, power_of_2, rescale_config
 from .tuning.lagged import LaggedConfig
 from .tuning.layout import common_layout
+from .tuning.select import select
+from .tuning.store import on_change
 from .tuning.tile import TileConfig
 from .tuning.tile_channels_last import TileChannelsLastConfig
 
 _MAX_INDEX = 2**31 - 2**16  # programs and indices along one axis are int32; a block past the end must fit too
 _INTERPRETER = Device(num_sms=4, warp_size=32)  # few, so that it stays quick and still cuts small maps
+
+on_change(forget_plans)  # they hold the configs of the calls that they repeat
 
 
 def supports(x: Tensor) -> bool:
@@ -126,17 +130,14 @@ def eca(call: Call) -> None:
 
 
 def one_launch(call: Call) -> bool:
-    """Fills call.out, pooled and mask from one read of the map, and says so, if `choose` knows a kernel."""
+    """Fills call.out, pooled and mask from one read of the map, and says so, if `select` knows a kernel."""
     x = call.x
-    config = choose(
-        call.layout,
-        x.element_size(),
-        call.itemsize,
-        call.weight.numel(),
-        call.front,
-        device_of(x.device),
-        call.mask is not None,
-    ).config
+    return launched(call, select(call.problem(device_of(x.device)), may_read=not captured(x)))
+
+
+def launched(call: Call, choice: Choice) -> bool:
+    """Fills call.out, pooled and mask as chosen, and says so, unless that takes two passes."""
+    config = choice.config
     if isinstance(config, TileConfig):
         tile(call, config)
     elif isinstance(config, TileChannelsLastConfig):
@@ -225,6 +226,11 @@ def on_device_of(x: Tensor) -> AbstractContextManager[object]:
     if x.is_cuda and x.device.index != torch.cuda.current_device():
         return torch.cuda.device(x.device)
     return nullcontext()
+
+
+def captured(x: Tensor) -> bool:
+    """Whether launches on x's device become part of a graph, and files are to be left alone."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 @cache

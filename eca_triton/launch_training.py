@@ -11,10 +11,11 @@ from .direct import run, scratch
 from .kernels.batch_norm_backward import batch_norm_backward_kernel
 from .launch_backward import tile_backward
 from .launch_backward_channels_last import lagged_backward, tile_channels_last_backward
-from .tuning.choice import choose_backward
+from .tuning.choice import Choice
 from .tuning.heuristic import batch_norm_backward_blocks
 from .tuning.lagged import LaggedConfig
 from .tuning.layout import common_layout
+from .tuning.select import select
 from .tuning.tile_backward import TileBackwardConfig
 from .tuning.tile_channels_last import TileChannelsLastConfig
 
@@ -66,17 +67,14 @@ def copy_back(call: BackwardCall, dense: BackwardCall) -> None:
 
 
 def one_launch(call: BackwardCall) -> bool:
-    """Fills all outputs from one read of the maps, and says so, if `choose_backward` knows a kernel."""
-    config = choose_backward(
-        call.layout,
-        call.dy.element_size(),
-        call.itemsize,
-        call.weight.numel(),
-        call.activation,
-        call.mask is not None,
-        call.d_residual is not None,
-        launch.device_of(call.x.device),
-    ).config
+    """Fills all outputs from one read of the maps, and says so, if `select` knows a kernel."""
+    problem = call.problem(launch.device_of(call.x.device))
+    return launched(call, select(problem, may_read=not launch.captured(call.x)))
+
+
+def launched(call: BackwardCall, choice: Choice) -> bool:
+    """Fills all outputs as chosen, and says so, unless that takes two passes."""
+    config = choice.config
     if isinstance(config, TileBackwardConfig):
         tile_backward(call, config)
     elif isinstance(config, TileChannelsLastConfig):

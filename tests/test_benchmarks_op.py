@@ -14,10 +14,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
-from benchmarks import contenders, op, results, sites, tails, timing
+from benchmarks import contenders, op, results, sites, tails
 from benchmarks.__main__ import main
 from benchmarks.machine import folder_name
 from benchmarks.sites import Row
+from eca_triton import timing
 from eca_triton.reference import ACTIVATIONS, PRE_ACTIVATIONS
 
 CPU = torch.device("cpu")

@@ -13,9 +13,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
-from benchmarks import contenders, results, sites, tails, timing, training
+from benchmarks import contenders, results, sites, tails, training
 from benchmarks.__main__ import main
 from benchmarks.sites import Row
+from eca_triton import timing
 from eca_triton.tuning.config import Device
 
 CPU = torch.device("cpu")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tuned import forward, table
 
 import eca_triton
 from eca_triton import doctor
 from eca_triton.__main__ import main
+from eca_triton.tuning import store
 
 
 def examined(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def test_versions_gpus_backend_and_environment_are_shown(capsys: pytest.CaptureF
     assert answer["versions"]["torch"] == torch.__version__
     assert len(answer["gpus"]) == torch.cuda.device_count()
     assert answer["backend_visible"] is True
-    assert list(answer["environment"]) == ["ECA_TRITON_FORCE", "ECA_TRITON_DISABLE", "TRITON_INTERPRET"]
+    assert list(answer["environment"]) == list(doctor.VARIABLES)
     assert answer["problems"] == []
 
 
@@ -59,6 +62,20 @@ def test_packages_that_are_missing_are_null(
 ) -> None:
     monkeypatch.setattr(doctor, "find_spec", lambda package: None)
     assert set(examined(capsys)["versions"].values()) >= {None}
+
+
+def test_the_tables_of_tuned_configs_are_shown_also_a_broken_one(
+    capsys: pytest.CaptureFixture[str], table_folder: Path
+) -> None:
+    path = store.save(table(forward(128, 256, 3136)))
+    answer = examined(capsys)
+    assert answer["tables"] == {str(path): 1}
+    assert main(["doctor"]) == 0
+    assert f"{path}  tuned configs: 1" in capsys.readouterr().out
+    path.write_text("nonsense")
+    answer = examined(capsys)
+    assert answer["tables"] == {str(path): 0}
+    assert any(note.startswith(f"{path} is ignored: not JSON") for note in answer["notes"])
 
 
 @pytest.mark.parametrize("name", doctor.VARIABLES)

@@ -13,8 +13,7 @@ import torch
 
 if TYPE_CHECKING:
     from eca_triton.report.measure import Clock
-
-    from ..timing import Timer
+    from eca_triton.timing import Timer
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

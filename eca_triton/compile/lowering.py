@@ -21,10 +21,11 @@ from torch._inductor.lowering import fallback_handler, lowerings, register_lower
 from torch._inductor.virtualized import V, ops
 
 from ..ops.schema import ECA, GATE, SiteArguments
-from ..tuning.choice import choose
 from ..tuning.config import Device
 from ..tuning.heuristic import power_of_2
 from ..tuning.layout import common_layout
+from ..tuning.problem import Problem
+from ..tuning.select import select
 from .compat import EPILOGUES_IN_ANY_LOOPS
 from .epilogue import fits, memory_order
 from .native import lower_natively
@@ -120,12 +121,14 @@ def _block(a: Any) -> Any:
 def _choice(a: Any, x: Any, c: int, hw: int, contiguous: bool) -> tuple[str, Any]:
     """The kernel and its config, or None where two passes are best."""
     n = V.graph.sizevars.optimization_hint(x.get_size()[0])
-    layout = common_layout((n, c, hw), (c * hw, hw, 1) if contiguous else (c * hw, 1, c))
+    strides = (c * hw, hw, 1) if contiguous else (c * hw, 1, c)
+    layout = common_layout((n, c, hw), strides, strides)  # x and out, as the op's own call has them: one key
     itemsize = x.get_dtype().itemsize
     front = a.bn_mean is not None or a.pre_activation != "identity"
     device = Device.of(torch.cuda.get_device_properties(x.get_device()))
     taps = int(a.weight.get_numel())
-    choice = choose(layout, itemsize, max(itemsize, a.out_dtype.itemsize), taps, front, device)
+    largest = max(itemsize, a.out_dtype.itemsize)
+    choice = select(Problem.forward(layout, x.get_dtype(), itemsize, largest, taps, front, device))
     return choice.kernel, choice.config
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import fx
 
+from ..tuning.store import fingerprint
 from .compat import CustomGraphPass, makes_package
 from .gather import facts_of
 from .graph import hints, value
@@ -151,8 +152,8 @@ class LoweringPass(CustomGraphPass):
         )
 
     def uuid(self) -> Any:
-        """Part of Inductor's cache key."""
-        return package_hash(), repr(self.settings)
+        """Part of Inductor's cache key: what else our code is generated from."""
+        return package_hash(), repr(self.settings), fingerprint()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: torch 2.11 pickles the hook's value into its cache key."""

@@ -7,8 +7,9 @@ layout and for autograd's engine; the recorder stands in for writing and loading
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -90,6 +91,7 @@ def absent_gpu(target: Target) -> Iterator[None]:
                     undo.enter_context(patch.object(owner, name, answer))
         undo.enter_context(patch.object(triton.runtime.driver, "_active", _driver(target)))
         undo.enter_context(_configuration())
+        undo.enter_context(_without_user_table())
         yield
 
 
@@ -240,6 +242,12 @@ def _with_constants_on_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
 
     return on_cpu
+
+
+def _without_user_table() -> AbstractContextManager[object]:
+    """What is lowered for a GPU that is not there does not depend on what was tuned on this machine."""
+    tables = "off" if os.environ.get("ECA_TRITON_TUNED") == "off" else "shipped"
+    return patch.dict(os.environ, ECA_TRITON_TUNED=tables)
 
 
 def _forget_kept_answers() -> None:

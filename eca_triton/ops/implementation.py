@@ -37,6 +37,7 @@ from .schema_training import (
     ECA_BACKWARD,
     ECA_FORWARD,
     BackwardArguments,
+    ForwardArguments,
     check_and_allocate_eca_backward,
     check_and_allocate_eca_forward,
 )
@@ -96,13 +97,8 @@ def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     if _launcher(a.x) is not None:
         from .. import launch_training
 
-        out, pooled, mask = outs
-        call = Call(
-            a.x, a.weight, a.bias, pre_activation="identity", **a.options,
-            out=out, pooled=pooled, mask=None if a.mask_order == "none" else mask,
-        )  # fmt: skip
         with CALLS[ECA_FORWARD].first(args, kwargs, outs):
-            launch_training.eca_forward(call, a.mask_order)
+            launch_training.eca_forward(forward_call(a, outs), a.mask_order)
         return outs
     results = reference_training.eca_forward(
         a.x, a.weight, a.bias, **a.options, mask_order=a.mask_order, out_dtype=outs[0].dtype
@@ -132,21 +128,35 @@ def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
 def _launch_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
     from .. import launch_training
 
-    d_x, d_residual, *d_parameters = (out if out.numel() else None for out in outs)
+    call = backward_call(a, outs)
+    launch_training.eca_backward(call, a.mask_order)
+    if a.wants_band or a.wants_bn:
+        launch_training.parameter_gradients(call, *(out if out.numel() else None for out in outs[2:]))
+
+
+def forward_call(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> Call:
+    """What the launcher fills `eca_forward`'s outputs by."""
+    out, pooled, mask = outs
+    return Call(
+        a.x, a.weight, a.bias, pre_activation="identity", **a.options,
+        out=out, pooled=pooled, mask=None if a.mask_order == "none" else mask,
+    )  # fmt: skip
+
+
+def backward_call(a: BackwardArguments, outs: tuple[Tensor, ...]) -> BackwardCall:
+    """What the launcher fills `eca_backward`'s gradients of maps by, and with scratch for the others."""
+    d_x, d_residual = (out if out.numel() else None for out in outs[:2])
     sums = a.wants_x or a.wants_band or a.wants_bn
     shape, device = tuple(a.pooled.shape), a.x.device
     pooled = a.pooled.to(torch.float32).contiguous()  # as it left `eca_forward`, unless somebody moved it
     mask = None if a.mask is None else a.mask.contiguous()
-    call = BackwardCall(
+    return BackwardCall(
         dy=a.grad, x=a.x, weight=a.weight, bias=a.bias, **a.options, pooled=pooled, mask=mask,
         d_x=d_x, d_residual=d_residual,
         d_gate=scratch(shape, torch.float32, device) if sums else None,
         p_sum=scratch(shape, torch.float32, device) if a.wants_bn else None,
         p_dot_x=scratch(shape, torch.float32, device) if a.wants_bn else None,
     )  # fmt: skip
-    launch_training.eca_backward(call, a.mask_order)
-    if a.wants_band or a.wants_bn:
-        launch_training.parameter_gradients(call, *d_parameters)
 
 
 @_first_of(GATE_FROM_POOL)

@@ -13,15 +13,24 @@ class Device:
     Attributes:
         num_sms: streaming multiprocessors (compute units).
         warp_size: threads per warp.
+        name: of the product, by which tuned tables know it; "" for a device that has none.
+        capability: "major.minor".
     """
 
     num_sms: int
     warp_size: int
+    name: str = ""
+    capability: str = ""
 
     @classmethod
     def of(cls, properties: Any) -> Device:
         """From what torch.cuda.get_device_properties returns."""
-        return cls(num_sms=properties.multi_processor_count, warp_size=properties.warp_size)
+        return cls(
+            num_sms=properties.multi_processor_count,
+            warp_size=properties.warp_size,
+            name=properties.name,
+            capability=f"{properties.major}.{properties.minor}",
+        )
 
 
 @dataclass(frozen=True)

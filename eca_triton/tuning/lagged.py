@@ -61,10 +61,16 @@ def lagged_config(
 
     `layout` covers x, out and the residual; `bits`: with a mask for the backward.
     """
-    # Beside batch norm's terms, or packed into bits, 64 elements of 16 bits take more registers than wide
-    # programs may have.
-    size = TILE_BYTES // 2 if (front or bits) and itemsize == 2 else TILE_BYTES
-    return cut(layout, itemsize, size, VECTORS, 1, bits, device)
+    return cut(layout, itemsize, forward_tile_bytes(itemsize, front or bits), VECTORS, 1, bits, device)
+
+
+def forward_tile_bytes(itemsize: int, more: bool) -> int:
+    """Bytes of a tile of the forward, at most.
+
+    Beside batch norm's terms, or packed into bits, 64 elements of 16 bits take more registers than wide
+    programs may have.
+    """
+    return TILE_BYTES // 2 if more and itemsize == 2 else TILE_BYTES
 
 
 def cut(
@@ -81,6 +87,25 @@ def cut(
         bits: Whether there is a mask, of which no byte may belong to two rows.
         device: Properties of the GPU.
     """
+    vec_c = channels_per_vector(layout, itemsize, bits, device)
+    if vec_c is None:
+        return None
+    # Smaller tiles would be mostly overhead.
+    smallest = (4 if vec_c > 1 else 2) * VECTOR_BYTES * THREADS[0]
+    while True:
+        block_c, block_hw = _tile(layout, size // itemsize, vec_c > 1)
+        tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
+        # Smaller tiles until every SM has one.
+        if layout.n * tiles >= device.num_sms or size <= smallest:
+            break
+        size //= 2
+    tile_bytes = block_c * block_hw * itemsize
+    threads = min(max(tile_bytes // (vectors * VECTOR_BYTES), THREADS[0]), THREADS[-1])
+    return shaped(layout, itemsize, block_c, block_hw, threads, returning, device)
+
+
+def channels_per_vector(layout: Layout, itemsize: int, bits: bool, device: Device) -> int | None:
+    """Channels of one vector access: all of it where they are contiguous, else 1; None: no such kernel."""
     # Wavefronts of 64 are CDNA: its L2 is one per die, so a tile may not come back from it.
     if device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
         return None
@@ -89,25 +114,41 @@ def cut(
     if max(vec_c, vec_hw) < vector:  # element by element, issuing costs more than the second read
         return None
     if vec_c == vector:
-        vec_hw = 1
-    elif bits and layout.hw % 8:
-        return None
+        return vector
+    return None if bits and layout.hw % 8 else 1
 
-    # Smaller tiles would be mostly overhead.
-    smallest = (4 if vec_c == vector else 2) * VECTOR_BYTES * THREADS[0]
-    while True:
-        block_c, block_hw = _tile(layout, size // itemsize, vec_c == vector)
-        tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
-        # Smaller tiles until every SM has one.
-        if layout.n * tiles >= device.num_sms or size <= smallest:
-            break
-        size //= 2
+
+def shaped(
+    layout: Layout,
+    itemsize: int,
+    block_c: int,
+    block_hw: int,
+    threads: int,
+    returning: int,
+    device: Device,
+    programs_ahead: float = 0.5,
+) -> LaggedConfig | None:
+    """The config of such tiles in programs of so many threads; None where tiles would not come back from L2.
+
+    The rest as `cut`, for a map that the kernel takes.
+
+    Args:
+        layout: Of all maps.
+        itemsize: Bytes of an element.
+        block_c: Channels of a tile.
+        block_hw: Spatial elements of a tile.
+        threads: Of a program.
+        returning: Maps that come back from L2.
+        device: Properties of the GPU.
+        programs_ahead: How far the sums are ahead of an image's last, in programs that are in flight.
+    """
+    vector = VECTOR_BYTES // itemsize
+    channels_last = layout.vector(1, vector) == vector
+    tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
     tile_bytes = block_c * block_hw * itemsize
-    threads = min(max(tile_bytes // (vectors * VECTOR_BYTES), THREADS[0]), THREADS[-1])
-
     # A tile comes back when its image is summed and the programs in flight, half way on average, are through.
     resident = device.num_sms * RESIDENT_THREADS // threads
-    lag = min(tiles + resident // 2, layout.n * tiles)
+    lag = min(tiles + int(resident * programs_ahead), layout.n * tiles)
     map_bytes = layout.n * layout.c * layout.hw * itemsize
     if (
         returning * min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES
@@ -124,8 +165,8 @@ def cut(
         block_p=min(sums // block_g, power_of_2(-(-layout.hw // block_hw))),
         block_g=block_g,
         num_warps=threads // device.warp_size,
-        vec_c=vec_c,
-        vec_hw=vec_hw,
+        vec_c=vector if channels_last else layout.vector(1, vector),
+        vec_hw=1 if channels_last else vector,
         max_registers=MAX_REGISTERS[threads],
     )
 

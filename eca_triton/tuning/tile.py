@@ -79,28 +79,20 @@ def cut(
     layout: Layout, kept_itemsize: int, itemsize: int, taps: int, device: Device, bits: bool, limits: Limits
 ) -> TileConfig | None:
     """Config of a kernel that keeps rows of `kept_itemsize` bytes per element; the rest as `tile_config`."""
-    c, hw = layout.c, layout.hw
-    if not layout.contiguous or c * hw > MAX_INDEX:
+    rows = rows_of(layout, kept_itemsize, itemsize, bits)
+    if rows is None:
         return None
-    vec, windowed = _vector(c, hw, itemsize, bits)
-    if bits and vec != OCTET:
-        return None
-    access = min(vec, VECTOR_BYTES // itemsize)
-    span = -(-(hw + vec - 1) // vec) * vec if windowed else hw
-    row_bytes = span * kept_itemsize
-    halo = taps - 1
-    # Blocks end on a vector.
-    least = vec // gcd(vec, hw)
+    c, halo, least = layout.c, taps - 1, rows.least
 
-    block_c = max(least, 1 << max(0, (limits.short_bytes * THREADS[0] // row_bytes).bit_length() - 1))
+    block_c = max(least, 1 << max(0, (limits.short_bytes * THREADS[0] // rows.bytes).bit_length() - 1))
     threads = THREADS[0]
     # More channels in a program dilute its halo: first with more threads, since those also have loads in
     # flight, then with longer shares per thread; the largest programs only for rows that fit no other.
     while halo > block_c / 8 and threads < 256:
         block_c, threads = 2 * block_c, 2 * threads
-    while halo > block_c / 4 and 2 * block_c * row_bytes <= limits.long_bytes * threads:
+    while halo > block_c / 4 and 2 * block_c * rows.bytes <= limits.long_bytes * threads:
         block_c *= 2
-    while block_c * row_bytes > limits.long_bytes * threads:
+    while block_c * rows.bytes > limits.long_bytes * threads:
         if threads < (THREADS[-1] if halo else 256) or block_c <= least:
             threads *= 2
         else:
@@ -112,23 +104,69 @@ def cut(
         block_c //= 2
     if threads > THREADS[-1] or min(halo, c - block_c) > MAX_HALO * block_c:
         return None
+    return shaped(rows, block_c, threads, taps, device, limits)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How threads read the rows of a map.
+
+    Attributes:
+        vec: as of `TileConfig`, like `windowed`.
+        windowed: whether rows start off a vector.
+        access: elements of one load or store.
+        span: columns to read of a row.
+        kept_itemsize: bytes of an element that is kept.
+        bytes: of a row that is kept.
+        least: channels of a program, at least: blocks end on a vector.
+    """
+
+    vec: int
+    windowed: bool
+    access: int
+    span: int
+    kept_itemsize: int
+    bytes: int
+    least: int
+
+
+def rows_of(layout: Layout, kept_itemsize: int, itemsize: int, bits: bool) -> Rows | None:
+    """The rows of a map that the kernel takes, else None; arguments as of `cut`."""
+    c, hw = layout.c, layout.hw
+    if not layout.contiguous or c * hw > MAX_INDEX:
+        return None
+    vec, windowed = _vector(c, hw, itemsize, bits)
+    if bits and vec != OCTET:
+        return None
+    span = -(-(hw + vec - 1) // vec) * vec if windowed else hw
+    access = min(vec, VECTOR_BYTES // itemsize)
+    return Rows(vec, windowed, access, span, kept_itemsize, span * kept_itemsize, vec // gcd(vec, hw))
+
+
+def shaped(
+    rows: Rows, block_c: int, threads: int, taps: int, device: Device, limits: Limits, columns: int = 0
+) -> TileConfig:
+    """The config of programs of `block_c` channels and so many threads, or fewer where some would idle.
+
+    columns: of the widest block, 0 for what suits the rows.
+    """
     # One vector per thread and block, over whole lines. Short rows that need windows cost fewest instructions
     # in blocks of 32, with every store a whole vector. Narrower ones pad less and use fewer threads.
-    share = threads * access // block_c
-    columns = max(WINDOW_COLUMNS if windowed else LINE_COLUMNS, share)
-    needed = power_of_2(-(-block_c * row_bytes // limits.long_bytes))
-    narrowest = max(4 * vec, needed * access // block_c)
-    block_hw, chunks, block_tail = _blocks(span, columns, narrowest, share if windowed else 1)
-    threads = min(threads, max(device.warp_size, THREADS[0], block_c * block_hw // access))
+    share = threads * rows.access // block_c
+    columns = columns or max(WINDOW_COLUMNS if rows.windowed else LINE_COLUMNS, share)
+    needed = power_of_2(-(-block_c * rows.bytes // limits.long_bytes))
+    narrowest = max(4 * rows.vec, needed * rows.access // block_c)
+    block_hw, chunks, block_tail = _blocks(rows.span, columns, narrowest, share if rows.windowed else 1)
+    threads = min(threads, max(device.warp_size, THREADS[0], block_c * block_hw // rows.access))
     return TileConfig(
         block_c=block_c,
         block_hw=block_hw,
         chunks=chunks,
         block_tail=block_tail,
-        block_halo=power_of_2(max(halo, 1)),
-        vec=vec,
-        windowed=windowed,
-        packed=kept_itemsize == 2 and block_c * span > limits.packed_elements * threads,
+        block_halo=power_of_2(max(taps - 1, 1)),
+        vec=rows.vec,
+        windowed=rows.windowed,
+        packed=rows.kept_itemsize == 2 and block_c * rows.span > limits.packed_elements * threads,
         num_warps=max(1, threads // device.warp_size),
     )
 

@@ -42,11 +42,17 @@ def tile_backward_config(
         recomputed: Whether the activation's slope is computed anew.
         device: What runs it.
     """
-    limits = RECOMPUTED if recomputed else LINEAR
-    tile = cut(layout, dy_itemsize, itemsize, taps, device, bits, limits)
-    if tile is None:
-        return None
-    # A vector for every thread.
+    tile = cut(layout, dy_itemsize, itemsize, taps, device, bits, limits(recomputed))
+    return None if tile is None else with_halo(tile, itemsize, device)
+
+
+def limits(recomputed: bool) -> Limits:
+    """What a thread may hold, with the activation's slope computed anew or not."""
+    return RECOMPUTED if recomputed else LINEAR
+
+
+def with_halo(tile: TileConfig, itemsize: int, device: Device) -> TileBackwardConfig:
+    """The config with this tile: a vector of the halo for every thread."""
     row = power_of_2(tile.chunks * tile.block_hw + tile.block_tail)
     access = min(tile.vec, VECTOR_BYTES // itemsize)
     share = tile.num_warps * device.warp_size * access // tile.block_halo

@@ -50,25 +50,20 @@ def tile_channels_last_config(
         front: whether batch norm or an activation stands before the pooling.
         device: properties of the GPU.
     """
+    return cut(layout, itemsize, taps, forward_pieces(itemsize, front), device)
 
-    def pieces(threads: int) -> int:
-        """As compiled for sm_80, sm_90, sm_100 and gfx942."""
-        return PIECES_BESIDE_TERMS if front and (itemsize > 2 or threads > 256) else PIECES
 
-    return cut(layout, itemsize, taps, pieces, device)
+def forward_pieces(itemsize: int, front: bool) -> Callable[[int], int]:
+    """Vectors that each of so many threads may hold, as compiled for sm_80, sm_90, sm_100 and gfx942."""
+    return lambda threads: PIECES_BESIDE_TERMS if front and (itemsize > 2 or threads > 256) else PIECES
 
 
 def cut(
     layout: Layout, itemsize: int, taps: int, pieces: Callable[[int], int], device: Device
 ) -> TileChannelsLastConfig | None:
     """Config for maps of `itemsize` bytes, of which a program of so many threads holds `pieces(threads)`."""
-    # One offset serves all tensors. Channels off the vector would be read one by one, on both sides of the
-    # tile's edge: such maps, of pruned networks, keep the two passes.
-    if not layout.dense_channels_last or layout.c % HALO or layout.c * layout.hw >= MAX_INDEX:
+    if not takes(layout, taps):
         return None
-    if taps // 2 > HALO:
-        return None
-
     for row_bytes in ROW_BYTES:
         for threads in THREADS:  # fewest first: they wait for each other less
             vectors = threads * VECTOR_BYTES // itemsize
@@ -87,14 +82,21 @@ def cut(
     return None
 
 
-def _config(
-    layout: Layout, itemsize: int, block_c: int, pieces: Callable[[int], int], device: Device
+def takes(layout: Layout, taps: int) -> bool:
+    """Whether the kernel computes such a map at all.
+
+    One offset serves all tensors. Channels off the vector would be read one by one, on both sides of the
+    tile's edge: such maps, of pruned networks, keep the two passes.
+    """
+    dense = layout.dense_channels_last and layout.c % HALO == 0 and layout.c * layout.hw < MAX_INDEX
+    return dense and taps // 2 <= HALO
+
+
+def shaped(
+    layout: Layout, itemsize: int, block_c: int, threads: int, device: Device
 ) -> TileChannelsLastConfig:
-    # At small batch fewer channels per program, so that every SM has one.
-    while layout.n * -(-layout.c // block_c) < device.num_sms and block_c > HALO:
-        block_c //= 2
+    """The config of programs that own `block_c` channels with so many threads."""
     elements = VECTOR_BYTES // itemsize
-    threads = next(size for size in THREADS if layout.hw * block_c <= pieces(size) * size * elements)
     block_hw = threads * elements // block_c
     block_halo = threads * elements // (2 * HALO)
     return TileChannelsLastConfig(
@@ -105,3 +107,14 @@ def _config(
         halo_steps=-(-layout.hw // block_halo),
         num_warps=threads // device.warp_size,
     )
+
+
+def _config(
+    layout: Layout, itemsize: int, block_c: int, pieces: Callable[[int], int], device: Device
+) -> TileChannelsLastConfig:
+    # At small batch fewer channels per program, so that every SM has one.
+    while layout.n * -(-layout.c // block_c) < device.num_sms and block_c > HALO:
+        block_c //= 2
+    elements = VECTOR_BYTES // itemsize
+    threads = next(size for size in THREADS if layout.hw * block_c <= pieces(size) * size * elements)
+    return shaped(layout, itemsize, block_c, threads, device)

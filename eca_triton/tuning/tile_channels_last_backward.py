@@ -20,14 +20,14 @@ def tile_channels_last_backward_config(
         taps: Of the convolution.
         device: Properties of the GPU.
     """
+    return cut(layout, itemsize, taps, backward_pieces, device)
 
-    def pieces(threads: int) -> int:
-        """As compiled for sm_80, sm_90 and sm_100.
 
-        Up to 255 registers leave 8 warps per SM: enough, at 14 vectors in flight each; shorter shares per
-        thread cost half as many instructions again. A program of 512 threads would be alone on its SM, which
-        loads nothing while it stores, and its halo outweighs what the lagged launch reads twice.
-        """
-        return PIECES if threads <= MAX_THREADS else 0
+def backward_pieces(threads: int) -> int:
+    """Vectors that each of so many threads may hold, as compiled for sm_80, sm_90 and sm_100.
 
-    return cut(layout, itemsize, taps, pieces, device)
+    Up to 255 registers leave 8 warps per SM: enough, at 14 vectors in flight each; shorter shares per
+    thread cost half as many instructions again. A program of 512 threads would be alone on its SM, which
+    loads nothing while it stores, and its halo outweighs what the lagged launch reads twice.
+    """
+    return PIECES if threads <= MAX_THREADS else 0

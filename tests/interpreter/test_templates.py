@@ -14,9 +14,10 @@ from inductor_code import generated, run
 from torch import Tensor, nn
 
 from eca_triton.compile import compat, lowering
+from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged import lagged_config
-from eca_triton.tuning.layout import Layout
+from eca_triton.tuning.problem import Problem
 
 ECA = torch.ops.eca_triton.eca
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
@@ -58,16 +59,17 @@ def _few_multiprocessors(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Tests' maps are small: on a large GPU no program would have more than a sliver of them."""
     lowering.install()
     kernel = request.node.callspec.params["name"].split()[0] if hasattr(request.node, "callspec") else ""
-    choose = lowering.choose
+    select = lowering.select
 
-    def chosen(layout: Layout, x_itemsize: int, *rest: Any) -> Any:
-        choice = choose(layout, x_itemsize, *rest)
+    def chosen(problem: Problem) -> Choice:
+        choice = select(problem)
         if kernel == "lagged":
-            choice = type(choice)("lagged", lagged_config(layout, x_itemsize, rest[2], Device(4, 32)))
+            config = lagged_config(problem.layout, problem.kept_itemsize, problem.front, Device(4, 32))
+            choice = Choice("lagged", config)
         assert choice.kernel == kernel
         return choice
 
-    monkeypatch.setattr(lowering, "choose", chosen)
+    monkeypatch.setattr(lowering, "select", chosen)
     monkeypatch.setattr(Device, "of", lambda _: Device(num_sms=2, warp_size=32))
 
 

@@ -1,0 +1,142 @@
+"""Calls of our operators without their tensors: what sites become, to be made again on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..call import BackwardCall, Call
+from ..ops.implementation import backward_call, forward_call
+from ..ops.schema import ECA, SiteArguments, check_and_allocate_eca
+from ..ops.schema_training import (
+    ECA_BACKWARD,
+    ECA_FORWARD,
+    BackwardArguments,
+    ForwardArguments,
+    check_and_allocate_eca_backward,
+    check_and_allocate_eca_forward,
+)
+
+ARGUMENTS: dict[Callable[..., Any], Any] = {
+    ECA: SiteArguments,
+    ECA_FORWARD: ForwardArguments,
+    ECA_BACKWARD: BackwardArguments,
+}
+"""The operators whose kernels can be tuned, and the names of their arguments."""
+
+AnyCall = Call | BackwardCall
+
+
+@dataclass(frozen=True)
+class Form:
+    """A tensor without its elements."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, value: object) -> object:
+        """The form of a tensor; anything else as it is."""
+        if not isinstance(value, Tensor):
+            return value
+        return cls(tuple(map(int, value.shape)), tuple(map(int, value.stride())), value.dtype)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A call of one operator; equal calls of several sites are one example.
+
+    Attributes:
+        operator: Key of `ARGUMENTS`.
+        arguments: By name, in the schema's order; a `Form` in the place of a tensor.
+    """
+
+    operator: Callable[..., Any]
+    arguments: tuple[tuple[str, object], ...]
+
+    @classmethod
+    def of(cls, operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
+        """Of a call with these arguments."""
+        a = ARGUMENTS[operator](*args, **kwargs)
+        return cls(operator, tuple((name, Form.of(value)) for name, value in a._asdict().items()))
+
+    @property
+    def x(self) -> Form:
+        """The map."""
+        x = dict(self.arguments)["x"]
+        assert isinstance(x, Form)
+        return x
+
+    def channels_last(self) -> Example:
+        """The same call with all maps channels-last."""
+        shape = self.x.shape
+        order = [0, *range(2, len(shape)), 1]
+        strides, step = [0] * len(shape), 1
+        for dim in reversed(order):
+            strides[dim], step = step, step * shape[dim]
+        return replace(
+            self,
+            arguments=tuple(
+                (name, replace(value, stride=tuple(strides)))
+                if isinstance(value, Form) and value.shape == shape
+                else (name, value)
+                for name, value in self.arguments
+            ),
+        )
+
+    def call(self, device: torch.device, seed: int = 0) -> AnyCall | None:
+        """What the launcher would be given, on a device; None where no map is wanted of it.
+
+        Inputs are random, outputs uninitialised. On the meta device neither has elements.
+        """
+        generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+        values = {
+            name: _tensor(name, value, device, generator) if isinstance(value, Form) else value
+            for name, value in self.arguments
+        }
+        return _call_of(self.operator, values)
+
+
+def outputs(call: AnyCall) -> Iterator[tuple[str, Tensor]]:
+    """What a launch of the call fills, by name."""
+    names: tuple[str, ...] = ("out", "pooled", "mask")
+    if isinstance(call, BackwardCall):
+        names = ("d_x", "d_residual", "d_gate", "p_sum", "p_dot_x")
+    for name in names:
+        value = getattr(call, name)
+        if value is not None:
+            yield name, value
+
+
+def _call_of(operator: Callable[..., Any], values: dict[str, Any]) -> AnyCall | None:
+    from .. import launch_training
+
+    if operator is ECA:
+        site, out = check_and_allocate_eca(**values)
+        return Call(site.x, site.weight, site.bias, **site.eca_options, out=out)
+    if operator is ECA_FORWARD:
+        forward, outs = check_and_allocate_eca_forward(**values)
+        return launch_training.arranged(forward_call(forward, outs), forward.mask_order)
+    backward, gradients = check_and_allocate_eca_backward(**values)
+    call = launch_training.arranged_backward(backward_call(backward, gradients), backward.mask_order)
+    return None if call.d_x is None else call
+
+
+def _tensor(name: str, form: Form, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    # A gradient may be expanded: one element in many places.
+    owned = tuple(
+        size if stride else min(size, 1) for size, stride in zip(form.shape, form.stride, strict=True)
+    )
+    tensor = torch.empty_strided(owned, form.stride, dtype=form.dtype, device=device)
+    if generator is not None and form.dtype.is_floating_point:
+        tensor.normal_(generator=generator)
+        if name in ("bn_var", "bn_weight"):
+            tensor.abs_().add_(0.5)
+    elif generator is not None:  # bits
+        tensor.random_(0, 256, generator=generator)
+    return tensor.expand(form.shape)

@@ -1,0 +1,102 @@
+"""The sites of a model, and the distinct calls that they become: traced as for a GPU, without one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..compile.passes import lower_graph
+from ..compile.record import SiteRecord
+from ..compile.settings import Settings
+from ..compile.where import naming
+from ..deviceless.stand_in import StandIn
+from ..ops.schema import ECA
+from .examples import ARGUMENTS, Example
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What a model asks of our operators.
+
+    Attributes:
+        records: Of every site, with the plan that the compiler pass has for it.
+        examples: The distinct calls of operators whose kernels can be tuned, and how many sites make each.
+    """
+
+    records: tuple[SiteRecord, ...]
+    examples: Mapping[Example, int]
+
+
+def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Sites:
+    """Trace a copy of the model that has no elements, compiled and eager; nothing is computed.
+
+    Inductor decides about layouts when it compiles: it may run a contiguous model channels-last. So a site
+    of inference that was traced contiguous counts for both.
+
+    Args:
+        model: Any module, in the dtype and layout that it will run in.
+        inputs: Its example inputs.
+        training: Forward and backward instead of inference; the copy is in training mode.
+    """
+    records: list[SiteRecord] = []
+    settings = Settings.from_environment(device="cuda")
+    compiled, eager = _Listener(), _Listener()
+
+    def lowered(gm: fx.GraphModule, _: list[Any]) -> Callable[..., Any]:
+        records.extend(lower_graph(gm, settings))
+
+        def run(*args: Any) -> Any:
+            with compiled:
+                return gm.forward(*args)
+
+        return run
+
+    fakes = FakeTensorMode()
+    # Not on the meta device, where a convolution of channels-last maps makes contiguous ones.
+    stand_in = StandIn(fakes, torch.device("cpu"), dtype=None, channels_last=False)
+    copy, arguments = stand_in.model(model).train(training), stand_in.inputs(inputs)
+    torch._dynamo.reset()
+    try:
+        with torch.set_grad_enabled(training), fakes, naming(copy):
+            with eager:  # a compiler meets our own functions as native code, and runs other operators
+                results = copy(*arguments)
+            _backward(results, eager)
+            _backward(torch.compile(copy, backend=lowered, dynamic=False)(*arguments), compiled)
+    finally:
+        torch._dynamo.reset()
+    calls = compiled.calls
+    for example in [each for each in calls if each.operator is ECA and len(each.x.shape) > 3]:
+        twin = example.channels_last()
+        if twin != example and twin not in calls:
+            calls[twin] = calls[example]
+    return Sites(tuple(records), calls | eager.calls)
+
+
+def _backward(results: Any, listener: _Listener) -> None:
+    """The backward of all results, if they have one."""
+    leaves = [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if leaves:
+        total: Any = sum(leaf.sum() for leaf in leaves)
+        with listener:
+            total.backward()
+
+
+class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the calls of operators that can be tuned."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: Counter[Example] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in ARGUMENTS:
+            self.calls[Example.of(func, args, kwargs or {})] += 1
+        return func(*args, **(kwargs or {}))

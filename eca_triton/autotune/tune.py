@@ -1,0 +1,52 @@
+"""Search for every key of a model, and write each result as soon as it is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from ..tuning.candidates import candidates
+from ..tuning.store import save
+from .machine import Machine
+from .progress import Progress
+from .search import Outcome, Task, name_of, search
+
+
+def tune(
+    tasks: Sequence[Task], machine: Machine, progress: Progress, out: TextIO, path: Path | None = None
+) -> list[Outcome]:
+    """Search and write, key by key: what is interrupted keeps the keys that are done.
+
+    Args:
+        tasks: As `tasks_of` makes them for this machine.
+        machine: Where launches are timed.
+        progress: Is told of every step.
+        out: Where the lines of TRITON_PRINT_AUTOTUNING=1 go.
+        path: Of the table; None: the user's, which later calls of this process go by, too.
+
+    Raises:
+        OSError: the table cannot be written.
+    """
+    outcomes = []
+    for task in tasks:
+        progress.begin(task, len(candidates(task.problem)))
+        outcome = search(task, machine, progress.tried)
+        if outcome.entry is not None:
+            save({task.key: outcome.entry}, path=path)
+        progress.end(outcome)
+        if os.environ.get("TRITON_PRINT_AUTOTUNING") == "1" and outcome.choice is not None:
+            out.write(_as_triton_prints(outcome))
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _as_triton_prints(outcome: Outcome) -> str:
+    assert outcome.choice is not None, "asked before"
+    return (
+        f"Triton autotuning for function eca_triton {outcome.task.key.kernel},\n"
+        f"with key as {outcome.task.key},\n"
+        f"finished after {outcome.wall_s:.2f}s,\n"
+        f"best config selected: {name_of(outcome.choice)};\n"
+    )

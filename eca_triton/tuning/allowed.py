@@ -1,0 +1,134 @@
+"""Which configs may run: those with which kernels compute the right result, and which a compiler can take.
+
+Whether they are fast is for a clock to say, so there is more room here than in the heuristic's rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import lagged, tile, tile_channels_last
+from .choice import Choice
+from .heuristic import VECTOR_BYTES, power_of_2
+from .layout import Layout
+from .problem import Problem
+from .tile import OCTET
+
+MAX_THREADS = 1024
+SHARE_BYTES = 512  # of a tile per thread: half of the registers that it can have
+MAX_BLOCKS = 128  # of a loop that is unrolled
+MAX_REGISTERS = (32, 255)
+
+
+def allowed(problem: Problem, choice: Choice) -> bool:
+    """Whether a choice computes the problem."""
+    rules: dict[str, Callable[[Problem, Any], bool]] = {
+        "tile": _tile if problem.direction == "forward" else _tile_backward,
+        "tile_channels_last": _tile_channels_last,
+        "lagged": _lagged,
+    }
+    if choice.config is None:
+        return choice.kernel == "two_pass"
+    return choice.kernel in rules and rules[choice.kernel](problem, choice.config)
+
+
+def _tile(problem: Problem, config: Any) -> bool:
+    layout, halo = problem.layout, problem.taps - 1
+    span = -(-(layout.hw + config.vec - 1) // config.vec) * config.vec if config.windowed else layout.hw
+    columns = config.chunks * config.block_hw + config.block_tail
+    return (
+        layout.contiguous
+        and layout.c * layout.hw <= tile.MAX_INDEX
+        and _powers_of_2(config.block_c, config.block_hw, config.vec, config.num_warps)
+        and (config.block_tail == 0 or _powers_of_2(config.block_tail))
+        and _vectors_fit(problem, config.vec, config.windowed)
+        and config.block_c * layout.hw % config.vec == 0  # no vector is shared by two programs
+        and config.block_hw % config.vec == config.block_tail % config.vec == 0
+        and 1 <= config.chunks <= MAX_BLOCKS
+        and span <= columns < span + max(config.block_hw, config.block_tail)
+        and config.block_c <= max(config.vec, power_of_2(layout.c))
+        and min(halo, layout.c - config.block_c) <= tile.MAX_HALO * config.block_c
+        and config.block_halo == power_of_2(max(halo, 1))
+        and (problem.kept_itemsize == 2 or not config.packed)
+        and _share_fits(problem, config.block_c * columns * problem.kept_itemsize, config.num_warps)
+    )
+
+
+def _tile_backward(problem: Problem, config: Any) -> bool:
+    layout, block = problem.layout, config.block_halo_hw
+    if not (_powers_of_2(block) and block % config.tile.vec == 0 and _tile(problem, config.tile)):
+        return False
+    columns = config.tile.chunks * config.tile.block_hw + config.tile.block_tail
+    # The halo's loop has no mask where blocks end with the row: then there may be no block after it, unless
+    # there is no halo. Circular padding, which has one for all channels too, takes half a band of them.
+    masked = layout.hw % block != 0 or columns - layout.hw < block
+    no_halo = layout.c <= config.tile.block_c and layout.c < problem.taps // 2
+    return block <= power_of_2(columns) and (masked or no_halo)
+
+
+def _tile_channels_last(problem: Problem, config: Any) -> bool:
+    layout = problem.layout
+    itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
+    return (
+        layout.dense_channels_last
+        and layout.c % tile_channels_last.HALO == 0
+        and layout.c * layout.hw < tile_channels_last.MAX_INDEX
+        and problem.taps // 2 <= tile_channels_last.HALO
+        and _powers_of_2(config.block_c, config.block_hw, config.block_halo, config.num_warps)
+        and tile_channels_last.HALO <= config.block_c <= power_of_2(layout.c)
+        and config.steps == -(-layout.hw // config.block_hw) <= MAX_BLOCKS
+        and config.halo_steps == -(-layout.hw // config.block_halo) <= MAX_BLOCKS
+        and _share_fits(problem, config.block_c * config.block_hw * config.steps * itemsize, config.num_warps)
+    )
+
+
+def _lagged(problem: Problem, config: Any) -> bool:
+    layout = problem.layout
+    itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
+    vector = VECTOR_BYTES // itemsize
+    if problem.device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
+        return False
+    if not _powers_of_2(config.block_c, config.block_hw, config.block_p, config.block_g, config.num_warps):
+        return False
+    channels_last = layout.vector(1, vector) == vector
+    if (config.vec_c, config.vec_hw) != ((vector, 1) if channels_last else (1, vector)):
+        return False
+    if not channels_last and layout.vector(2, vector) < vector:
+        return False
+    block, extent = (config.block_c, layout.c) if channels_last else (config.block_hw, layout.hw)
+    unit = OCTET if problem.bits else vector  # no byte of bits may belong to two rows
+    tiles = config.tiles(layout)
+    threads = config.num_warps * problem.device.warp_size
+    return (
+        block % unit == extent % unit == 0
+        and config.block_c <= power_of_2(layout.c)
+        and config.block_hw <= power_of_2(layout.hw)
+        and tiles <= config.lag  # else programs wait in vain
+        and layout.n * tiles + config.lag <= lagged.MAX_INDEX
+        and config.block_p * config.block_g <= 64 * threads
+        and MAX_REGISTERS[0] <= config.max_registers <= MAX_REGISTERS[1]
+        and _share_fits(problem, config.block_c * config.block_hw * itemsize, config.num_warps)
+    )
+
+
+def _vectors_fit(problem: Problem, vec: int, windowed: bool) -> bool:
+    layout = problem.layout
+    if (problem.bits and vec != OCTET) or (not problem.bits and vec * problem.itemsize > VECTOR_BYTES):
+        return False
+    if windowed:  # images start on a vector, which may hold the end of one row and the start of the next
+        return _image(layout) % vec == 0 and layout.hw % vec != 0 and vec <= layout.hw
+    return layout.hw % vec == 0
+
+
+def _image(layout: Layout) -> int:
+    return layout.c * layout.hw
+
+
+def _share_fits(problem: Problem, tile_bytes: int, num_warps: int) -> bool:
+    threads = num_warps * problem.device.warp_size
+    return threads <= MAX_THREADS and tile_bytes <= SHARE_BYTES * threads
+
+
+def _powers_of_2(*sizes: int) -> bool:
+    return all(size >= 1 and size & (size - 1) == 0 for size in sizes)

@@ -1,0 +1,99 @@
+"""What a tuned config is filed under: problems of one key run fastest with the same config."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .problem import Problem
+
+# A multiprocessor holds about so much of a map in its registers while kernels run: 64K registers of 4 bytes,
+# of which programs keep a quarter for it.
+RESIDENT_BYTES = 64 << 10
+WAVES = 4  # above, the last wave, which may be partial, hardly counts
+
+_TEXT = re.compile(
+    r"(forward|backward)/([a-z0-9]+)/(contiguous|channels_last)"
+    r"/c(\d{1,10})/hw(\d{1,10})/k(\d{1,10})/([a-z0-9+]+)"
+    r"/(\d+\.\d+)/(part|few|many)",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Names a class of problems; `str` is its name in a table of one GPU.
+
+    Attributes:
+        gpu: Name of the product. Not in the text: a table says it once for all its keys.
+        kernel: "forward" or "backward".
+        dtype: Of x, in the backward of dy: "bfloat16".
+        layout: "contiguous" or "channels_last".
+        c: Channels.
+        hw: Spatial elements.
+        taps: Of the convolution over channels.
+        flags: The number of maps, "maps2"; bytes of the largest element where another map has more than
+            the first, "wide4"; and which of "bits", "front", "recomputed", "stored" hold; joined by "+".
+        capability: "9.0".
+        occupancy: How often the map fills the GPU's registers: "part" of them, a "few" times, "many" times.
+    """
+
+    gpu: str
+    kernel: str
+    dtype: str
+    layout: str
+    c: int
+    hw: int
+    taps: int
+    flags: str
+    capability: str
+    occupancy: str
+
+    @classmethod
+    def of(cls, problem: Problem) -> Key | None:
+        """The key of a problem; None where only two passes compute it, or where no table knows the device."""
+        layout, device = problem.layout, problem.device
+        if not device.name or not (layout.contiguous or layout.dense_channels_last):
+            return None
+        flags = [f"maps{len(layout.strides)}"]
+        if problem.itemsize != problem.kept_itemsize:
+            flags.append(f"wide{problem.itemsize}")
+        flags += [name for name in ("bits", "front", "recomputed", "stored") if getattr(problem, name)]
+        return cls(
+            gpu=device.name,
+            kernel=problem.direction,
+            dtype=problem.dtype,
+            layout="contiguous" if layout.contiguous else "channels_last",
+            c=layout.c,
+            hw=layout.hw,
+            taps=problem.taps,
+            flags="+".join(flags),
+            capability=device.capability,
+            occupancy=_occupancy(problem),
+        )
+
+    @classmethod
+    def parse(cls, gpu: str, text: str) -> Key:
+        """The key that was written as `text` in a table of the GPU.
+
+        Raises:
+            ValueError: the text is none of `str(key)`.
+        """
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a key: {text[:200]!r}")
+        kernel, dtype, layout, c, hw, taps, flags, capability, occupancy = match.groups()
+        return cls(gpu, kernel, dtype, layout, int(c), int(hw), int(taps), flags, capability, occupancy)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kernel}/{self.dtype}/{self.layout}/c{self.c}/hw{self.hw}/k{self.taps}/{self.flags}"
+            f"/{self.capability}/{self.occupancy}"
+        )
+
+
+def _occupancy(problem: Problem) -> str:
+    layout = problem.layout
+    map_bytes = layout.n * layout.c * layout.hw * problem.kept_itemsize
+    waves = map_bytes / (problem.device.num_sms * RESIDENT_BYTES)
+    return "part" if waves < 1 else "few" if waves <= WAVES else "many"

@@ -1,0 +1,35 @@
+"""The one place where a launch, or generated code, gets its kernel and config from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from .allowed import allowed
+from .choice import Choice
+from .key import Key
+from .lagged import LaggedConfig
+from .problem import Problem
+from .store import lookup
+
+log = logging.getLogger("eca_triton")
+
+
+def select(problem: Problem, may_read: bool = True) -> Choice:
+    """What was tuned for the problem, else the heuristic's choice.
+
+    Args:
+        problem: What is to be computed, and where.
+        may_read: False in a graph capture, where no file is read.
+    """
+    tuned = lookup(Key.of(problem), may_read)
+    if tuned is None:
+        return problem.heuristic()
+    if isinstance(tuned.config, LaggedConfig):
+        # Tuned for a batch of this class, but perhaps a larger one: no tile can lag behind the last.
+        lag = min(tuned.config.lag, problem.layout.n * tuned.config.tiles(problem.layout))
+        tuned = replace(tuned, config=replace(tuned.config, lag=lag))
+    if allowed(problem, tuned):
+        return tuned
+    log.debug("tuned %s does not fit %s", tuned, problem)
+    return problem.heuristic()

@@ -1,0 +1,253 @@
+"""Where tuned tables are, what they say, and how they are written.
+
+A process reads them once, when the first kernel's config is asked for, and keeps what it read: no call in the
+middle of a run changes its config because a file did. `save` and `reload` are the two ways to read anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from .choice import Choice
+from .key import Key
+from .table import Entry, Table, parse, serialize
+
+log = logging.getLogger("eca_triton")
+
+MODES = ("user", "shipped", "off")
+SHIPPED = Path(__file__).parent / "tables"
+MAX_BYTES = 16 << 20  # of a table: thousands of networks
+LOCK_SECONDS = 30.0  # others hold it for one write
+
+
+class _InForce(NamedTuple):
+    table: Table
+    fingerprint: str
+
+
+_NOTHING = _InForce({}, "")
+_lock = threading.Lock()
+_read: dict[tuple[str, Path], _InForce] = {}
+_passed_over = False  # whether a call of a graph capture went without tables
+_warned: set[Path] = set()
+_listeners: list[Callable[[], None]] = []
+
+
+def mode() -> str:
+    """ECA_TRITON_TUNED: "user" reads the user's table and the shipped ones, "shipped" these, "off" none."""
+    asked = os.environ.get("ECA_TRITON_TUNED") or MODES[0]
+    if asked in MODES:
+        return asked
+    _warn_once(
+        Path("ECA_TRITON_TUNED"), f"must be one of {', '.join(MODES)}, got {asked!r}: no table is read"
+    )
+    return "off"
+
+
+def user_table() -> Path:
+    """The user's table, which need not exist: in ECA_TRITON_CACHE_DIR, else where XDG keeps caches."""
+    given = os.environ.get("ECA_TRITON_CACHE_DIR")
+    if given:
+        return Path(os.path.expanduser(given), "tuned.json")
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    root = caches if os.path.isabs(caches) else os.path.expanduser("~/.cache")  # as its specification says
+    return Path(root, "eca_triton", "tuned.json")
+
+
+def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
+    """What was tuned for a key, or None.
+
+    Args:
+        key: As `Key.of` makes it; None has no entry.
+        may_read: False in a graph capture: only what was read before counts.
+    """
+    if key is None:
+        return None
+    entry = _in_force(may_read).table.get(key)
+    return None if entry is None else entry.choice
+
+
+def save(entries: Mapping[Key, Entry], *, path: Path | None = None) -> Path:
+    """Merge entries into a table, by default the user's; in force for every later call of this process.
+
+    Under a lock, by a new file that takes the old one's place: readers and a crash see either, whole.
+
+    Args:
+        entries: Take the place of those that the table has for the same keys.
+        path: Of another table.
+
+    Returns:
+        Path: where they were written.
+
+    Raises:
+        OSError: the table cannot be written, or another process holds its lock for long.
+    """
+    path = user_table() if path is None else path
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(path):
+        _replace(path, serialize(_kept(path) | dict(entries)))
+    reload()
+    return path
+
+
+def reload() -> None:
+    """Forget what was read, and the plans that were made with it: the next call reads the tables anew."""
+    with _lock:
+        _read.clear()
+        _warned.clear()
+        _tell()
+
+
+def clear() -> bool:
+    """Delete the user's table, also one that cannot be read; whether there was one.
+
+    Raises:
+        OSError: it cannot be deleted, or another process holds its lock for long.
+    """
+    path = user_table()
+    if not path.exists():
+        return False
+    with _locked(path):
+        path.unlink(missing_ok=True)
+    reload()
+    return True
+
+
+def on_change(listener: Callable[[], None]) -> None:
+    """Have a function called whenever other entries may be in force."""
+    _listeners.append(listener)
+
+
+def fingerprint() -> str:
+    """Of all choices in force, for keys of caches of code that was generated with them; "" of none."""
+    return _in_force(may_read=True).fingerprint
+
+
+def tables() -> Table:
+    """All entries in force: the user's before the shipped ones."""
+    return dict(_in_force(may_read=True).table)
+
+
+def paths() -> list[Path]:
+    """The files that are read: the shipped ones, then the user's, whose entries count more."""
+    asked = mode()
+    shipped = [] if asked == "off" else sorted(SHIPPED.glob("*.json"))
+    return [*shipped, *([user_table()] if asked == "user" else [])]
+
+
+def examine(path: Path) -> tuple[Table, str]:
+    """The entries of one file, none if it cannot be read, and what is wrong with it, "" if nothing is."""
+    try:
+        table, problems = load(path)
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, ValueError) as error:
+        return {}, f"is ignored: {error}"
+    if problems:
+        return table, f"has {len(problems)} entries that are ignored; the first: {problems[0]}"
+    return table, ""
+
+
+def load(path: Path) -> tuple[Table, list[str]]:
+    """The entries of one file, and what was wrong with those that were left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a table, or one of another schema.
+    """
+    with open(path, encoding="utf-8", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        return parse(file.read())
+
+
+def _in_force(may_read: bool) -> _InForce:
+    global _passed_over
+    state = mode(), user_table()
+    found = _read.get(state)
+    if found is not None:
+        return found
+    if not may_read:
+        _passed_over = True
+        return _NOTHING
+    with _lock:
+        found = _read.get(state)
+        if found is None:
+            # Calls were planned without these tables: in a graph capture, or before the environment changed.
+            stale, _passed_over = bool(_read) or _passed_over, False
+            found = _read[state] = _read_all()
+            if stale:
+                _tell()
+    return found
+
+
+def _read_all() -> _InForce:
+    table: Table = {}
+    for path in paths():
+        entries, problem = examine(path)
+        if problem:
+            _warn_once(path, problem)
+        table |= entries
+    if not table:
+        return _NOTHING
+    choices = sorted((key.gpu, str(key), repr(entry.choice)) for key, entry in table.items())
+    return _InForce(table, sha256(repr(choices).encode()).hexdigest())
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for whoever writes to it
+
+
+def _locked(path: Path) -> AbstractContextManager[object]:
+    import filelock  # comes with torch
+
+    return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS, mode=0o600)
+
+
+def _kept(path: Path) -> Table:
+    """What a table holds before it is written; one that cannot be understood is put aside, not lost."""
+    try:
+        return load(path)[0]
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        aside = path.with_name(f"{path.name}.unreadable")
+        os.replace(path, aside)
+        log.warning("%s could not be merged (%s) and is now %s", path, error, aside)
+        return {}
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _tell() -> None:
+    for listener in _listeners:
+        listener()
+
+
+def _warn_once(path: Path, problem: str) -> None:
+    if path not in _warned:
+        _warned.add(path)
+        log.warning("%s %s", path, problem)

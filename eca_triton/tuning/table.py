@@ -1,0 +1,191 @@
+"""Tuned tables as text: JSON of plain numbers and names, of which every part is checked before it is used.
+
+{"schema": 1, "gpus": {"NVIDIA H200": {"<key>": {"kernel": "tile", "config": {"block_c": 8, ...},
+"time_us": 41.2, "heuristic_us": 43.0, "versions": {"triton": "3.6.0", ...}}}}}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from typing import Any
+
+from .choice import Choice
+from .key import Key
+from .lagged import LaggedConfig
+from .tile import TileConfig
+from .tile_backward import TileBackwardConfig
+from .tile_channels_last import TileChannelsLastConfig
+
+SCHEMA = 1
+MAX_INTEGER = 2**31 - 1  # what a kernel's constant may be
+CONFIGS: dict[str, dict[str, type | None]] = {
+    "forward": {"tile": TileConfig},
+    "backward": {"tile": TileBackwardConfig},
+}
+"""The class of each kernel's config, by direction."""
+for _of_kernel in CONFIGS.values():
+    _of_kernel |= {"tile_channels_last": TileChannelsLastConfig, "lagged": LaggedConfig, "two_pass": None}
+# Bounds how long a program waits, and is never reached: nothing to tune.
+_FIXED = {"patience"}
+_VERSION = re.compile(r"[\w.+-]{1,64}", re.ASCII)
+
+
+def versions() -> dict[str, str]:
+    """What a measured time depends on besides the GPU, as it is here and now."""
+    from .. import __version__
+
+    found = {"eca_triton": __version__}
+    for package in ("torch", "triton"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was found for a key.
+
+    Attributes:
+        choice: The fastest kernel and its config.
+        time_us: It took so long.
+        heuristic_us: And what it replaces so long, in the same run.
+        versions: Of the packages that both were measured with.
+    """
+
+    choice: Choice
+    time_us: float
+    heuristic_us: float
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+
+Table = dict[Key, Entry]
+
+
+def parse(text: str) -> tuple[Table, list[str]]:
+    """The entries of a table, and what was wrong with those that were left out.
+
+    Raises:
+        ValueError: the text is not a table, or one of another schema.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("gpus"), dict):
+        raise ValueError("not a table of tuned configs")
+    if document.get("schema") != SCHEMA or isinstance(document["schema"], bool):
+        raise ValueError(f"schema must be {SCHEMA}, got {str(document.get('schema'))[:50]!r}")
+    table: Table = {}
+    problems: list[str] = []
+    for gpu, entries in document["gpus"].items():
+        if not isinstance(entries, dict) or not gpu.isprintable() or len(gpu) > 200:
+            problems.append(f"{gpu[:50]!r} is no GPU with entries")
+            continue
+        for text_of_key, value in entries.items():
+            try:
+                key = Key.parse(gpu, text_of_key)
+                table[key] = _entry(key, value)
+            except ValueError as error:
+                problems.append(str(error))
+    return table, problems
+
+
+def serialize(table: Mapping[Key, Entry]) -> str:
+    """The table as text: sorted, one line per entry, so that two tables can be compared by line."""
+    sections = [
+        f"{json.dumps(gpu)}: {{\n"
+        + ",\n".join(
+            f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()
+        )
+        + "\n}"
+        for gpu, values in by_gpu(table).items()
+    ]
+    return f'{{"schema": {SCHEMA}, "gpus": {{' + ",\n".join(sections) + "}}\n"
+
+
+def by_gpu(table: Mapping[Key, Entry]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What a table says of each GPU: entries of plain values, by the text of their keys, sorted."""
+    gpus: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, entry in sorted(table.items(), key=lambda item: (item[0].gpu, str(item[0]))):
+        gpus.setdefault(key.gpu, {})[str(key)] = {
+            "kernel": entry.choice.kernel,
+            "config": integers(entry.choice),
+            "time_us": entry.time_us,
+            "heuristic_us": entry.heuristic_us,
+            "versions": dict(entry.versions),
+        }
+    return gpus
+
+
+def integers(choice: Choice) -> dict[str, int]:
+    """A choice's config as plain integers by name; none for two passes."""
+    if choice.config is None:
+        return {}
+    flat: dict[str, Any] = asdict(choice.config)
+    flat |= flat.pop("tile", {})
+    return {name: int(value) for name, value in flat.items() if name not in _FIXED}
+
+
+def choice_of(direction: str, kernel: object, config: object) -> Choice:
+    """The choice whose kernel and `integers` these are.
+
+    Raises:
+        ValueError: there is no such kernel, or its config has other names or values.
+    """
+    of_kernel = CONFIGS[direction]
+    if not isinstance(kernel, str) or kernel not in of_kernel:
+        raise ValueError(f"kernel must be one of {', '.join(of_kernel)}, got {str(kernel)[:50]!r}")
+    kind = of_kernel[kernel]
+    if not isinstance(config, dict):
+        raise ValueError(f"config must be an object, got {str(config)[:50]!r}")
+    expected = set() if kind is None else _names(kind)
+    if set(config) != expected:
+        raise ValueError(f"config of {kernel} must have {sorted(expected)}, got {str(sorted(config))[:200]}")
+    if not all(type(value) is int and 0 <= value <= MAX_INTEGER for value in config.values()):
+        raise ValueError(f"config must hold integers from 0 to {MAX_INTEGER}, got {str(config)[:200]}")
+    made: Any = None if kind is None else _config(kind, config)
+    return Choice(kernel, made)  # type: ignore[arg-type]
+
+
+def _names(kind: Any) -> set[str]:
+    if kind is TileBackwardConfig:
+        return _names(TileConfig) | {"block_halo_hw"}
+    return {each.name for each in fields(kind)} - _FIXED
+
+
+def _config(kind: Any, values: dict[str, int]) -> Any:
+    if kind is TileBackwardConfig:
+        rest = {name: value for name, value in values.items() if name != "block_halo_hw"}
+        return TileBackwardConfig(_config(TileConfig, rest), values["block_halo_hw"])
+    if kind is TileConfig:
+        flags = {name: values[name] for name in ("windowed", "packed")}
+        if not set(flags.values()) <= {0, 1}:
+            raise ValueError(f"windowed and packed must be 0 or 1, got {flags}")
+        values = values | {name: bool(value) for name, value in flags.items()}
+    return kind(**values)
+
+
+def _entry(key: Key, value: object) -> Entry:
+    expected = {"kernel", "config", "time_us", "heuristic_us", "versions"}
+    if not isinstance(value, dict) or set(value) != expected:
+        raise ValueError(f"{key}: an entry must have {sorted(expected)}")
+    times = value["time_us"], value["heuristic_us"]
+    if not all(type(time) in (int, float) and math.isfinite(time) and time > 0 for time in times):
+        raise ValueError(f"{key}: times must be positive numbers, got {str(times)[:100]}")
+    of_packages = value["versions"]
+    if not isinstance(of_packages, dict) or not all(
+        isinstance(each, str) and _VERSION.fullmatch(each) for item in of_packages.items() for each in item
+    ):
+        raise ValueError(f"{key}: versions must be texts by package, got {str(of_packages)[:100]}")
+    try:
+        choice = choice_of(key.kernel, value["kernel"], value["config"])
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    return Entry(choice, *times, of_packages)

@@ -1,0 +1,69 @@
+"""A machine for tests of tuning: the reference is what launches, and its times are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from eca_triton import timing
+from eca_triton.autotune.examples import AnyCall, outputs
+from eca_triton.autotune.machine import Machine
+from eca_triton.autotune.verify import _reference
+from eca_triton.reference_training import pack
+from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.config import Device
+
+H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0")
+
+
+def by_reference(call: AnyCall, choice: Choice) -> None:
+    """A launch that is right, whatever was chosen."""
+    if call.x.is_meta:
+        return
+    made = _reference(call)
+    for name, out in outputs(call):
+        if name == "mask":
+            order = "contiguous" if call.layout.contiguous else "channels_last"
+            out.copy_(pack(made["before"] > 0, order))
+        else:
+            out.copy_(made[name])
+
+
+@dataclass
+class Bench:
+    """What is needed for a `Machine`, and what was asked of it.
+
+    Attributes:
+        time_us: Of a choice; by default 100 for the heuristic's and more for the others.
+        launch: Fills a call's outputs.
+        objection: What the compiled code says against a choice.
+        l2_bytes: So small that two sets of inputs suffice.
+        timed: Names of choices that were timed together, with the number of samples.
+        cold: In how many sets of inputs.
+    """
+
+    time_us: Callable[[str], float] = lambda name: 100.0
+    launch: Callable[[AnyCall, Choice], None] = by_reference
+    objection: Callable[[Choice], str] = lambda choice: ""
+    properties: Device = H200
+    l2_bytes: int = 1
+    timed: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
+    cold: set[int] = field(default_factory=set)
+
+    def machine(self) -> Machine:
+        return Machine(
+            torch.device("cpu"), self.properties, self.l2_bytes, self.launch, self._objections, self._timer
+        )
+
+    def _objections(self, functions: Sequence[Callable[[], object]]) -> list[str]:
+        return [self.objection(function.args[1]) for function in functions]
+
+    def _timer(self, calls: timing.Calls, sets: int, samples: int) -> Mapping[str, list[float]]:
+        self.timed.append((tuple(calls), samples))
+        self.cold.add(sets)
+        for call in calls.values():
+            call(0)
+            call(sets - 1)
+        return {name: [self.time_us(name)] * samples for name in calls}

@@ -1,0 +1,114 @@
+"""Tuning with the kernels themselves: every candidate is right, and the calls found are the calls made."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from autotune_machine import Bench
+from torch import nn
+
+import eca_triton
+from eca_triton import launch, launch_training
+from eca_triton.autotune.examples import Example
+from eca_triton.autotune.machine import launch_as
+from eca_triton.autotune.search import search, tasks_of
+from eca_triton.autotune.sites import sites_of
+from eca_triton.autotune.verify import disagreement
+from eca_triton.ops.schema import ECA
+from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
+from eca_triton.tuning.candidates import candidates
+from eca_triton.tuning.config import Device
+from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.select import select
+
+CPU = torch.device("cpu")
+FEW = Device(num_sms=4, warp_size=32, name="interpreter", capability="0.0")
+
+
+def example(operator: object, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype) -> Example:
+    """With batch norm, residual and ReLU."""
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    x = x.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    band, vectors = x.new_empty(1, 1, 5), [x.new_empty(shape[1]) for _ in range(4)]
+    order = mask_order_for(x, x, "relu")
+    args = [x, band, None, *vectors, x]
+    options = {"activation": "relu"} | ({} if operator is ECA else {"mask_order": order})
+    if operator is ECA_BACKWARD:
+        bits = None if order == "none" else x.new_empty(shape[0], x[0].numel() // 8, dtype=torch.uint8)
+        pooled = x.new_empty(shape[:2], dtype=torch.float32)
+        args = [x, *args[:7], x if bits is None else None, pooled, bits]
+        options |= {"wants_residual": True, "wants_bn": True}
+    return Example.of(operator, args, options)
+
+
+@pytest.mark.parametrize("operator", [ECA_FORWARD, ECA_BACKWARD], ids=lambda op: op._opname)
+@pytest.mark.parametrize(
+    ("shape", "channels_last", "dtype"),
+    [
+        ((2, 24, 7, 7), False, torch.bfloat16),  # read by windows
+        ((1, 16, 16, 16), False, torch.float32),
+        ((1, 32, 12, 12), True, torch.float16),
+    ],
+    ids=["7x7", "16x16", "12x12 last"],
+)
+def test_one_candidate_of_each_kernel_and_the_farthest_compute_what_the_reference_does(
+    operator: object, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype
+) -> None:
+    (task,) = tasks_of({example(operator, shape, channels_last, dtype): 1}, FEW)
+    found = candidates(task.problem)
+    with mock.patch("eca_triton.autotune.verify.RUNS", 1):
+        for choice in {*{choice.kernel: choice for choice in found}.values(), found[1]}:
+            call = task.example.call(CPU)
+            assert not disagreement(call, lambda call=call, choice=choice: launch_as(call, choice)), choice
+
+
+def test_a_search_runs_to_its_end_with_the_kernels() -> None:
+    (task,) = tasks_of({example(ECA, (1, 8, 4, 4), False, torch.float32): 1}, FEW)
+    outcome = search(task, Bench(launch=launch_as, properties=FEW).machine())
+    assert outcome.choice == task.problem.heuristic()
+    assert not outcome.problem
+    assert outcome.entry is None
+
+
+class Network(nn.Module):
+    """A site with nothing after it, and one with a tail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = eca_triton.ECA(channels=16)
+        self.weight = nn.Parameter(torch.randn(1, 1, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return eca_triton.eca(self.first(x), self.weight, residual=x, activation="relu")
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_the_problems_of_a_model_are_those_that_its_launches_ask_about(
+    training: bool, channels_last: bool
+) -> None:
+    model = Network()
+    x = torch.randn(2, 16, 6, 6).to(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+    asked: set[Problem] = set()
+
+    def asking(problem: Problem, **options: bool):
+        asked.add(problem)
+        return select(problem, **options)
+
+    with mock.patch.object(launch, "select", asking), mock.patch.object(launch_training, "select", asking):
+        with torch.set_grad_enabled(training):
+            out = model(x.requires_grad_(training))
+        if training:
+            out.sum().backward()
+    device = launch.device_of(CPU)
+    found = {
+        example.call(torch.device("meta")).problem(device)
+        for example in sites_of(model, (x.detach().requires_grad_(training),), training=training).examples
+    }
+    if not training and not channels_last:  # Inductor may make it channels-last
+        found = {problem for problem in found if problem.layout.contiguous}
+    assert found == asked

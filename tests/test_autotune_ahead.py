@@ -1,0 +1,108 @@
+"""Kernels compiled before they are launched: what a launch compiles, and what is held against it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from autotune_machine import H200
+from recording_driver import recorded_launches
+
+from eca_triton.autotune import ahead
+from eca_triton.autotune.ahead import Launch, Usage, compiled, launches_of, objections, usage_of
+from eca_triton.autotune.examples import Example
+from eca_triton.autotune.machine import launch_as
+from eca_triton.kernels.lagged import lagged_kernel
+from eca_triton.kernels.tile import tile_kernel
+from eca_triton.ops.schema import ECA
+from eca_triton.tuning.choice import Choice
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1",
+    reason="the interpreter has no compiler: unset TRITON_INTERPRET",
+)
+
+SHARED = 227 << 10
+META = torch.device("meta")
+
+
+def example(side: int, channels_last: bool = False) -> Example:
+    x = torch.empty(4, 64, side, side, dtype=torch.bfloat16, device="meta")
+    x = x.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return Example.of(ECA, (x, x.new_empty(1, 1, 3)), {})
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu() -> Iterator[None]:
+    """Compiles for sm_90, and launches nothing."""
+    with recorded_launches([0]):
+        yield
+
+
+@pytest.fixture
+def lagged() -> tuple[Example, Choice]:
+    each = example(64, channels_last=True)
+    choice = each.call(META).problem(H200).heuristic()
+    assert choice.kernel == "lagged"
+    return each, choice
+
+
+def launch_of(each: Example, choice: Choice) -> Launch:
+    (launch,) = launches_of(lambda: launch_as(each.call(META), choice))
+    return launch
+
+
+def starved(choice: Choice) -> Choice:
+    return Choice("lagged", replace(choice.config, max_registers=32))
+
+
+def test_the_code_is_that_of_the_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else everything would be compiled again, one after the other."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    each = example(16)
+    choice = each.call(META).problem(H200).heuristic()
+    launch = launch_of(each, choice)
+    assert launch.kernel is tile_kernel
+    (ahead,) = compiled([launch])
+    launch_as(each.call(torch.device("cpu")), choice)
+    assert list(tile_kernel.device_caches[0][0].values()) == [ahead]
+
+
+def test_code_that_fits_has_nothing_against_it(lagged: tuple[Example, Choice]) -> None:
+    each, choice = lagged
+    launch = launch_of(each, choice)
+    assert launch.kernel is lagged_kernel
+    usage = usage_of(*compiled([launch]))
+    assert 32 <= usage.registers <= choice.config.max_registers
+    assert usage.spilled_bytes == 0
+    assert 0 < usage.shared_bytes < SHARED
+    assert usage.objection(SHARED) == ""
+
+
+def test_every_function_has_its_own_answer(lagged: tuple[Example, Choice]) -> None:
+    each, choice = lagged
+    odd = Choice("lagged", replace(choice.config, block_c=48))  # no power of two
+    choices = (choice, starved(choice), odd, choice)
+    launching = [lambda c=c: launch_as(each.call(META), c) for c in choices]
+    fine, spills, odd_one, again = objections(launching, SHARED)
+    assert fine == again == ""
+    assert spills.startswith("spills ")
+    assert odd_one.startswith("does not compile: ")
+    (limited,) = objections(launching[:1], 16)
+    assert limited.startswith("needs ")
+    assert limited.endswith("and a block may have 16")
+
+
+def test_where_no_tool_can_tell_nothing_is_held_against_the_code(
+    lagged: tuple[Example, Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each, choice = lagged
+    monkeypatch.setattr(ahead.subprocess, "run", mock.Mock(side_effect=FileNotFoundError))
+    usage = usage_of(*compiled([launch_of(each, starved(choice))]))
+    assert usage == Usage(usage.shared_bytes)
+    assert usage.objection(SHARED) == ""

@@ -1,0 +1,138 @@
+"""What tuning tries for a problem: the heuristic's choice first, then what the analytical rules leave."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from eca_triton.tuning import lagged, tile, tile_backward
+from eca_triton.tuning.allowed import allowed
+from eca_triton.tuning.candidates import MOST, candidates
+from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.config import Device
+from eca_triton.tuning.lagged import LaggedConfig
+from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.tile_backward import TileBackwardConfig
+from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
+
+H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0")
+MI300 = Device(num_sms=304, warp_size=64, name="AMD Instinct MI300X", capability="9.4")
+SITES = {  # C, H * W, taps
+    "56x56": (256, 3136, 5),
+    "28x28": (512, 784, 5),
+    "14x14": (1024, 196, 5),
+    "7x7": (2048, 49, 7),
+}
+
+
+def problem(
+    c: int,
+    hw: int,
+    taps: int,
+    n: int = 128,
+    channels_last: bool = False,
+    direction: str = "forward",
+    itemsize: int = 2,
+    device: Device = H200,
+    **flags: bool,
+) -> Problem:
+    strides = (c * hw, 1, c) if channels_last else (c * hw, hw, 1)
+    dtype = torch.bfloat16 if itemsize == 2 else torch.float32
+    made = Problem.forward(
+        common_layout((n, c, hw), strides, strides), dtype, itemsize, itemsize, taps, False, device
+    )
+    return replace(made, direction=direction, **flags)
+
+
+def any_problems(count: int) -> list[Problem]:
+    rng, found = random.Random(0), []
+    for _ in range(count):
+        backward = rng.random() < 0.5
+        flags = ("bits", "recomputed", "stored") if backward else ("bits", "front")
+        found.append(
+            problem(
+                rng.choice([1, 3, 8, 24, 64, 96, 160, 256, 1000, 1024, 2048]),
+                rng.choice([1, 4, 25, 49, 64, 196, 784, 3136, 12544]),
+                rng.choice([1, 3, 5, 7, 9]),
+                n=rng.choice([1, 2, 8, 128]),
+                channels_last=rng.random() < 0.5,
+                direction="backward" if backward else "forward",
+                itemsize=rng.choice([2, 4]),
+                device=rng.choice([H200, MI300]),
+                **{flag: rng.random() < 0.5 for flag in flags},
+            )
+        )
+    return found
+
+
+def test_the_heuristic_comes_first_and_every_candidate_may_run() -> None:
+    for each in any_problems(400):
+        found = candidates(each)
+        assert found[0] == each.heuristic()
+        assert Choice("two_pass", None) in found
+        assert len(set(found)) == len(found) <= MOST
+        assert all(allowed(each, choice) for choice in found)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("site", SITES)
+def test_a_large_map_has_many_and_the_nearest_come_first(site: str, channels_last: bool) -> None:
+    found = candidates(problem(*SITES[site], channels_last=channels_last))
+    assert len(found) >= 10
+    kernels = [choice.kernel for choice in found]
+    assert kernels[1] == kernels[0]
+    assert kernels[-1] == "two_pass"
+
+
+def test_a_thread_keeps_no_more_than_its_registers_hold_and_none_is_idle() -> None:
+    for each in any_problems(200):
+        backward = each.direction == "backward"
+        limits = tile_backward.limits(each.recomputed) if backward else tile.FORWARD
+        for choice in candidates(each)[1:]:
+            config = choice.config.tile if isinstance(choice.config, TileBackwardConfig) else choice.config
+            if choice.kernel == "two_pass":
+                continue
+            threads = config.num_warps * each.device.warp_size
+            if choice.kernel == "tile":
+                assert config.block_c * each.layout.hw * each.kept_itemsize <= limits.long_bytes * threads
+            elif isinstance(config, TileChannelsLastConfig):
+                assert config.steps <= 7
+            else:
+                assert config.block_c * config.block_hw * each.itemsize >= 16 * threads
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_no_candidate_leaves_most_multiprocessors_idle(channels_last: bool) -> None:
+    each = problem(*SITES["56x56"], n=1, channels_last=channels_last)
+    for choice in candidates(each):
+        if isinstance(choice.config, LaggedConfig):
+            assert choice.config.tiles(each.layout) >= H200.num_sms // 2
+        elif choice.config is not None:
+            assert each.layout.c // choice.config.block_c >= H200.num_sms // 2
+
+
+def test_how_far_sums_are_ahead_varies_where_the_heuristic_lags() -> None:
+    def lags(each: Problem) -> list[int]:
+        """How many candidates differ in their lag alone, by what they have in common."""
+        found = [choice.config for choice in candidates(each) if isinstance(choice.config, LaggedConfig)]
+        alike = dict.fromkeys((replace(config, lag=0) for config in found), 0)
+        for config in found:
+            alike[replace(config, lag=0)] += 1
+        return list(alike.values())
+
+    assert max(lags(problem(*SITES["56x56"], channels_last=True))) == 3
+    assert set(lags(problem(*SITES["14x14"], channels_last=True))) == {1}
+
+
+def test_tiles_that_would_not_come_back_from_l2_are_no_candidates() -> None:
+    for choice in candidates(problem(2048, 3136, 7, channels_last=True)):
+        if isinstance(choice.config, LaggedConfig):
+            assert choice.config.lag * choice.config.block_c * choice.config.block_hw * 2 <= lagged.L2_BYTES
+
+
+def test_a_map_that_only_two_passes_compute_has_one_candidate() -> None:
+    assert candidates(problem(30, 49, 9, channels_last=True)) == [Choice("two_pass", None)]

@@ -1,0 +1,189 @@
+"""A search: candidates are pruned, timed and verified, and only what is right and faster is written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from autotune_machine import H200, Bench, by_reference
+
+from eca_triton.autotune.examples import Example, outputs
+from eca_triton.autotune.progress import Lines
+from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, Task, name_of, search, tasks_of
+from eca_triton.autotune.tune import tune
+from eca_triton.ops.schema import ECA
+from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
+from eca_triton.tuning import store
+from eca_triton.tuning.candidates import candidates
+from eca_triton.tuning.choice import Choice
+
+SHAPE = (2, 64, 8, 8)
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def plain(shape: tuple[int, ...] = SHAPE) -> Example:
+    return Example.of(ECA, (meta(*shape), meta(1, 1, 3)), {})
+
+
+def site(operator: object, activation: str, channels_last: bool) -> Example:
+    """Of a site with batch norm before and a residual after."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x = meta(*SHAPE).to(memory_format=memory_format)
+    vectors = [meta(SHAPE[1]) for _ in range(4)]
+    options = {"activation": activation, "mask_order": mask_order_for(x, x, activation)}
+    if operator is ECA:
+        del options["mask_order"]
+    args = [x, meta(1, 1, 3), None, *vectors, x]
+    if operator is ECA_BACKWARD:
+        masked = options["mask_order"] != "none"
+        bits = meta(SHAPE[0], x[0].numel() // 8).to(torch.uint8) if masked else None
+        pooled = meta(*SHAPE[:2], dtype=torch.float32)
+        args = [x, *args[:7], None if masked else x, pooled, bits]
+        options |= {"wants_residual": activation != "identity", "wants_bn": True}
+    return Example.of(operator, args, options)
+
+
+def task(example: Example | None = None) -> Task:
+    (found,) = tasks_of({example or plain(): 3}, H200)
+    return found
+
+
+def faster(choice: Choice, time_us: float = 50.0):
+    return lambda name: time_us if name == name_of(choice) else 100.0
+
+
+def test_the_fastest_wins_by_samples_that_were_taken_in_turn() -> None:
+    each = task()
+    heuristic, second, *_ = candidates(each.problem)
+    bench = Bench(time_us=faster(second))
+    outcome = search(each, bench.machine())
+    assert outcome.choice == second
+    assert (outcome.time_us, outcome.heuristic_us, outcome.gain) == (50.0, 100.0, 0.5)
+    assert outcome.timed == len(candidates(each.problem))
+    *screened, (finalists, samples) = bench.timed
+    assert [names for names, _ in screened] == [(name_of(c),) for c in candidates(each.problem)]
+    assert {count for _, count in screened} == {SCREENING}
+    assert samples == SAMPLES
+    assert finalists[0] == name_of(second)
+    assert name_of(heuristic) in finalists
+    assert len(finalists) <= FINALISTS + 1
+
+
+def test_inputs_are_more_than_the_l2_holds() -> None:
+    each, bench = task(), Bench(l2_bytes=2 * 64 * 64 * 2 * 2)  # as much as x and out
+    search(each, bench.machine())
+    assert bench.cold == {5}
+
+
+def test_what_the_compiled_code_speaks_against_is_never_launched() -> None:
+    each = task()
+    _, second, *_ = candidates(each.problem)
+    bench = Bench(faster(second), objection=lambda choice: "spills" if choice == second else "")
+    outcome = search(each, bench.machine())
+    assert outcome.dropped == {second: "spills"}
+    assert outcome.choice != second
+    assert all(name_of(second) not in names for names, _ in bench.timed)
+
+
+def test_the_heuristic_is_timed_whatever_the_compiled_code_says() -> None:
+    each = task()
+    outcome = search(each, Bench(objection=lambda choice: "spills").machine())
+    assert outcome.heuristic_us == 100.0
+
+
+def test_a_candidate_that_cannot_be_launched_is_left_out() -> None:
+    each = task()
+    _, second, third, *_ = candidates(each.problem)
+
+    def launch(call, choice):
+        if choice == second:
+            raise ValueError("out of resource\nand more")
+        by_reference(call, choice)
+
+    outcome = search(each, Bench(faster(third), launch=launch).machine())
+    assert outcome.dropped == {second: "ValueError: out of resource"}
+    assert outcome.choice == third
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "silu"])
+@pytest.mark.parametrize("operator", [ECA, ECA_FORWARD, ECA_BACKWARD], ids=lambda op: op._opname)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_a_winner_with_any_wrong_output_is_not_taken(
+    operator: object, activation: str, channels_last: bool
+) -> None:
+    each = task(site(operator, activation, channels_last))
+    _, second, *_ = candidates(each.problem)
+    assert search(each, Bench(faster(second)).machine()).choice == second, "if it is right, it is taken"
+    for index in range(len(list(outputs(each.example.call(torch.device("meta")))))):
+
+        def launch(call, choice, index=index):
+            by_reference(call, choice)
+            if choice == second and not call.x.is_meta:
+                name, out = list(outputs(call))[index]
+                last = out.view(-1)[-1:] if name == "mask" else out[-1:, -1:]
+                last.add_(255 if name == "mask" else 1 + out.abs().max())
+
+        outcome = search(each, Bench(faster(second), launch=launch).machine())
+        assert outcome.choice != second
+        assert outcome.dropped[second].startswith("wrong result: images 0 to 1: ")
+
+
+def test_memory_that_a_launch_leaves_as_it_was_counts_as_wrong() -> None:
+    each = task()
+    _, second, *_ = candidates(each.problem)
+
+    def launch(call, choice):
+        if choice != second:
+            by_reference(call, choice)
+
+    assert "out is off by nan" in search(each, Bench(faster(second), launch=launch).machine()).dropped[second]
+
+
+def test_where_no_candidate_is_right_there_is_no_entry_and_the_heuristic_is_to_blame() -> None:
+    outcome = search(task(), Bench(launch=lambda call, choice: None).machine())
+    assert (outcome.choice, outcome.entry) == (None, None)
+    assert outcome.problem.startswith("wrong result")
+
+
+@pytest.mark.parametrize(("time_us", "written"), [(97.0, True), (98.5, False), (100.0, False)])
+def test_a_gain_within_noise_is_not_written(time_us: float, written: bool) -> None:
+    each = task()
+    outcome = search(each, Bench(faster(candidates(each.problem)[1], time_us)).machine())
+    assert (outcome.entry is not None) == written
+
+
+def test_calls_of_one_key_are_one_task() -> None:
+    big, same, other = (plain((n, *SHAPE[1:])) for n in (4, 5, 2048))
+    tasks = tasks_of({big: 2, same: 1, other: 1}, H200)
+    assert [(each.example, each.sites) for each in tasks] == [(big, 3), (other, 1)]
+
+
+def test_every_result_is_written_as_soon_as_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tasks_of({plain(): 1, plain((2, 128, 8, 8)): 1}, H200)
+    path, tables = tmp_path / "tuned.json", []
+    winners = {name_of(candidates(each.problem)[1]) for each in (first, second)}
+    monkeypatch.setenv("TRITON_PRINT_AUTOTUNING", "1")
+
+    class Watching(Lines):
+        def begin(self, task: Task, number: int) -> None:
+            tables.append(store.load(path)[0] if path.exists() else {})
+            super().begin(task, number)
+
+    out, said = io.StringIO(), io.StringIO()
+    bench = Bench(lambda name: 50.0 if name in winners else 100.0)
+    outcomes = tune([first, second], bench.machine(), Watching(2, said), out, path)
+    table, problems = store.load(path)
+    assert [set(each) for each in (*tables, table)] == [set(), {first.key}, {first.key, second.key}]
+    assert not problems
+    assert table[first.key].choice == outcomes[0].choice
+    assert (table[first.key].time_us, table[first.key].heuristic_us) == (50.0, 100.0)
+    assert f"best config selected: {name_of(outcomes[1].choice)};" in out.getvalue()
+    assert f"2/2 {second.key}" in said.getvalue()
+    assert "100.0 us by the heuristic -> 50.0 us (50.0% less)" in said.getvalue()

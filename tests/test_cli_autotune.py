@@ -1,0 +1,149 @@
+"""`python -m eca_triton autotune`: what it lists without a GPU, and what it writes with one."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from autotune_machine import Bench
+from deviceless_models import Eca, Plain
+
+from eca_triton import deviceless
+from eca_triton.__main__ import main
+from eca_triton.autotune import command
+from eca_triton.autotune.search import name_of, tasks_of
+from eca_triton.autotune.sites import sites_of
+from eca_triton.compile import lowering
+from eca_triton.targets import TARGETS
+from eca_triton.tuning import store
+from eca_triton.tuning.candidates import candidates
+from eca_triton.tuning.config import Device
+from eca_triton.tuning.key import Key
+from eca_triton.tuning.problem import Problem
+
+ROOT = Path(__file__).resolve().parent
+NETWORK = f"""
+import sys
+
+import torch
+
+sys.path.append({str(ROOT)!r})
+from deviceless_models import Plain
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = Plain(256), Plain(256), torch.nn.Conv2d(256, 64, 1)
+
+    def forward(self, x, residual):
+        return self.last(self.second(self.last(self.first(x, residual)), residual))
+
+
+def network():
+    with torch.device("meta"):
+        return Network(), (torch.empty(64, 64, 14, 14), torch.empty(64, 256, 14, 14))
+
+
+def without():
+    with torch.device("meta"):
+        return torch.nn.Conv2d(64, 64, 1), torch.empty(1, 64, 7, 7)
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    file = tmp_path / "networks.py"
+    file.write_text(NETWORK)
+    return f"{file}:network"
+
+
+def test_without_a_gpu_it_says_so_with_a_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with mock.patch.object(torch.cuda, "is_available", return_value=False):
+        assert main(["autotune", "timm:no_such_model"]) == 4
+    out, err = capsys.readouterr()
+    assert not out
+    assert "there is none; --dry-run lists what would be" in err
+
+
+def test_wrong_arguments_are_told_before_anything_is_traced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["autotune", "timm:no_such_model", "--dry-run", "--target", "h2000"]) == 2
+    assert main(["autotune", "timm:no_such_model", "--target", "h200"]) == 2
+    assert "--target is for --dry-run" in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_sites_keys_and_candidates(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--dry-run", "--dtype", "bf16", "--channels-last", "--training", "--target", "a100"]
+    assert main(["autotune", model, *options]) == 0
+    out = capsys.readouterr().out
+    assert out.count("64x256x14x14  5  block") == 2
+    for direction in ("forward", "backward"):
+        key = f"{direction}/bfloat16/channels_last/c256/hw196/k5/maps3+bits/8.0/part"
+        assert f"{key}  (NVIDIA A100-SXM4-80GB; 2 calls, " in out
+    assert out.count("<- heuristic") == 2
+    assert out.count("    two_pass\n") == 2
+
+
+def test_a_model_without_sites_has_nothing_to_tune(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["autotune", model.replace(":network", ":without"), "--dry-run"]) == 0
+    assert command.NOTHING_TO_TUNE in capsys.readouterr().out
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """A site that is lowered in training, and small enough to be computed here."""
+    monkeypatch.setenv("ECA_TRITON_FORCE", "1")
+    module = Plain(16).to(memory_format=torch.channels_last)
+    inputs = torch.empty(2, 4, 6, 6), torch.empty(2, 16, 6, 6)
+    return module, tuple(x.to(memory_format=torch.channels_last) for x in inputs)
+
+
+def test_with_a_gpu_it_writes_the_table_and_says_what_was_gained(tmp_path: Path, small: Any) -> None:
+    module, inputs = small
+    out, err, path = io.StringIO(), io.StringIO(), tmp_path / "tuned.json"
+    bench = Bench()
+    (task,) = tasks_of(sites_of(module, inputs, training=True).examples, bench.properties)[:1]
+    winner = candidates(task.problem)[1]
+    bench.time_us = lambda name: 25.0 if name == name_of(winner) else 100.0
+    assert command.measure(module, inputs, True, path, out, err, bench.machine()) == 0
+    assert store.load(path)[0][task.key].choice == winner
+    assert "75.0% less" in out.getvalue()
+    assert f"keys written to {path}" in out.getvalue()
+    assert f"1/2 {task.key}" in err.getvalue()
+
+
+def test_a_heuristic_that_is_wrong_is_an_error(
+    tmp_path: Path, small: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, inputs = small
+    bench = Bench(launch=lambda call, choice: None)
+    path = tmp_path / "tuned.json"
+    said = io.StringIO()
+    assert command.measure(module, inputs, True, path, said, said, bench.machine()) == 1
+    assert not path.exists()
+    assert "the heuristic's choice fails: wrong result" in caplog.text
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_the_keys_of_a_compiled_model_are_those_that_its_code_is_generated_by(channels_last: bool) -> None:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    module, x = Eca().bfloat16().to("meta"), torch.empty(64, 256, 28, 28, dtype=torch.bfloat16, device="meta")
+    inputs = (x.to(memory_format=memory_format),)
+    asked: set[Key | None] = set()
+
+    def asking(problem: Problem, **options: bool):
+        if problem.layout.c == 256:  # not what is lowered on trial, to see whether templates work
+            asked.add(Key.of(problem))
+        return problem.heuristic()
+
+    with mock.patch.object(lowering, "select", asking):
+        deviceless.lower(module, inputs, target="h200", backend="eca_triton")
+    tasks = tasks_of(
+        sites_of(module, inputs, training=False).examples, Device.of(TARGETS["h200"].properties())
+    )
+    assert asked
+    assert asked <= {task.key for task in tasks}

@@ -1,0 +1,187 @@
+"""Launches and generated code follow tuned tables, once they are known, and at no cost per call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from recording_driver import Launch, plans, recorded_launches, weight
+from torch import Tensor
+from tuned import H200, changed, entry, key_of
+
+from eca_triton import deviceless, launch
+from eca_triton.compile.passes import LoweringPass
+from eca_triton.tuning import store
+from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.select import select
+from eca_triton.tuning.table import serialize
+
+pytestmark = pytest.mark.usefixtures("table_folder")
+
+OPS = torch.ops.eca_triton
+
+
+@pytest.fixture
+def launches() -> Iterator[list[Launch]]:
+    with (
+        recorded_launches([0]) as launches,
+        mock.patch.object(launch, "device_of", return_value=H200),
+        torch.no_grad(),
+    ):
+        yield launches
+
+
+def problem_of(x: Tensor, maps: int = 2) -> Problem:
+    layout = common_layout(x.shape, *[x.stride()] * maps)
+    return Problem.forward(layout, x.dtype, x.element_size(), x.element_size(), 3, False, H200)
+
+
+def tuned(problem: Problem, **fields: int) -> Choice:
+    """A choice that is not the heuristic's."""
+    return changed(problem.heuristic(), **fields)
+
+
+X = torch.randn(2, 32, 16, 16)
+FORWARD = problem_of(X)
+BLOCK_C = FORWARD.heuristic().config.block_c  # type: ignore[union-attr]
+DOUBLE = tuned(FORWARD, block_c=2 * BLOCK_C)
+
+
+def programs(launches: list[Launch]) -> list[int]:
+    return [each.grid[0] for each in launches]
+
+
+def test_a_launch_follows_the_table_from_the_call_after_save(launches: list[Launch]) -> None:
+    w = weight()
+    for _ in range(2):
+        OPS.eca(X, w)
+    store.save({key_of(FORWARD): entry(DOUBLE)})
+    for _ in range(2):
+        OPS.eca(X, w)
+    half = 32 // BLOCK_C
+    assert programs(launches) == [2 * half, 2 * half, half, half]
+    assert plans() == 1
+
+
+def test_the_backward_follows_it_too(launches: list[Launch]) -> None:
+    def step() -> None:
+        with torch.enable_grad():
+            x = X.clone().requires_grad_()
+            OPS.eca(x, w).backward(X)
+
+    w = weight()
+    step()
+    before = launches.copy()
+    layout = common_layout(X.shape, *[X.stride()] * 3)
+    problem = Problem.backward(layout, X.dtype, 4, 4, 3, "identity", False, False, H200)
+    store.save({key_of(problem): entry(tuned(problem, block_c=2 * problem.heuristic().config.tile.block_c))})
+    launches.clear()
+    step()
+    assert [a / b for a, b in zip(programs(before), programs(launches), strict=True)].count(2) == 1
+
+
+def test_a_file_that_changes_meanwhile_is_seen_after_reload(launches: list[Launch]) -> None:
+    w = weight()
+    OPS.eca(X, w)
+    path = store.user_table()
+    path.parent.mkdir()
+    path.write_text(serialize({key_of(FORWARD): entry(DOUBLE)}))
+    OPS.eca(X, w)
+    OPS.eca(torch.randn(4, 32, 16, 16), w)  # of the same key, and not launched before
+    store.reload()
+    OPS.eca(X, w)
+    half = 32 // BLOCK_C
+    assert programs(launches) == [2 * half, 2 * half, 4 * half, half]
+
+
+def test_in_a_graph_capture_nothing_is_read(launches: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
+    w = weight()
+    store.save({key_of(FORWARD): entry(DOUBLE)})
+    with monkeypatch.context() as capture:
+        capture.setattr(launch, "captured", lambda x: True)
+        capture.setattr(store, "load", None)
+        OPS.eca(X, w)
+    OPS.eca(torch.randn(2, 64, 8, 8), w)  # reads the tables, and forgets what was planned without them
+    OPS.eca(X, w)
+    first, _, last = programs(launches)
+    assert first == 2 * last
+
+
+@pytest.mark.parametrize("text", ["nonsense", serialize({})], ids=["broken", "empty"])
+def test_with_any_table_a_repeated_call_is_a_plan(launches: list[Launch], text: str) -> None:
+    path = store.user_table()
+    path.parent.mkdir()
+    path.write_text(text)
+    w = weight()
+    OPS.eca(X, w)
+    with mock.patch.object(launch, "select", side_effect=AssertionError("asked again")):
+        OPS.eca(X, w)
+    assert len(launches) == 2
+
+
+def test_a_config_that_does_not_fit_gives_way_to_the_heuristic() -> None:
+    store.save({key_of(FORWARD): entry(tuned(FORWARD, chunks=64))})
+    assert store.lookup(key_of(FORWARD)) is not None
+    assert select(FORWARD) == FORWARD.heuristic()
+
+
+def test_a_lag_that_was_tuned_for_more_images_ends_with_the_last() -> None:
+    def problem(n: int) -> Problem:
+        layout = common_layout((n, 512, 56, 56), *[(512 * 3136, 1, 512 * 56, 512)] * 2)
+        return Problem.forward(layout, "bfloat16", 2, 2, 5, False, H200)
+
+    many, few = problem(128), problem(11)
+    assert key_of(many) == key_of(few)
+    choice = tuned(many, lag=5000)
+    store.save({key_of(many): entry(choice)})
+    assert select(many) == choice
+    assert select(few) == changed(choice, lag=11 * choice.config.tiles(few.layout))
+
+
+# Generated code.
+
+
+class Rescale(torch.nn.Module):
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        gate = torch.conv1d(x.mean((2, 3)).unsqueeze(1), w, padding=1).sigmoid()
+        return torch.relu(x * gate.view(x.size(0), -1, 1, 1))
+
+
+def test_a_template_follows_shipped_tables_and_a_gpu_that_is_not_there_no_others(table_folder: Path) -> None:
+    shape = (64, 256, 56, 56)
+    contiguous = torch.empty(shape, device="meta").stride()
+    layout = common_layout(shape, contiguous, contiguous)
+    problem = Problem.forward(layout, "bfloat16", 2, 2, 3, False, H200)
+    warps = problem.heuristic().config.num_warps  # type: ignore[union-attr]
+
+    def lowered() -> str:
+        inputs = torch.empty(shape, device="meta"), torch.empty((1, 1, 3), device="meta")
+        network = deviceless.lower(
+            Rescale(), inputs, dtype=torch.bfloat16, backend="eca_triton", sources=True
+        )
+        return "".join(kernel.source or "" for kernel in network.kernels)
+
+    store.save({key_of(problem): entry(tuned(problem, num_warps=2 * warps))})
+    assert f"num_warps={warps}" in lowered()
+    (table_folder / "shipped").mkdir()
+    (table_folder / "shipped" / "h200.json").write_text(store.user_table().read_text())
+    store.reload()
+    assert f"num_warps={2 * warps}" in lowered()
+
+
+def test_caches_of_compiled_code_know_the_tables() -> None:
+    lowering = LoweringPass()
+    before = lowering.uuid()
+    store.save({key_of(FORWARD): entry(DOUBLE)})
+    after = lowering.uuid()
+    assert after != before
+    store.save({key_of(FORWARD): replace(entry(DOUBLE), time_us=1.0)})
+    assert lowering.uuid() == after
+    store.clear()
+    assert lowering.uuid() == before

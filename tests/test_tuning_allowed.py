@@ -1,0 +1,141 @@
+"""Which configs may run: all of the heuristic's, and none with which a kernel would go wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+from tuned import H200, backward, changed, forward
+
+from eca_triton.tuning.allowed import allowed
+from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.problem import Problem
+
+CHANNELS, POSITIONS = (1, 8, 24, 100, 256, 2048), (1, 17, 49, 192, 196, 784, 3136, 131 * 97)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 4), (4, 4)], ids=str)
+@pytest.mark.parametrize("sms", [4, 132])
+def test_whatever_the_heuristic_chooses_is_allowed(last: bool, sizes: tuple[int, int], sms: int) -> None:
+    device = replace(H200, num_sms=sms)
+    for n, c, hw, taps, bits, more in product(
+        (1, 128), CHANNELS, POSITIONS, (1, 5, 17, 63), (False, True), (False, True)
+    ):
+        if bits and (c if last else c * hw) % 8:
+            continue
+        common: dict[str, Any] = {"itemsize": sizes[1], "taps": taps, "device": device, "bits": bits}
+        activation = "relu" if bits else "silu" if more else "identity"
+        for problem in (
+            forward(n, c, hw, last, x_itemsize=sizes[0], front=more, **common),
+            backward(n, c, hw, last, dy_itemsize=sizes[0], activation=activation, stored=more, **common),
+        ):
+            assert allowed(problem, problem.heuristic()), problem
+
+
+TILE = forward(128, 256, 3136)
+ODD = forward(128, 2048, 49)
+BITS = forward(128, 512, 784, bits=True)
+TILE_BACKWARD = backward(128, 256, 3136)
+RECOMPUTED = backward(128, 256, 196, activation="silu")
+LAST = forward(128, 1024, 196, last=True)
+LAGGED = forward(128, 256, 3136, last=True)
+LAGGED_BITS = backward(128, 256, 3136, last=True, activation="relu", bits=True, stored=True)
+FLAT_LAGGED = forward(128, 64, 112 * 112, maps=3, taps=63)
+
+SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
+    ("tile", TILE, {"block_c": 6}, "blocks are powers of two"),
+    ("tile", TILE, {"block_hw": 0}, "blocks are powers of two"),
+    ("tile", TILE, {"num_warps": 3}, "warps are powers of two"),
+    ("tile", TILE, {"chunks": 11}, "columns are left out"),
+    ("tile", TILE, {"chunks": 14}, "a block of nothing"),
+    ("tile", TILE, {"block_tail": 96}, "the tail is a power of two"),
+    ("tile", TILE, {"block_hw": 16, "chunks": 196, "block_tail": 0}, "code would be endless"),
+    ("tile", forward(128, 2048, 16), {"block_hw": 4, "chunks": 4, "block_tail": 0}, "blocks end on a vector"),
+    ("tile", forward(128, 8, 196), {"block_c": 32}, "there are no more channels"),
+    ("tile", forward(128, 256, 49, taps=63), {"block_c": 8}, "the halo outweighs the tile"),
+    ("tile", TILE, {"vec": 16}, "vectors have 16 bytes"),
+    ("tile", TILE, {"windowed": True}, "rows start on a vector"),
+    ("tile", TILE, {"block_halo": 2}, "the halo is left out"),
+    ("tile", TILE, {"block_c": 512, "num_warps": 32}, "registers have no room"),
+    ("tile", TILE, {"num_warps": 64}, "no program has so many threads"),
+    ("tile", replace(TILE, kept_itemsize=4, itemsize=4), {"packed": True}, "packed elements have 16 bits"),
+    ("tile", ODD, {"windowed": False}, "rows start off a vector"),
+    ("tile", ODD, {"block_c": 4}, "a vector belongs to two programs"),
+    ("tile", BITS, {"vec": 4}, "a byte is a vector"),
+    ("tile", TILE_BACKWARD, {"chunks": 1}, "columns are left out"),
+    ("tile", TILE_BACKWARD, {"block_halo_hw": 96}, "blocks are powers of two"),
+    ("tile", TILE_BACKWARD, {"block_halo_hw": 4}, "the halo's blocks end on a vector"),
+    ("tile_channels_last", LAST, {"block_c": 4}, "the halo's vector"),
+    ("tile_channels_last", LAST, {"block_c": 48}, "blocks are powers of two"),
+    ("tile_channels_last", LAST, {"steps": 1}, "elements are left out"),
+    ("tile_channels_last", LAST, {"halo_steps": 1}, "the halo's elements are left out"),
+    ("tile_channels_last", LAST, {"num_warps": 1}, "registers have no room"),
+    ("lagged", LAGGED, {"block_c": 0}, "blocks are powers of two"),
+    ("lagged", LAGGED, {"block_g": 96}, "blocks are powers of two"),
+    ("lagged", LAGGED, {"vec_c": 1}, "channels are contiguous"),
+    ("lagged", LAGGED, {"vec_c": 16}, "vectors have 16 bytes"),
+    ("lagged", LAGGED, {"vec_hw": 8}, "positions are not contiguous"),
+    ("lagged", LAGGED, {"block_p": 1024}, "registers have no room for sums"),
+    ("lagged", LAGGED, {"block_c": 512, "block_hw": 16, "lag": 1000}, "there are no more channels"),
+    ("lagged", LAGGED, {"block_c": 8, "block_hw": 8192}, "there are no more elements"),
+    ("lagged", LAGGED, {"lag": 1}, "programs would wait in vain"),
+    ("lagged", LAGGED, {"lag": 2**31 - 1}, "tickets are int32"),
+    ("lagged", LAGGED, {"max_registers": 8}, "no kernel fits"),
+    ("lagged", LAGGED, {"max_registers": 256}, "no thread has so many"),
+    ("lagged", LAGGED, {"block_hw": 2048, "block_c": 256}, "registers have no room"),
+    ("lagged", LAGGED_BITS, {"block_c": 4}, "a byte belongs to two tiles"),
+    ("lagged", FLAT_LAGGED, {"vec_hw": 1}, "vectors have 16 bytes"),
+]
+
+
+@pytest.mark.parametrize(("kernel", "problem", "fields", "why"), SPOILT, ids=[row[3] for row in SPOILT])
+def test_a_config_that_would_go_wrong_is_not(
+    kernel: str, problem: Problem, fields: dict[str, Any], why: str
+) -> None:
+    choice = problem.heuristic()
+    assert choice.kernel == kernel
+    assert not allowed(problem, changed(choice, **fields))
+
+
+@pytest.mark.parametrize(
+    ("problem", "other"),
+    [
+        (forward(128, 4, 3136), forward(1, 2**20, 3136)),
+        (LAST, forward(128, 1020, 196, last=True)),
+        (LAST, forward(1, 2**24, 196, last=True)),
+        (LAST, forward(128, 1024, 196, last=True, taps=19)),
+    ],
+    ids=[
+        "an image of 2**31",
+        "no vector of channels",
+        "an image of 2**31 channels-last",
+        "taps past the halo",
+    ],
+)
+def test_a_config_of_another_problem_may_be_wrong(problem: Problem, other: Problem) -> None:
+    choice = problem.heuristic()
+    assert allowed(problem, choice)
+    assert not allowed(other, choice)
+
+
+def test_a_halo_without_a_mask_ends_with_the_row() -> None:
+    choice = RECOMPUTED.heuristic()
+    assert allowed(RECOMPUTED, changed(choice, block_halo_hw=64))
+    assert allowed(RECOMPUTED, changed(choice, block_halo_hw=4))
+    padded = changed(choice, block_hw=256, chunks=1, block_tail=0)
+    # A row of 196 ends with a block of 4, behind which 256 columns have sixteen more.
+    assert not allowed(RECOMPUTED, changed(padded, block_halo_hw=4))
+    assert allowed(RECOMPUTED, changed(padded, block_halo_hw=64))
+
+
+def test_another_kernel_than_the_heuristics_may_be_faster() -> None:
+    tile, lagged = TILE.heuristic(), FLAT_LAGGED.heuristic()
+    assert (tile.kernel, lagged.kernel) == ("tile", "lagged")
+    assert allowed(TILE, lagged)
+    assert allowed(TILE, Choice("two_pass", None))
+    assert not allowed(LAGGED, tile)
+    assert not allowed(TILE, LAST.heuristic())
+    assert not allowed(replace(TILE, device=replace(H200, warp_size=64)), lagged)

@@ -1,0 +1,86 @@
+"""What a tuned config is filed under: all that a choice depends on, in a text that can be read back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tuned import H200, backward, forward, key_of
+
+from eca_triton.tuning.config import Device
+from eca_triton.tuning.key import Key
+from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.problem import Problem
+
+KEYS = {
+    "forward/bfloat16/contiguous/c256/hw3136/k5/maps2/9.0/many": forward(128, 256, 3136),
+    "forward/bfloat16/channels_last/c256/hw3136/k5/maps3/9.0/part": forward(1, 256, 3136, last=True, maps=3),
+    "forward/bfloat16/contiguous/c2048/hw49/k7/maps3+bits+front/9.0/few": forward(
+        128, 2048, 49, maps=3, taps=7, bits=True, front=True
+    ),
+    "forward/float16/contiguous/c64/hw64/k5/maps2+wide4/9.0/part": forward(
+        8, 64, 64, dtype="torch.float16", itemsize=4
+    ),
+    "backward/bfloat16/contiguous/c256/hw3136/k5/maps3/9.0/many": backward(128, 256, 3136),
+    "backward/bfloat16/contiguous/c256/hw3136/k5/maps5+bits+stored/9.0/many": backward(
+        128, 256, 3136, maps=5, activation="relu", bits=True, stored=True
+    ),
+    "backward/bfloat16/contiguous/c256/hw3136/k5/maps4+recomputed/9.0/many": backward(
+        128, 256, 3136, maps=4, activation="silu"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", KEYS)
+def test_a_key_names_all_that_its_problem_depends_on_and_can_be_read_back(text: str) -> None:
+    key = key_of(KEYS[text])
+    assert str(key) == text
+    assert Key.parse(H200.name, text) == key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"direction": "backward"}, {"dtype": "float16"}, {"taps": 3}, {"itemsize": 4}, {"bits": True},
+        {"front": True}, {"recomputed": True}, {"stored": True},
+        {"device": replace(H200, name="NVIDIA H100 NVL")}, {"device": replace(H200, capability="10.0")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_two_kinds_of_problems_share_a_key(change: dict[str, object]) -> None:
+    problem = forward(128, 256, 3136)
+    assert key_of(replace(problem, **change)) != key_of(problem)
+
+
+def test_batches_of_one_occupancy_share_a_key() -> None:
+    """A map of 256 x 56 x 56 is 1.6 MB; an H200's registers hold 8.6 MB of one at a time."""
+    by_batch = {n: key_of(forward(n, 256, 3136)).occupancy for n in (1, 5, 6, 21, 22, 256)}
+    assert by_batch == {1: "part", 5: "part", 6: "few", 21: "few", 22: "many", 256: "many"}
+
+
+def test_what_no_table_can_know_has_no_key() -> None:
+    assert Key.of(forward(1, 64, 64, device=Device(num_sms=132, warp_size=32))) is None
+    cropped = common_layout((2, 8, 5, 4), (200, 25, 5, 1))
+    assert Key.of(Problem.forward(cropped, "float32", 4, 4, 3, False, H200)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "forward", "sideways/bfloat16/contiguous/c256/hw3136/k5/maps2/9.0/many",
+        "forward/bfloat16/contiguous/c256/hw3136/k5/maps2/9.0/many\n",
+        "forward/bfloat16/../c256/hw3136/k5/maps2/9.0/many",
+        "forward/bfloat16/contiguous/c-1/hw3136/k5/maps2/9.0/many",
+        "forward/bfloat16/contiguous/c99999999999/hw3136/k5/maps2/9.0/many",
+        "forward/bfloat16/contiguous/c\u0663/hw3136/k5/maps2/9.0/many",
+    ],
+)  # fmt: skip
+def test_other_texts_are_no_keys(text: str) -> None:
+    with pytest.raises(ValueError, match="not a key"):
+        Key.parse(H200.name, text)
+
+
+def test_the_device_of_a_gpu_has_its_name_and_capability() -> None:
+    from eca_triton.targets import TARGETS
+
+    assert Device.of(TARGETS["h200"].properties()) == H200

@@ -1,0 +1,232 @@
+"""Where tables are, which counts more, and that nothing about a file or a directory ever stops a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from tuned import H200, entry, forward, key_of, table
+
+from eca_triton.tuning import store
+from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.table import parse, serialize
+
+pytestmark = pytest.mark.usefixtures("table_folder")
+
+PROBLEM, OTHER = forward(128, 256, 3136), forward(128, 1024, 196)
+KEY = key_of(PROBLEM)
+TWO_PASS = Choice("two_pass", None)
+
+
+def written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+# Where, and in which order.
+
+
+def test_the_users_table_is_where_xdg_or_our_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert store.user_table() == Path(os.environ["ECA_TRITON_CACHE_DIR"], "tuned.json")
+    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", "~/tables")
+    assert store.user_table() == Path("/home/ada/tables/tuned.json")
+    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/ada")
+    assert store.user_table() == Path("/var/cache/ada/eca_triton/tuned.json")
+    for nothing in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", nothing)
+        assert store.user_table() == Path("/home/ada/.cache/eca_triton/tuned.json")
+
+
+def test_the_users_entries_count_more_than_shipped_ones(
+    table_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(table_folder / "shipped" / "h200.json", serialize(table(PROBLEM, OTHER)))
+    assert store.lookup(KEY) == PROBLEM.heuristic()
+    store.save({KEY: entry(TWO_PASS)})
+    assert store.lookup(KEY) == TWO_PASS
+    assert store.lookup(key_of(OTHER)) == OTHER.heuristic()
+    monkeypatch.setenv("ECA_TRITON_TUNED", "shipped")
+    assert store.lookup(KEY) == PROBLEM.heuristic()
+    monkeypatch.setenv("ECA_TRITON_TUNED", "off")
+    assert store.lookup(KEY) is None
+    monkeypatch.setenv("ECA_TRITON_TUNED", "user")
+    assert store.lookup(KEY) == TWO_PASS
+
+
+def test_a_wrong_variable_reads_nothing_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.save(table(PROBLEM))
+    monkeypatch.setenv("ECA_TRITON_TUNED", "yes")
+    assert store.lookup(KEY) is store.lookup(KEY) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "ECA_TRITON_TUNED must be one of user, shipped, off, got 'yes': no table is read"
+    ]
+
+
+# When it is read.
+
+
+def test_a_table_is_read_once_and_again_after_reload_or_save(table_folder: Path) -> None:
+    assert store.lookup(KEY) is None
+    path = written(store.user_table(), serialize(table(PROBLEM)))
+    assert store.lookup(KEY) is None
+    store.reload()
+    assert store.lookup(KEY) == PROBLEM.heuristic()
+    path.write_text(serialize({KEY: entry(TWO_PASS)}))
+    assert store.lookup(KEY) == PROBLEM.heuristic()
+    store.save(table(OTHER))
+    assert store.lookup(KEY) == TWO_PASS
+
+
+def test_nothing_is_read_where_nothing_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save(table(PROBLEM))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "load", None)
+        assert store.lookup(KEY, may_read=False) is None
+    assert store.lookup(KEY) == PROBLEM.heuristic()
+    monkeypatch.setattr(store, "load", None)
+    assert store.lookup(KEY, may_read=False) == PROBLEM.heuristic()
+
+
+def test_the_fingerprint_is_that_of_the_choices(table_folder: Path) -> None:
+    assert store.fingerprint() == ""
+    store.save(table(PROBLEM))
+    first = store.fingerprint()
+    store.save({KEY: entry(PROBLEM.heuristic(), time_us=3.0)})
+    assert store.fingerprint() == first != ""
+    store.save({KEY: entry(TWO_PASS)})
+    assert store.fingerprint() != first
+
+
+# What cannot be read.
+
+
+def broken(path: Path, how: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if how == "directory":
+        path.mkdir()
+    elif how == "pipe":
+        os.mkfifo(path)
+    elif how == "link to itself":
+        path.symlink_to(path)
+    elif how == "no text":
+        path.write_bytes(b"\xff\xfe\x00")
+    elif how == "too large":
+        path.write_text(" " * (store.MAX_BYTES + 1))
+    else:
+        whole = serialize(table(PROBLEM))
+        path.write_text(
+            {"empty": "", "cut off": whole[:-40], "of tomorrow": whole.replace(": 1,", ": 2,")}[how]
+        )
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["directory", "pipe", "link to itself", "no text", "too large", "empty", "cut off", "of tomorrow"],
+)
+def test_a_broken_table_is_ignored_with_one_warning(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    broken(store.user_table(), how)
+    assert store.lookup(KEY) is None
+    assert store.fingerprint() == ""
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert str(store.user_table()) in record.getMessage()
+
+
+def test_a_directory_that_is_a_file_is_ignored_too(
+    table_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(written(table_folder / "file", "")))
+    assert store.lookup(KEY) is None
+    assert len(caplog.records) == 1
+
+
+def test_a_bad_entry_costs_one_warning_and_no_other_entry(caplog: pytest.LogCaptureFixture) -> None:
+    document = json.loads(serialize(table(PROBLEM)))
+    document["gpus"][H200.name] |= {"nonsense": {}, "more": {}}
+    written(store.user_table(), json.dumps(document))
+    assert store.lookup(KEY) == PROBLEM.heuristic()
+    (record,) = caplog.records
+    assert "has 2 entries that are ignored" in record.getMessage()
+
+
+# How it is written.
+
+
+def test_a_table_is_private_and_merged_with_what_is_there() -> None:
+    path = store.save(table(PROBLEM))
+    assert path == store.user_table()
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    store.save({KEY: entry(TWO_PASS)} | table(OTHER))
+    assert store.load(path)[0] == {KEY: entry(TWO_PASS)} | table(OTHER)
+
+
+def test_another_file_can_be_written_which_is_not_read(table_folder: Path) -> None:
+    path = store.save(table(PROBLEM), path=table_folder / "results" / "tuned.json")
+    assert parse(path.read_text()) == (table(PROBLEM), [])
+    assert store.lookup(KEY) is None
+
+
+def test_a_table_that_cannot_be_merged_is_put_aside(caplog: pytest.LogCaptureFixture) -> None:
+    path = written(store.user_table(), "precious")
+    store.save(table(PROBLEM))
+    assert store.load(path)[0] == table(PROBLEM)
+    assert path.with_name("tuned.json.unreadable").read_text() == "precious"
+    assert "could not be merged" in caplog.text
+
+
+def test_a_disk_that_is_full_leaves_the_table_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = store.save(table(PROBLEM))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.save(table(OTHER))
+    assert store.load(path)[0] == table(PROBLEM)
+    assert sorted(each.name for each in path.parent.iterdir()) == [".tuned.json.lock", "tuned.json"]
+
+
+def test_a_lock_that_is_held_is_waited_for_but_not_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.05)
+    path = store.save(table(PROBLEM))
+    with store._locked(path), pytest.raises(OSError, match="lock"):
+        store.save(table(OTHER))
+    store.save(table(OTHER))
+
+
+def _save(batches: range) -> None:
+    for channels in batches:
+        store.save(table(forward(128, 8 * channels, 3136)))
+
+
+def test_processes_that_write_at_once_lose_nothing() -> None:
+    context = multiprocessing.get_context("fork")  # which starts at once
+    writers = [context.Process(target=_save, args=(range(10 * i + 1, 10 * i + 6),)) for i in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    assert len(store.load(store.user_table())[0]) == 20
+
+
+def test_clear_deletes_the_table_also_a_broken_one() -> None:
+    assert not store.clear()
+    store.save(table(PROBLEM))
+    assert store.lookup(KEY) is not None
+    assert store.clear()
+    assert store.lookup(KEY) is None
+    written(store.user_table(), "nonsense")
+    assert store.clear()
+    assert not store.user_table().exists()

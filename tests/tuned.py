@@ -1,0 +1,54 @@
+"""What tests of tuned tables share: a GPU with a name, problems on it, and entries for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.config import Device
+from eca_triton.tuning.key import Key
+from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.table import Entry, Table
+
+H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0")
+VERSIONS = {"eca_triton": "0.1.0", "torch": "2.14.1", "triton": "3.8.0"}
+
+
+def forward(n: int, c: int, hw: int, last: bool = False, maps: int = 2, **changes: Any) -> Problem:
+    """A forward in bf16 with five taps."""
+    strides = [(c * hw, 1, c) if last else (c * hw, hw, 1)] * maps
+    options = {"dtype": "bfloat16", "x_itemsize": 2, "itemsize": 2, "taps": 5, "front": False, "device": H200}
+    return Problem.forward(common_layout((n, c, hw), *strides), **(options | changes))
+
+
+def backward(n: int, c: int, hw: int, last: bool = False, maps: int = 3, **changes: Any) -> Problem:
+    """A backward in bf16 with five taps, without an activation."""
+    strides = [(c * hw, 1, c) if last else (c * hw, hw, 1)] * maps
+    options = {"dtype": "bfloat16", "dy_itemsize": 2, "itemsize": 2, "taps": 5, "activation": "identity"}
+    options |= {"bits": False, "stored": False, "device": H200}
+    return Problem.backward(common_layout((n, c, hw), *strides), **(options | changes))
+
+
+def key_of(problem: Problem) -> Key:
+    key = Key.of(problem)
+    assert key is not None
+    return key
+
+
+def entry(choice: Choice, time_us: float = 41.5) -> Entry:
+    return Entry(choice, time_us, 2 * time_us, VERSIONS)
+
+
+def table(*problems: Problem) -> Table:
+    """The heuristic's choices, as though they had been tuned."""
+    return {key_of(problem): entry(problem.heuristic()) for problem in problems}
+
+
+def changed(choice: Choice, **fields: Any) -> Choice:
+    """The choice with other fields of its config; those of a backward's tile are in it."""
+    config: Any = choice.config
+    if "block_halo_hw" not in fields and hasattr(config, "tile"):
+        return replace(choice, config=replace(config, tile=replace(config.tile, **fields)))
+    return replace(choice, config=replace(config, **fields))
