@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+
+from eca_triton.tuning.table import parse
 
 from . import bandwidth, compiling, goals, network_figures, results
 from .results import percentile
@@ -89,12 +90,8 @@ def _ratios(row: Document) -> str:
 
 
 def _tuned(folder: Path) -> Iterator[str]:
-    entries = [
-        entry
-        for table in json.loads((folder / "tuned.json").read_text())["gpus"].values()
-        for entry in table.values()
-    ]
-    gains = [entry["heuristic_us"] / entry["time_us"] for entry in entries]
+    table, _ = parse((folder / "tuned.json").read_text())
+    gains = [entry.heuristic_us / entry.time_us for entry in table.values()]
     figures = f"{percentile(gains, 0.5):.2f}x as fast as the heuristic's choice, at best {max(gains):.2f}x"
     yield f"tuned      {len(gains)} keys: {figures}"
 

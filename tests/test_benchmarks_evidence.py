@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from itertools import count
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tuned import forward, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
@@ -22,6 +23,8 @@ from benchmarks.__main__ import main, parser
 from benchmarks.commands import evidence as command
 from benchmarks.evidence import Task
 from benchmarks.evidence_summary import summary
+from eca_triton.__main__ import _parser
+from eca_triton.tuning.table import serialize
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -63,10 +66,10 @@ class Steps:
         if name == "network":
             results.save(network_document(), self.folder / "network.json")
         if name == "autotune":
-            entries = {
-                str(i): {"time_us": 10.0, "heuristic_us": us} for i, us in enumerate((10.0, 11.0, 15.0))
-            }
-            (self.folder / "tuned.json").write_text(json.dumps({"schema": 1, "gpus": {"H200": entries}}))
+            tuned = table(*(forward(128, c, 784) for c in (64, 128, 256)))
+            gains = zip(tuned.items(), (1.0, 1.1, 1.5), strict=True)
+            tuned = {key: replace(entry, heuristic_us=entry.time_us * gain) for (key, entry), gain in gains}
+            (self.folder / "tuned.json").write_text(serialize(tuned))
         return self.codes.get(name, 0)
 
 
@@ -121,6 +124,8 @@ class TestSteps:
         assert len(ours) == 3 if gpu else 5
         for arguments in ours:
             assert parser().parse_args(arguments).out == tmp_path
+        (tune,) = (task.command(60.0)[3:] for task in wanted if task.name == "tune")
+        assert _parser().parse_args(tune).out == tmp_path / "tuned.json"
 
     def test_a_process_and_its_children_end_at_the_limit(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
