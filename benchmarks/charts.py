@@ -102,7 +102,7 @@ def tax_in_time(document: Document) -> Chart | None:
     if not grid:
         return None
     return Chart(
-        f"tax-time-{gpu_slug(document)}",
+        f"tax-time-{slug(document)}",
         f"The ECA tax in time on {document['machine']['gpu']}",
         f"ECA tax in time; {'; '.join(said)}",
         "time that ECA adds to a step",
@@ -118,7 +118,7 @@ def share_of_copy(document: Document) -> Chart | None:
     panels = _by_shape(document, "share_of_copy", who)
     title = f"Share of copy bandwidth on {document['machine']['gpu']}, batch {OP_BATCH}"
     axis = "least bytes over time, as a share of a copy's bandwidth at this size"
-    name = f"bandwidth-{gpu_slug(document)}"
+    name = f"bandwidth-{slug(document)}"
     return Chart(name, title, title, axis, True, COPY_SHARE, panels) if panels else None
 
 
@@ -127,12 +127,13 @@ def ratio_to_inductor(document: Document) -> Chart | None:
     panels = _by_shape(document, "speedup", ("max-autotune", "op", "compiled"))
     title = f"Speed, stock torch.compile = 1, on {document['machine']['gpu']}, batch {OP_BATCH}"
     axis = "times as fast as stock torch.compile"
-    return Chart(f"ratio-{gpu_slug(document)}", title, title, axis, False, 1.0, panels) if panels else None
+    return Chart(f"ratio-{slug(document)}", title, title, axis, False, 1.0, panels) if panels else None
 
 
-def gpu_slug(document: Document) -> str:
-    """Of the GPU's name, for names of files."""
-    return "-".join(str(document["machine"]["gpu"]).lower().split())
+def slug(document: Document) -> str:
+    """What tells a chart's files from those of other documents: the GPU, and whether `op` was in training."""
+    backward = document["command"] == "op" and any(row["direction"] != "forward" for row in document["rows"])
+    return "-".join([*document["machine"]["gpu"].lower().split(), *(["training"] if backward else [])])
 
 
 def _by_shape(document: Document, figure: str, who: Sequence[str]) -> list[list[Panel]]:

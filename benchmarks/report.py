@@ -35,7 +35,7 @@ def load(files: Sequence[Path]) -> dict[str, list[Document]]:
             machine = document.get("machine", {})
             kind = f"{machine.get('gpu')} {file.stem}"
             of_command = found.setdefault(document.get("command", ""), {})
-            if kind not in of_command or of_command[kind]["date"] < document["date"]:
+            if kind not in of_command or of_command[kind].get("date", "") < document.get("date", ""):
                 of_command[kind] = document
     return {
         command: sorted(each.values(), key=lambda document: document.get("date", ""), reverse=True)
@@ -120,7 +120,7 @@ def _section(
     lines: list[str] = []
     for document in documents.get(command, ()):
         for name in names:
-            lines += _shown(pictures, f"{name}-{charts.gpu_slug(document)}", "")
+            lines += _shown(pictures, f"{name}-{charts.slug(document)}", "")
         lines += [*write(document), ""]
     return lines or [NOT_MEASURED, ""]
 

@@ -33,13 +33,15 @@ def network_document(ours_us: float = 101.0) -> dict[str, Any]:
     return {"command": "network", **HEAD, "rows": [row]}
 
 
-def op_document() -> dict[str, Any]:
+def op_document(*directions: str) -> dict[str, Any]:
     rows = [
         results.record(
             row, "tile", status="ok", plan="block", errors={}, checks={}, results=results.figures(row, OP_US)
         )
         for batch in (128, 8)
-        for row in sites.rows([(256, 56, 56), (512, 28, 28)], [batch], variants=["eca"])
+        for row in sites.rows(
+            [(256, 56, 56), (512, 28, 28)], [batch], variants=["eca"], directions=directions or ("forward",)
+        )
     ]
     return {"command": "op", **HEAD, "rows": rows}
 
@@ -75,6 +77,13 @@ class TestCharts:
         assert ratio.panels[0][0].series == {"op": [1.9048] * 2, "compiled": [2.0] * 2}, (
             "max-autotune: no dot"
         )
+
+    def test_either_direction_has_files_of_its_own(self) -> None:
+        found = report.drawn({"op": [op_document(), op_document("backward", "both")]})
+        assert [chart.name for chart in found] == [
+            "bandwidth-nvidia-h200", "bandwidth-nvidia-h200-training", "ratio-nvidia-h200",
+            "ratio-nvidia-h200-training",
+        ]  # fmt: skip
 
     def test_without_figures_there_is_no_chart(self) -> None:
         failed = op_document()
