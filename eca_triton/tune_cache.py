@@ -21,7 +21,7 @@ def show(file: Path | None, as_json: bool, out: TextIO) -> None:
         OSError: the file cannot be read.
         ValueError: it is not a table.
     """
-    table = store.tables() if file is None else _load(file)
+    table = store.in_force(may_read=True).table if file is None else _load(file)
     read = [str(path) for path in store.paths()] if file is None else [str(file)]
     entries: list[dict[str, Any]] = [
         {"gpu": gpu, "key": key, **value}

@@ -10,7 +10,7 @@ import torch
 from autotune_machine import H200, Bench, by_reference
 
 from eca_triton.autotune.examples import Example, outputs
-from eca_triton.autotune.progress import Lines
+from eca_triton.autotune.progress import Lines, shown
 from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, Task, name_of, search, tasks_of
 from eca_triton.autotune.tune import tune
 from eca_triton.ops.schema import ECA
@@ -187,3 +187,19 @@ def test_every_result_is_written_as_soon_as_it_is_there(
     assert f"best config selected: {name_of(outcomes[1].choice)};" in out.getvalue()
     assert f"2/2 {second.key}" in said.getvalue()
     assert "100.0 us by the heuristic -> 50.0 us (50.0% less)" in said.getvalue()
+
+
+def test_on_a_terminal_bars_show_the_best_time_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich", reason="bars are drawn by rich")
+    monkeypatch.setenv("COLUMNS", "300")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    with shown(1, out) as progress:
+        outcomes = tune([task()], Bench().machine(), progress, io.StringIO())
+    assert str(outcomes[0].task.key) in out.getvalue()
+    assert "best 100.0 us" in out.getvalue()
+    assert "100.0 us by the heuristic, which stays" in out.getvalue()

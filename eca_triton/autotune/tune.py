@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -29,6 +28,8 @@ def tune(
     Raises:
         OSError: the table cannot be written.
     """
+    import triton
+
     outcomes = []
     for task in tasks:
         progress.begin(task, len(candidates(task.problem)))
@@ -36,7 +37,7 @@ def tune(
         if outcome.entry is not None:
             save({task.key: outcome.entry}, path=path)
         progress.end(outcome)
-        if os.environ.get("TRITON_PRINT_AUTOTUNING") == "1" and outcome.choice is not None:
+        if triton.knobs.autotuning.print and outcome.choice is not None:
             out.write(_as_triton_prints(outcome))
         outcomes.append(outcome)
     return outcomes

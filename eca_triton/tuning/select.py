@@ -10,9 +10,12 @@ from .choice import Choice
 from .key import Key
 from .lagged import LaggedConfig
 from .problem import Problem
-from .store import lookup
+from .store import in_force
+from .table import Table
 
 log = logging.getLogger("eca_triton")
+
+MAX_CHOSEN = 4096  # problems; networks have dozens
 
 
 def select(problem: Problem, may_read: bool = True) -> Choice:
@@ -22,9 +25,21 @@ def select(problem: Problem, may_read: bool = True) -> Choice:
         problem: What is to be computed, and where.
         may_read: False in a graph capture, where no file is read.
     """
-    tuned = lookup(Key.of(problem), may_read)
-    if tuned is None:
+    table, _, chosen = in_force(may_read)
+    choice = chosen.get(problem)
+    if choice is None:
+        choice = _select(problem, table)
+        if len(chosen) >= MAX_CHOSEN:
+            chosen.clear()
+        chosen[problem] = choice
+    return choice
+
+
+def _select(problem: Problem, table: Table) -> Choice:
+    key = Key.of(problem) if table else None
+    if key is None or key not in table:
         return problem.heuristic()
+    tuned = table[key].choice
     if isinstance(tuned.config, LaggedConfig):
         # Tuned for a batch of this class, but perhaps a larger one: no tile can lag behind the last.
         lag = min(tuned.config.lag, problem.layout.n * tuned.config.tiles(problem.layout))

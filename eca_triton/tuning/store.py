@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from .choice import Choice
 from .key import Key
+from .problem import Problem
 from .table import Entry, Table, parse, serialize
 
 log = logging.getLogger("eca_triton")
@@ -28,15 +29,26 @@ SHIPPED = Path(__file__).parent / "tables"
 MAX_BYTES = 16 << 20  # of a table: thousands of networks
 LOCK_SECONDS = 30.0  # others hold it for one write
 
+VARIABLES = ("ECA_TRITON_TUNED", "ECA_TRITON_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
 
-class _InForce(NamedTuple):
+
+class InForce(NamedTuple):
+    """What was read.
+
+    Attributes:
+        table: All entries; the user's have taken the place of shipped ones.
+        fingerprint: Of all choices, "" of none.
+        chosen: For `select`, what was chosen with this table before.
+    """
+
     table: Table
     fingerprint: str
+    chosen: dict[Problem, Choice]
 
 
-_NOTHING = _InForce({}, "")
+_NOTHING = InForce({}, "", {})
 _lock = threading.Lock()
-_read: dict[tuple[str, Path], _InForce] = {}
+_read: dict[tuple[str | None, ...], InForce] = {}  # by the values of VARIABLES
 _passed_over = False  # whether a call of a graph capture went without tables
 _warned: set[Path] = set()
 _listeners: list[Callable[[], None]] = []
@@ -63,6 +75,27 @@ def user_table() -> Path:
     return Path(root, "eca_triton", "tuned.json")
 
 
+def in_force(may_read: bool) -> InForce:
+    """What was read, or is read now; nothing if it may not be."""
+    global _passed_over
+    state = tuple(os.environ.get(name) for name in VARIABLES)
+    found = _read.get(state)
+    if found is not None:
+        return found
+    if not may_read:
+        _passed_over = True
+        return _NOTHING
+    with _lock:
+        found = _read.get(state)
+        if found is None:
+            # Calls were planned without these tables: in a graph capture, or before the environment changed.
+            stale, _passed_over = bool(_read) or _passed_over, False
+            found = _read[state] = _read_all()
+            if stale:
+                _tell()
+    return found
+
+
 def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
     """What was tuned for a key, or None.
 
@@ -72,7 +105,7 @@ def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
     """
     if key is None:
         return None
-    entry = _in_force(may_read).table.get(key)
+    entry = in_force(may_read).table.get(key)
     return None if entry is None else entry.choice
 
 
@@ -129,12 +162,7 @@ def on_change(listener: Callable[[], None]) -> None:
 
 def fingerprint() -> str:
     """Of all choices in force, for keys of caches of code that was generated with them; "" of none."""
-    return _in_force(may_read=True).fingerprint
-
-
-def tables() -> Table:
-    """All entries in force: the user's before the shipped ones."""
-    return dict(_in_force(may_read=True).table)
+    return in_force(may_read=True).fingerprint
 
 
 def paths() -> list[Path]:
@@ -173,37 +201,15 @@ def load(path: Path) -> tuple[Table, list[str]]:
         return parse(file.read())
 
 
-def _in_force(may_read: bool) -> _InForce:
-    global _passed_over
-    state = mode(), user_table()
-    found = _read.get(state)
-    if found is not None:
-        return found
-    if not may_read:
-        _passed_over = True
-        return _NOTHING
-    with _lock:
-        found = _read.get(state)
-        if found is None:
-            # Calls were planned without these tables: in a graph capture, or before the environment changed.
-            stale, _passed_over = bool(_read) or _passed_over, False
-            found = _read[state] = _read_all()
-            if stale:
-                _tell()
-    return found
-
-
-def _read_all() -> _InForce:
+def _read_all() -> InForce:
     table: Table = {}
     for path in paths():
         entries, problem = examine(path)
         if problem:
             _warn_once(path, problem)
         table |= entries
-    if not table:
-        return _NOTHING
     choices = sorted((key.gpu, str(key), repr(entry.choice)) for key, entry in table.items())
-    return _InForce(table, sha256(repr(choices).encode()).hexdigest())
+    return InForce(table, sha256(repr(choices).encode()).hexdigest() if choices else "", {})
 
 
 def _without_waiting(path: str, flags: int) -> int:

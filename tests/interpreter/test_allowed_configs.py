@@ -1,0 +1,127 @@
+"""Every config that may run computes the same, also those that nobody would choose."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import eca_triton
+from eca_triton import launch, launch_training
+from eca_triton.tuning.allowed import allowed
+from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.heuristic import power_of_2
+from eca_triton.tuning.lagged import LaggedConfig
+from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.tile import TileConfig
+from eca_triton.tuning.tile_backward import TileBackwardConfig
+from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
+
+TRIES = 20_000
+ROUNDS = 2
+Pick = Callable[[int, int], int]
+
+
+def tile(problem: Problem, pick: Pick) -> TileConfig | TileBackwardConfig:
+    block_hw = pick(1, 512)
+    chunks, rest = divmod(problem.layout.hw + pick(1, 8) - 1, block_hw)
+    tail = pick(power_of_2(rest), block_hw) if rest and chunks and pick(1, 2) == 1 else 0
+    config = TileConfig(
+        block_c=pick(1, 64), block_hw=block_hw, chunks=max(1, chunks + (rest > 0 and not tail)),
+        block_tail=tail, block_halo=power_of_2(max(problem.taps - 1, 1)), vec=pick(1, 8),
+        windowed=pick(1, 2) == 1, packed=False, num_warps=pick(1, 8),
+    )  # fmt: skip
+    return config if problem.direction == "forward" else TileBackwardConfig(config, pick(1, 512))
+
+
+def tile_channels_last(problem: Problem, pick: Pick) -> TileChannelsLastConfig:
+    block_hw, block_halo, hw = pick(1, 64), pick(1, 64), problem.layout.hw
+    return TileChannelsLastConfig(
+        block_c=pick(8, 64), block_hw=block_hw, steps=-(-hw // block_hw),
+        block_halo=block_halo, halo_steps=-(-hw // block_halo), num_warps=pick(1, 8),
+    )  # fmt: skip
+
+
+def lagged(problem: Problem, pick: Pick) -> LaggedConfig:
+    layout, last = problem.layout, problem.layout.dense_channels_last
+    config = LaggedConfig(
+        block_c=pick(4, 16), block_hw=pick(8, 64), lag=0, block_p=pick(1, 16), block_g=pick(1, 128),
+        num_warps=pick(1, 8), vec_c=4 if last else 1, vec_hw=1 if last else 4, max_registers=64,
+    )  # fmt: skip
+    tiles = config.tiles(layout)
+    return LaggedConfig(**vars(config) | {"lag": random.randint(tiles, layout.n * tiles)})
+
+
+RANDOM = {"tile": tile, "tile_channels_last": tile_channels_last, "lagged": lagged}
+
+
+def some(kernel: str, problem: Problem) -> Choice:
+    """A random choice that is allowed."""
+
+    def pick(least: int, most: int) -> int:
+        """A power of two."""
+        return 1 << random.randint(least.bit_length() - 1, most.bit_length() - 1)
+
+    for _ in range(TRIES):
+        choice = Choice(kernel, RANDOM[kernel](problem, pick))
+        if allowed(problem, choice):
+            return choice
+    raise AssertionError(f"no {kernel} for {problem}")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape", "taps", "activation"),  # of ReLU there are bits; SiLU's slope is computed anew
+    [
+        ("tile", (2, 24, 7, 7), 5, "relu"),
+        ("tile", (2, 16, 6, 12), 7, "silu"),
+        ("tile_channels_last", (2, 24, 5, 6), 5, "relu"),
+        ("lagged", (2, 12, 4, 8), 3, "relu"),
+        ("lagged", (2, 16, 5, 6), 5, "silu"),
+    ],
+    ids=["tile by windows", "tile", "tile_channels_last", "lagged", "lagged channels_last"],
+)
+def test_random_configs_compute_what_torch_does(
+    kernel: str, shape: tuple[int, ...], taps: int, activation: str
+) -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    last = torch.channels_last if shape[2:] == (5, 6) else torch.contiguous_format
+    x, r, dy = (torch.randn(shape).to(memory_format=last) for _ in range(3))
+    w = torch.randn(1, 1, taps)
+    function = {"relu": F.relu, "silu": F.silu}[activation]
+    exact = step(lambda x, w, r: function(by_torch(x, w) + r), *(each.double() for each in (x, w, r, dy)))
+    chosen: set[Choice] = set()
+
+    def select(problem: Problem, may_read: bool) -> Choice:
+        choice = some(kernel, problem)
+        chosen.add(choice)
+        return choice
+
+    for _ in range(ROUNDS):
+        with (
+            mock.patch.object(launch, "select", select),
+            mock.patch.object(launch_training, "select", select),
+        ):
+            got = step(lambda x, w, r: eca_triton.eca(x, w, residual=r, activation=activation), x, w, r, dy)
+        for one, other in zip(got, exact, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+    assert len(chosen) == 2 * ROUNDS
+
+
+def by_torch(x: Tensor, w: Tensor) -> Tensor:
+    gates = F.conv1d(x.mean((2, 3)).unsqueeze(1), w, padding=w.shape[-1] // 2).sigmoid()
+    return x * gates.view(*x.shape[:2], 1, 1)
+
+
+def step(function: Callable[..., Tensor], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """What a function of x, weight and residual returns, and their gradients for dy, the last tensor."""
+    *inputs, dy = (each.clone() for each in tensors)
+    for each in inputs:
+        each.requires_grad_()
+    out = function(*inputs)
+    return (out.detach(), *torch.autograd.grad(out, inputs, dy))
