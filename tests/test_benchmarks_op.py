@@ -51,7 +51,7 @@ class TestCommand:
         code, document = run(tmp_path, *SMALL)
         assert code == 0
         assert document["left_out"] == []
-        assert {"gpu", "driver", "torch", "triton"} <= set(document["machine"])
+        assert {"gpu", "driver", "cpu", "torch", "triton", "commit", "tuned"} <= set(document["machine"])
         assert len(document["rows"]) == len(tails.HEADLINE) * len(sites.LAYOUTS)
         assert {row["status"] for row in document["rows"]} == {"ok"}
         assert all(row["checks"]["op"]["passed"] for row in document["rows"])
