@@ -20,7 +20,10 @@ from .results import save
 ROOT = Path(__file__).parents[1]
 GRACE_S = 5.0
 MODEL = "ecaresnet50d"
-SMOKE = "(bf16 and (128x256x56x56 or 128x2048x7x7) and gates) or captured or streams or 512x28x28-contiguous"
+SMOKE = (
+    "(gates and bf16 and tail and (128x256x56x56 or 128x2048x7x7))"
+    " or (gradients and 512x28x28-contiguous and bfloat16) or (captured and not contiguous) or streams"
+)
 SMOKE_FILES = ("tests/test_gpu.py", "tests/test_gpu_training.py")
 # What the package does as it comes: no table that the user tuned.
 ENVIRONMENT = {"ECA_TRITON_TUNED": "shipped"}
