@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="list the ECA-like sites of a model and what becomes of each"
     )
     _add_model(explain)
+    explain.add_argument("--mode", default="default", help="of torch.compile, max-autotune for one")
     explain.add_argument(
         "--target",
         help="also lower the network for this GPU (h200, h100, a100), which need not be there; by default "
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     autotune.add_argument(
         "--out", metavar="FILE", type=Path, help="write this table (merged, if it is there) instead of yours"
     )
-    autotune.set_defaults(run=_autotune, measure=False)
+    autotune.set_defaults(run=_autotune, measure=False, mode="default")
 
     _add_tune_cache(commands)
     return parser
@@ -137,6 +138,7 @@ def _explain(options: argparse.Namespace, out: TextIO) -> int:
             *inputs,
             target=options.target,
             training=options.training,
+            mode=options.mode,
             measure=options.measure,
             name=options.model,
         )
@@ -190,8 +192,13 @@ def _autotune(options: argparse.Namespace, out: TextIO) -> int:
 
 def _impossible(options: argparse.Namespace) -> str:
     """What is wrong with the arguments, or ""."""
+    from .report.gather import choose_options
     from .targets import TARGETS
 
+    try:
+        choose_options(options.mode)
+    except ValueError as error:
+        return str(error)
     if options.target not in (None, "none", *TARGETS):
         return f"unknown target {options.target!r}; choose {', '.join(TARGETS)}"
     if options.measure:

@@ -10,7 +10,7 @@ from torch import Tensor
 from . import ops, reference, reference_training
 from .ops.batch_norm import plain as plain_batch_norm_eca
 from .ops.schema import PoolArguments, PoolBackwardArguments, SiteArguments
-from .ops.schema_projection import ProjectionArguments
+from .ops.schema_projection import ProjectionArguments, RescaledArguments
 from .ops.schema_training import BackwardArguments, ForwardArguments
 
 
@@ -32,6 +32,7 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
         ops.BATCH_NORM_ECA: plain_batch_norm_eca,
         ops.GATE_FROM_PROJECTION: _gate_from_projection,
         ops.AFFINE_FROM_PROJECTION: _affine_from_projection,
+        ops.RESCALED_PROJECTION: _rescaled_projection,
     }
 
 
@@ -61,6 +62,11 @@ def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     return reference.affine_from_projection(
         a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=a.out_dtype
     )
+
+
+def _rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
+    a = RescaledArguments(*args, **kwargs)
+    return reference.rescaled_projection(a.x, a.projection, a.factor, a.summand, out_dtype=a.out_dtype)
 
 
 def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Collection
 from typing import Any, TypeVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.export import ExportedProgram
 
@@ -61,10 +62,15 @@ def rewritten(program: ExportedProgram, settings: Settings) -> ExportedProgram:
             if "example_value" in node.meta:
                 node.meta["val"] = node.meta.pop("example_value")
             ours = node.op == "call_function" and targets.get(node) is not node.target
-            if ours and not isinstance(node.target, OpOverload):
+            if ours and not isinstance(node.target, OpOverload) and not _takes_one_of_several(node):
                 inline(node, node.target, {})
         _erase_unread_sizes(graph)
     return _like(program, root)
+
+
+def _takes_one_of_several(node: fx.Node) -> bool:
+    """Whether the node stands for one result of an operator with several."""
+    return node.target is operator.getitem and not isinstance(value(node.args[0]), Tensor)
 
 
 def decompose(program: Graphs) -> Graphs:

@@ -1,4 +1,4 @@
-"""Host side of the gates that are computed before a 1x1 convolution, from its pooled input."""
+"""Host side of what is computed before a 1x1 convolution, from its pooled input, and of the convolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor
 from . import launch
 from .call import BatchNorm, vectors
 from .direct import run
+from .kernels.product import product_kernel
 from .kernels.projection import projection_kernel
+from .tuning.product import product_config
 from .tuning.projection import projection_config
 
 
@@ -47,4 +49,24 @@ def gates(
             PRECISION="tf32" if nvidia and projection.dtype != torch.float32 else "ieee",
             BLOCK_N=config.block_n, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
             num_warps=config.num_warps,
+        )  # fmt: skip
+
+
+def rescaled(x: Tensor, projection: Tensor, factor: Tensor, summand: Tensor | None, out: Tensor) -> None:
+    """Fills out [N, C, *spatial] from x [N, I, *spatial], both channels-last; factor, summand: [N, C].
+
+    For 16-bit maps the product is exact but for its fp32 sums; fp32 ones take no tensor cores.
+    """
+    n, reduced = x.shape[:2]
+    c, hw = projection.shape[0], x.numel() // (n * reduced)
+    config = product_config(c, hw, reduced)
+    blocks = n * -(-hw // config.block_hw) * -(-c // config.block_c)
+    with launch.on_device_of(x):
+        run(
+            product_kernel, (blocks,),
+            x, projection.flatten(1).to(x.dtype).contiguous(), factor.contiguous(),
+            None if summand is None else summand.contiguous(), out, c,
+            HW=hw, REDUCED=reduced, PRECISION="ieee",
+            BLOCK_HW=config.block_hw, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
+            num_warps=config.num_warps, num_stages=config.num_stages,
         )  # fmt: skip

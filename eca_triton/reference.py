@@ -141,6 +141,28 @@ def gate_from_projection(
     return gate_from_pool(y, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype)
 
 
+def rescaled_projection(
+    x: Tensor,
+    projection: Tensor,
+    factor: Tensor,
+    summand: Tensor | None = None,
+    *,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """factor * (projection x) + summand [N, C, *spatial], of x [N, I, *spatial]: a 1x1 convolution, rescaled.
+
+    `projection` is [C, I] or [C, I, 1, ...]; `factor` and `summand` [N, C] are for whole channels.
+    """
+    dtype = compute_dtype(x)
+    spread = (..., *[None] * (x.ndim - 2))
+    with torch.autocast(x.device.type, enabled=False):
+        y = x.to(dtype).movedim(1, -1) @ projection.flatten(1).to(dtype).T
+    y = y.movedim(-1, 1) * factor.to(dtype)[spread]
+    if summand is not None:
+        y = y + summand.to(dtype)[spread]
+    return y.to(out_dtype or x.dtype)
+
+
 def affine_from_projection(
     pooled: Tensor,
     projection: Tensor,

@@ -69,6 +69,7 @@ def fixed(*, name: str = "layer1.0.se", module: str = "head.eca", plain: bool = 
             dtype="bfloat16",
             batch=128,
             training=False,
+            mode="default",
             target="h200",
             versions={"eca_triton": "0.1.0", "torch": "2.14.1"},
         ),

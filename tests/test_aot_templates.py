@@ -13,6 +13,7 @@ from torch._inductor.codecache import PyCodeCache
 from torch._inductor.utils import fresh_cache
 
 from eca_triton.compile import compat
+from eca_triton.compile.cost import PRODUCT
 from eca_triton.deviceless import TARGETS, Kernel, lower
 from eca_triton.deviceless.mocks import absent_gpu
 
@@ -62,6 +63,31 @@ def test_templates_compile_without_spills(stage: str, channels_last: bool) -> No
         for code in machine_code(kernel):
             assert code.spilled_bytes == 0
             assert code.registers <= 128
+
+
+class Bottleneck(deviceless_models.Tail):
+    """Behind a ReLU that makes the convolution's input, so that the mean rides on it."""
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return super().forward(F.relu(x), residual)
+
+
+@pytest.mark.parametrize("stage", ["56x56", "28x28"])
+def test_the_product_leaves_registers_for_three_programs_and_moves_whole_vectors(stage: str) -> None:
+    channels, side = STAGES[stage]
+    with torch.device("meta"):
+        model, x = Bottleneck(channels), torch.empty(128, channels // 4, side, side)
+        residual = torch.empty(128, channels, side, side)
+    arguments = {"dtype": torch.bfloat16, "channels_last": True, "backend": "eca_triton"}
+    result = lower(model, (x, residual), sources=True, **arguments)
+    (product,) = [kernel for kernel in result.kernels if "rescaled_projection" in kernel.name]
+    for code in machine_code(product):
+        assert code.spilled_bytes == 0
+        assert code.registers <= 168  # three programs of 128 threads share 65536
+        assert 3 * code.shared_bytes <= 227 << 10
+        assert code.stores.keys() == {128}
+        if code.instructions is not None:  # no loop over the input's channels
+            assert code.instructions * 128 / (64 * 128) <= PRODUCT * 1.05
 
 
 def test_stock_kernels_compile_for_the_target() -> None:

@@ -214,6 +214,12 @@ def test_a_difference_for_the_worse_exits_with_3(
     assert json.loads(capsys.readouterr().out)["diff"]["worse"] == ["4 is not lowered any more"]
 
 
+def test_a_mode_goes_into_the_answer(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
+    arguments = f"{own_model}:network", "--target", "none", "--mode"
+    assert explain(capsys, *arguments, "max-autotune")["mode"] == "max-autotune"
+    assert "mode must be one of default" in refused(capsys, *arguments, "fast")
+
+
 def test_an_old_file_that_does_not_fit_is_refused(
     capsys: pytest.CaptureFixture[str], own_model: str, tmp_path: Path
 ) -> None:

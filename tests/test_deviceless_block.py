@@ -33,7 +33,7 @@ def large(result: Lowering, s: int) -> list[str]:
 def test_the_tail_of_every_stage_is_one_kernel_without_copies(stage: str) -> None:
     channels, side = STAGES[stage]
     model, inputs, s = deviceless_models.tail(128, channels, side)
-    result = lower(model, inputs, **ARGUMENTS)
+    result = lower(model, inputs, **ARGUMENTS, options={"eca.plan": "block"})
     assert len(large(result, s)) == 2  # the convolution, and all that follows
     weights = 2 * channels * (channels // 4)
     assert result.bytes_moved - weights == pytest.approx(4.25 * s, abs=SCRATCH * s)
@@ -199,7 +199,7 @@ def test_an_error_in_a_template_costs_a_read_and_nothing_else(monkeypatch: pytes
     assert keeps_the_gate()
     model, inputs, _ = deviceless_models.tail()
     with pytest.raises(Exception, match=r"ECA199 .*not in this release"):  # unless an error was asked for
-        lower(model, inputs, **ARGUMENTS, options={"eca.strict": True})
+        lower(model, inputs, **ARGUMENTS, options={"eca.strict": True, "eca.plan": "block"})
 
 
 @pytest.mark.usefixtures("_untried")

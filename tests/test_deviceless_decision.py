@@ -60,13 +60,13 @@ def both(y: Tensor, f: Callable[[Tensor], Any]) -> tuple[Any, Any]:
 
 
 INFERENCE: dict[str, tuple[Callable[..., Any], list[str]]] = {
-    "residual and relu": (lambda m, u, r: m.next(torch.relu(m.eca(m.y(u)) + r)), ["block"]),
+    "residual and relu": (lambda m, u, r: m.next(torch.relu(m.eca(m.y(u)) + r)), ["convblock"]),
     "alone": (lambda m, u, r: m.eca(r), ["block"]),
     "silu before": (lambda m, u, r: m.next(m.eca(F.silu(m.y(u)))), ["block"]),
     "relu of an input": (lambda m, u, r: m.eca(torch.relu(r)), ["block"]),
     "the map has a second reader": (lambda m, u, r: both(m.y(u), lambda y: m.next(m.eca(y))), ["skip"]),
     "a sum before": (lambda m, u, r: m.next(m.eca(m.y(u) + r)), ["skip"]),
-    "a biased convolution": (lambda m, u, r: m.eca(m.biased(torch.relu(u))) + r, ["convfold"]),
+    "a biased convolution": (lambda m, u, r: m.eca(m.biased(torch.relu(u))) + r, ["convblock"]),
     "a concatenation after": (lambda m, u, r: torch.cat([m.eca(m.y(torch.relu(u))), r], 1), ["convfold"]),
     "only pooled": (lambda m, u, r: torch.relu(m.eca(m.y(torch.relu(u))) + r).mean((2, 3)), ["convfold"]),
     "padded behind silu": (lambda m, u, r: m.next(F.pad(F.silu(m.eca(m.y(u))), (1, 1, 1, 1))), ["skip"]),

@@ -73,13 +73,13 @@ def test_nor_do_they_at_small_batches(batch: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
-    """It costs what the network without attention costs: every site reads its map once."""
+    """It moves less than the network without attention: the maps at 56x56 and 28x28 are never read for it."""
     result = both("ecaresnet50d", channels_last=channels_last)
     stock, ours = result.stock, result.lowered
     plans = [record.decision.plan for record in result.records]
     # Only the mean of the last result is read: it is never stored, and its gate is computed ahead of it.
     assert (len(plans), plans[-1]) == (16, "convfold")
-    assert set(plans) == {"block", "convfold"}
+    assert plans == ["convblock"] * 7 + ["block"] * 8 + ["convfold"]
     assert len(one_dimensional_convolutions(stock.kernels)) == 16
     assert one_dimensional_convolutions(ours.kernels) == []
 
@@ -91,9 +91,10 @@ def test_ecaresnet50d_in_inference(channels_last: bool) -> None:
     assert all(moved <= 3.05 * s for moved, s in tails)
     names = [kernel.name for kernel in ours.kernels]
     assert names.count("eca_triton.gate_from_projection.default") == plans.count("convfold")
+    assert names.count("eca_triton.affine_from_projection.default") == plans.count("convblock")
     assert len(ours.kernels) <= len(stock.kernels) - 20
 
     twin = without_attention(network("ecaresnet50d"))
     plain = lower(twin, images("ecaresnet50d", 128), dtype=torch.bfloat16, channels_last=channels_last)
     assert stock.bytes_moved > 1.21 * plain.bytes_moved
-    assert ours.bytes_moved < 1.003 * plain.bytes_moved
+    assert ours.bytes_moved < 0.85 * plain.bytes_moved

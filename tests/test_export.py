@@ -171,7 +171,8 @@ def test_networks_of_timm(network: str, sites: int) -> None:
     program = export(module, (x,))
     before = str(program)
     result, records = lowered(program)
-    assert (len(own_calls(result)), sum(record.lowered for record in records)) == (sites, sites)
+    gates = [call for call in own_calls(result) if "rescaled" not in call]
+    assert (len(gates), sum(record.lowered for record in records)) == (sites, sites)
     assert all(record.name in dict(module.named_modules()) for record in records)
     assert str(program) == before
     with torch.no_grad():

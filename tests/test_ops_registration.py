@@ -17,6 +17,7 @@ NAMES = [
     "gate_from_pool_backward",
     "gate_from_projection",
     "affine_from_projection",
+    "rescaled_projection",
 ]
 TRAINING = ["eca_forward", "eca_backward"]  # test_ops_training.py has the rest
 LAYOUTS = {
@@ -60,6 +61,7 @@ def test_no_schema_has_an_integer(name):
         ("gate_from_pool_backward", schema.PoolBackwardArguments, set()),
         ("gate_from_projection", schema_projection.ProjectionArguments, set()),
         ("affine_from_projection", schema_projection.ProjectionArguments, set()),
+        ("rescaled_projection", schema_projection.RescaledArguments, set()),
         ("eca_forward", schema_training.ForwardArguments, set()),
         ("eca_backward", schema_training.BackwardArguments, set()),
     ],
@@ -80,7 +82,9 @@ def test_opcheck(name, layout, requires_grad):
     pooled = x.detach().mean((2, 3)).requires_grad_(requires_grad)
     site = (x, weight, bias, *vectors())
     projected = (pooled, torch.randn(6, 6, 1, 1, requires_grad=requires_grad), weight, bias, None, *vectors())
+    matrix, terms = torch.randn(4, 6, 1, 1, requires_grad=requires_grad), torch.randn(2, 2, 4)
     arguments = {
+        "rescaled_projection": ((x, matrix, *terms.requires_grad_(requires_grad)), {}),
         "gate_from_projection": (projected, {"circular": True}),
         "affine_from_projection": (projected, {"out_dtype": torch.float64}),
         "gate": (site, {"pre_activation": "silu", "circular": True}),

@@ -131,6 +131,38 @@ def test_the_network_without_eca_is_the_cheapest(report: Report) -> None:
     assert bytes_moved["plain"] < bytes_moved["ours"] < bytes_moved["stock"]
 
 
+def test_a_mode_of_torch_compile_is_planned_and_counted_as_such() -> None:
+    """Where Inductor tunes products, its own takes the site into its kernel; else ours does."""
+    convolutions = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 64, 1, bias=False)
+    model = nn.Sequential(*convolutions, Attention(), nn.ReLU()).bfloat16()
+    images = IMAGES.to(memory_format=torch.channels_last)
+    seen = {
+        mode: eca_triton.explain(model, images, target="h200", mode=mode)
+        for mode in ("default", "max-autotune")
+    }
+    plans = {mode: each.sites[0].decision.plan for mode, each in seen.items()}
+    assert plans == {"default": "convblock", "max-autotune": "convfold"}
+    moved = {mode: each.totals["bytes_after"] for mode, each in seen.items()}
+    assert moved["max-autotune"] == pytest.approx(moved["default"], rel=0.01)
+    by_hand = 2 * BATCH * SIDE**2 * (16 * 3 * 9 + 64 * 16)
+    assert all(
+        each.flops == pytest.approx(by_hand, rel=0.01)
+        for report in seen.values()
+        for each in report.lowerings().values()
+    )
+    assert (seen["max-autotune"].subject.mode, seen["max-autotune"].as_dict()["mode"]) == (
+        "max-autotune",
+    ) * 2
+    assert "max-autotune where Triton's matrix products win" in str(seen["max-autotune"])
+    alone = eca_triton.explain(model, images, target="none", mode="max-autotune")
+    assert alone.sites == seen["max-autotune"].sites
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"mode must be one of default, .*, got 'fast'"):
+        eca_triton.explain(Network(), IMAGES, mode="fast")
+
+
 def test_a_site_among_other_code_has_no_twin() -> None:
     class Inline(nn.Module):
         def __init__(self) -> None:
@@ -165,8 +197,8 @@ def test_a_gate_that_another_module_applies_is_no_module_to_take_out() -> None:
 def test_the_dictionary_is_plain_and_versioned(report: Report) -> None:
     answer = json.loads(json.dumps(report.as_dict()))
     assert list(answer) == [
-        "schema", "model", "inputs", "dtype", "batch", "training", "target", "versions", "sites", "totals",
-        "predicted", "measured", "unmatched", "graph_breaks",
+        "schema", "model", "inputs", "dtype", "batch", "training", "mode", "target", "versions", "sites",
+        "totals", "predicted", "measured", "unmatched", "graph_breaks",
     ]  # fmt: skip
     assert (answer["schema"], answer["target"], answer["measured"]) == (SCHEMA, "h200", None)
     assert (answer["inputs"], answer["batch"]) == (["8 x 3 x 32 x 32 bfloat16"], BATCH)

@@ -44,6 +44,17 @@ def test_plans_and_totals_that_changed_are_listed() -> None:
     assert diff.worse == ()
 
 
+def test_reports_of_another_mode_do_not_compare() -> None:
+    with pytest.raises(NotComparableError, match="mode: 'max-autotune' then, 'default' now"):
+        compare_reports(earlier(lambda report: report.update(mode="max-autotune")), now())
+
+
+def test_a_report_from_before_there_were_modes_is_of_the_default_one(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(earlier(lambda report: report.pop("mode"))))
+    assert compare_reports(load_report(path), now()).lines() == ["nothing changed"]
+
+
 def test_a_site_that_is_not_lowered_any_more_is_worse() -> None:
     old = earlier(lambda report: report["sites"][2].update(plan="block", reason=None, lowered=True))
     assert compare_reports(old, now()).worse == ("layer3.0.se is not lowered any more",)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from tuned import H200, backward, forward, key_of
 
+from eca_triton.tuning.choice import choose, choose_backward
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import common_layout
@@ -78,6 +79,17 @@ def test_what_no_table_can_know_has_no_key() -> None:
 def test_other_texts_are_no_keys(text: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
         Key.parse(H200.name, text)
+
+
+@pytest.mark.parametrize("bits", [False, True])
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_a_problem_asks_the_heuristic_what_a_call_would(bits: bool, activation: str, last: bool) -> None:
+    problem = forward(32, 256, 3136, last, front=bits, bits=activation == "relu")
+    expected = choose(problem.layout, 2, 2, 5, bits, H200, activation == "relu")
+    assert problem.heuristic() == expected
+    problem = backward(32, 256, 3136, last, activation=activation, bits=bits, stored=True)
+    assert problem.heuristic() == choose_backward(problem.layout, 2, 2, 5, activation, bits, True, H200)
 
 
 def test_the_device_of_a_gpu_has_its_name_and_capability() -> None:

@@ -52,7 +52,7 @@ class Outcome:
     Attributes:
         task: What was searched for.
         choice: The fastest that computes the right result; None where none does.
-        time_us: Median of a launch as chosen.
+        time_us: Median of a launch as chosen; 0 if there is none.
         heuristic_us: Median of one as the heuristic chooses; None where it cannot be launched.
         timed: How many candidates were.
         dropped: Why candidates were not timed, or do not count.
@@ -70,7 +70,9 @@ class Outcome:
     @property
     def gain(self) -> float:
         """The share of the heuristic's time that is saved."""
-        return 0.0 if self.heuristic_us is None else 1.0 - self.time_us / self.heuristic_us
+        if self.choice is None or self.heuristic_us is None:
+            return 0.0
+        return 1.0 - self.time_us / self.heuristic_us
 
     @property
     def entry(self) -> Entry | None:

@@ -30,6 +30,7 @@ __all__ = [
     "inductor_compile",
     "inductor_config",
     "makes_package",
+    "mode_options",
     "needs_storage",
     "packs_bits",
     "products_keep_precision",
@@ -61,6 +62,18 @@ def settings_of(
     if config_patches:
         wrapper.apply_options(config_patches)
     return inductor_config().patch(wrapper.config)  # type: ignore[no-any-return]
+
+
+def mode_options(mode: str) -> dict[str, Any]:
+    """Inductor's options behind a mode of torch.compile.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
+    modes: dict[str, dict[str, Any]] = torch._inductor.list_mode_options()
+    if mode not in modes:
+        raise ValueError(f"mode must be one of {', '.join(modes)}, got {mode!r}")
+    return modes[mode]
 
 
 def epilogues_of_products() -> bool:

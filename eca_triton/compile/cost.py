@@ -8,7 +8,7 @@ kernels and then moves up to a map more, which is not counted: stock is never ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..targets import TARGETS, Target
@@ -26,12 +26,16 @@ SELECTING, BENDING = ("relu", "relu6"), ("silu", "gelu", "hardswish")  # activat
 RESIDENT_SHARE = 2 / 3
 # Of the instructions that its clock would allow, a multiprocessor issues so many beside its loads: estimated.
 ISSUE_SHARE = 0.65
+# What a product that nobody tuned reaches at least: of tensor cores' peak, and of copy bandwidth. Estimated.
+TENSOR_SHARE, SLOW_SHARE = 1 / 3, 0.6
 # Instructions per element of the machine code for sm_90. Ours, without and with a residual and ReLU:
 # tests/budgets.json, Triton 3.6 ("56x56", "7x7", "14x14 last"; "tail" beside them); the lagged kernel, whose
-# loops the budget does not count, as the others. Inductor's rescaling: the low end of what its kernels for
-# contiguous maps have (24 to 30) and the figure for channels-last ones (23); 7x7 rows, which no vector
-# divides, take 30 in either pass; pooling of aligned rows, a load, a conversion and a sum: estimated.
+# loops the budget does not count, as the others; the product, with both: test_aot_templates.py, 64 channels.
+# Inductor's rescaling: the low end of what its kernels for contiguous maps have (24 to 30) and the figure for
+# channels-last ones (23); 7x7 rows, which no vector divides, take 30 in either pass; pooling of aligned rows,
+# a load, a conversion and a sum: estimated.
 OURS_ALIGNED, OURS_ODD, OURS_LAST = (12.0, 16.0), (27.0, 41.0), (18.0, 22.0)
+PRODUCT = 15.0
 RESCALE_ALIGNED, RESCALE_ODD, RESCALE_LAST, POOL_ALIGNED, POOL_ODD = 24.0, 30.0, 23.0, 4.0, 30.0
 VECTOR = 8  # elements of 16 bits in a vector access
 # From 64 sums per multiprocessor on, Inductor leaves a sum to one program; below, it may cut it in two.
@@ -224,6 +228,26 @@ def convfold(facts: Facts) -> Work:
         return Work(residual, pooling, 0.0, launches, in_place, scratch_bytes=weight + vectors)
     written = 0.0 if facts.inlined else 1.0
     return Work(1.0 + residual, pooling, written, launches + 1, rescale, scratch_bytes=weight + vectors)
+
+
+def convblock(facts: Facts) -> Work:
+    """`convfold` with a product of ours: it writes the result, and the convolution's never exists."""
+    folded = convfold(replace(facts, epilogues=True))
+    return replace(folded, instructions=PRODUCT)
+
+
+def waits_for_memory(facts: Facts) -> bool:
+    """Whether the product of `convblock` is bound by its bytes, and wins though it moves them slowly.
+
+    Nobody tunes it as a library's products are: so its arithmetic must take less time at a third of the peak
+    than its bytes at full speed, and those at 60 % of it less than they and the two passes that it saves.
+    """
+    target, s = TARGETS[facts.target], facts.numel * facts.dtype.itemsize
+    expansion = facts.expansion or 0.0
+    moved = s * (expansion + 1.0 + ("residual" in facts.tail))
+    flops = 2.0 * facts.numel * expansion * facts.channels
+    computing = flops / (TENSOR_SHARE * target.tensor_flops_per_s)
+    return computing < moved / target.copy_bytes_per_s and moved / SLOW_SHARE < moved + 2.0 * s
 
 
 def pools_rows_first(images: int, channels: float) -> bool:

@@ -46,6 +46,7 @@ class Facts:
             channel of the map; None where there is none, or none that a gate can be computed before.
         rides: The kernel that makes the input of that convolution can pool it without a read.
         epilogues: Inductor's products of matrices, as it is configured, take what follows into their kernel.
+        products: They do not, but one of ours can be that convolution, and takes what follows.
     """
 
     images: int
@@ -76,6 +77,7 @@ class Facts:
     expansion: float | None = None
     rides: bool = False
     epilogues: bool = False
+    products: bool = False
 
     @property
     def numel(self) -> int:

@@ -1,10 +1,11 @@
-"""The plan `convfold`: gates from the input of the 1x1 convolution before a site.
+"""The plans `convfold` and `convblock`: gates from the input of the 1x1 convolution before a site.
 
     y = a * (W u + b) + c      mean(y) = a * (W mean(u) + b) + c      out = tail(y * gate(mean(y)))
 
 So the map is not read for them. Where Inductor puts what follows a product of matrices into its kernel, the
 convolution becomes one, and all of the tail is emitted on [N * HW, C] too, with views back last: in that form
-Inductor fuses it on every version of torch. Elsewhere the convolution and what follows stay as they are.
+Inductor fuses it on every version of torch. Elsewhere the convolution and what follows stay as they are; or,
+where memory is all that it waits for, one op of ours is convolution, batch norm and rescaling (`convblock`).
 """
 
 from __future__ import annotations
@@ -53,6 +54,14 @@ def becomes_product(site: Site) -> bool:
     return not slower
 
 
+def becomes_block(site: Site) -> bool:
+    """Whether one op can compute the convolution and rescale it, where Inductor tunes no such product."""
+    if site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
+        return False
+    made = value(site.projection.node)
+    return bool(made.dim() == 4) and (made.device.type != "cuda" or made.dtype.itemsize == 2)
+
+
 def _same_at(site: Site, node: fx.Node) -> bool:
     """Whether all that the gate and the product are made from is at `node` what the convolution read."""
     if site.projection is None:
@@ -96,9 +105,22 @@ def _pooled(site: Site, projection: Projection) -> fx.Node:
     return call(site, torch.mean, u, dims, dtype=dtype)
 
 
+def block_from_projection(site: Site) -> None:
+    """Let the rescaling become one op, from the convolution's input; its node, dtype and layout stay."""
+    projection = site.projection
+    assert projection is not None
+    with site.mul.graph.inserting_before(site.mul):
+        u = _cast(site, projection.input, value(projection.node).dtype)
+        factor, summand = _terms(site)
+        matrix = _matrix(site, projection)
+    op = torch.ops.eca_triton.rescaled_projection.default
+    become(site.mul, op, u, matrix, factor, summand, out_dtype=value(site.mul).dtype)
+    _erase_before(site)
+
+
 def fold(site: Site) -> None:
     """Emit the product and all behind it where the tail ends; that call's node, dtype and layout stay."""
-    projection, norm, steps = site.projection, site.batch_norm, _steps(site)
+    projection, steps = site.projection, _steps(site)
     assert projection is not None
     last = steps[-1][1] if steps else site.mul
     with last.graph.inserting_before(last):
@@ -114,14 +136,22 @@ def fold(site: Site) -> None:
         become(last, torch.Tensor.contiguous, y)
     else:
         become(last, torch.movedim, y, -1, 1)
-    # A node whose shape somebody asks for stays, and compilers drop it later.
-    replaced = [projection.node, *([] if norm is None else [norm.node]), *site.chain, site.mul]
-    for node in reversed([*replaced, *(step for _, step in steps)]):
+    for node in reversed([site.mul, *(step for _, step in steps)]):
         if node is not last and not node.users:
+            node.graph.erase_node(node)
+    _erase_before(site)
+
+
+def _erase_before(site: Site) -> None:
+    """Erase what nobody needs from the convolution on; a node whose shape somebody asks for stays."""
+    assert site.projection is not None
+    norm = [] if site.batch_norm is None else [site.batch_norm.node]
+    for node in reversed([site.projection.node, *norm, *site.chain]):
+        if not node.users:
             node.graph.erase_node(node)
 
 
-def _attended(site: Site, y: fx.Node, positions: Any) -> fx.Node:
+def _terms(site: Site) -> tuple[fx.Node, fx.Node | None]:
     """Bias, batch norm and gate behind the product: one factor and one summand per image and channel.
 
     Not the five vectors that these are: Inductor stores what was computed from more than eight operands, and
@@ -129,10 +159,14 @@ def _attended(site: Site, y: fx.Node, positions: Any) -> fx.Node:
     """
     assert site.projection is not None
     if site.batch_norm is None and site.projection.bias is None:
-        factor, summand = gate_before_projection(site), None
-    else:
-        terms = _from_pool(site, torch.ops.eca_triton.affine_from_projection.default)
-        factor, summand = (call(site, operator.getitem, terms, index) for index in range(2))
+        return gate_before_projection(site), None
+    terms = _from_pool(site, torch.ops.eca_triton.affine_from_projection.default)
+    return call(site, operator.getitem, terms, 0), call(site, operator.getitem, terms, 1)
+
+
+def _attended(site: Site, y: fx.Node, positions: Any) -> fx.Node:
+    """The product, scaled and shifted by `_terms`."""
+    factor, summand = _terms(site)
     y = _cast(site, y, value(factor).dtype)
     y = call(site, torch.mul, y, _spread(site, factor, positions))
     return y if summand is None else call(site, torch.add, y, _spread(site, summand, positions))

@@ -10,14 +10,14 @@ import torch
 from ..targets import TARGETS, target_like
 from .cost import PACKED_MASK, STORED_MASK, VECTOR
 from .facts import Facts
-from .fold import becomes_product, folds
+from .fold import becomes_block, becomes_product, folds
 from .graph import bind, hints, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .readers import readers_of
 from .rewrite import packs_mask, stays_whole
 from .settings import Settings
 from .site import Site, comes_stored
-from .trial import templates_work
+from .trial import products_work, templates_work
 
 DEFAULT_TARGET = "h200"
 
@@ -57,6 +57,7 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         expansion=site.projection.expansion if site.projection is not None and folds(site) else None,
         rides=site.projection is not None and not comes_stored(site.projection.input),
         epilogues=becomes_product(site),
+        products=becomes_block(site) and (products_work(x.device) if asked else settings.device == "cuda"),
     )
 
 

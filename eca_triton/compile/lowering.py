@@ -21,6 +21,7 @@ from torch._inductor.lowering import fallback_handler, lowerings, register_lower
 from torch._inductor.virtualized import V, ops
 
 from ..ops.schema import ECA, GATE, SiteArguments
+from ..ops.schema_projection import RESCALED_PROJECTION
 from ..tuning.config import Device
 from ..tuning.heuristic import power_of_2
 from ..tuning.layout import common_layout
@@ -28,6 +29,7 @@ from ..tuning.problem import Problem
 from ..tuning.select import select
 from .compat import EPILOGUES_IN_ANY_LOOPS
 from .epilogue import fits, memory_order
+from .lowering_projection import lower_rescaled_projection, stored
 from .native import lower_natively
 from .plan import KERNEL_DTYPES
 from .reasons import UNEXPECTED, NotLoweredError
@@ -40,8 +42,9 @@ VECTORS = ("weight", "bias", "bn_mean", "bn_var", "bn_weight", "bn_bias")
 
 @functools.cache
 def install() -> None:
-    """Tell Inductor how to lower the op, once per process."""
+    """Tell Inductor how to lower the ops, once per process."""
     register_lowering(ECA, type_promotion_kind=None)(lower_eca)
+    register_lowering(RESCALED_PROJECTION, type_promotion_kind=None)(lower_rescaled_projection)
 
 
 def lower_eca(*args: Any, **kwargs: Any) -> Any:
@@ -89,7 +92,7 @@ def _block(a: Any) -> Any:
         return None
     size = [n, c * hw] if flat else [n, c, *spatial] if contiguous else [n, *spatial, c]
     programs, scratch, constants = _launch(kernel, config, x, n, c, hw, contiguous)
-    vectors = {name.upper(): _stored(getattr(a, name)) for name in VECTORS if getattr(a, name) is not None}
+    vectors = {name.upper(): stored(getattr(a, name)) for name in VECTORS if getattr(a, name) is not None}
     inputs = {"X": x, **vectors, **scratch}
     taps = int(a.weight.get_numel())
     out: Any = template(kernel).generate(
@@ -100,6 +103,7 @@ def _block(a: Any) -> Any:
         call_sizes=[programs],
         mutated_inputs=list(scratch.values()) or None,
         INPUTS=tuple(inputs),
+        OPTIONAL=tuple(name.upper() for name in VECTORS),
         SPATIAL=len(spatial),
         FLAT=flat,
         C=c,
@@ -148,13 +152,6 @@ def _launch(
     # Partial sums, means and gates.
     sums = lowerings[aten.empty_strided]([n * (chunks + 2) * c], [1], dtype=torch.float32, device=device)
     return programs * chunks + config.lag, {"SCRATCH": sums, "ARRIVED": arrived}, constants
-
-
-def _stored(node: Any) -> Any:
-    """A vector in memory, its elements next to each other."""
-    node = ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(node))
-    node.freeze_layout()
-    return node
 
 
 def _native(a: Any) -> Any:

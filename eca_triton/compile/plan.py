@@ -24,6 +24,7 @@ from .reasons import (
     DISABLED,
     KERNEL_DTYPE,
     NO_CONVOLUTION,
+    NO_PRODUCT,
     NO_TEMPLATES,
     NO_TRITON,
     NO_WIN,
@@ -41,7 +42,7 @@ from .reasons import (
 )
 from .settings import Settings
 
-Plan = Literal["skip", "pool", "gate", "block", "batch_norm", "convfold"]
+Plan = Literal["skip", "pool", "gate", "block", "batch_norm", "convfold", "convblock"]
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Below this a site is bound by launches and by the host, whose calls of opaque ops take some 5 us more than
@@ -213,6 +214,18 @@ def _convfold_obstacle(facts: Facts) -> str | None:
     return NO_CONVOLUTION if costly else None
 
 
+def _convblock_obstacle(facts: Facts) -> str | None:
+    """One kernel of ours for convolution and block, where it waits for memory; Inductor fuses the tail."""
+    obstacle = _convfold_obstacle(facts)
+    if obstacle is not None:
+        return obstacle
+    if facts.in_place:
+        return RESCALED_IN_PLACE
+    if facts.spread:
+        return SPREAD
+    return None if facts.products and facts.one_kernel and cost.waits_for_memory(facts) else NO_PRODUCT
+
+
 def _outside_package(plan: Plan, facts: Facts, settings: Settings) -> str | None:
     """An operator of ours is a call into Python; a template of Inductor's is compiled into the package."""
     return PACKAGED if settings.packaged and (plan != "block" or facts.grad) else None
@@ -225,6 +238,7 @@ def _no_obstacle(facts: Facts) -> None:
 # By preference where times are equal.
 PLANS: tuple[tuple[Plan, Callable[[Facts], str | None], Callable[[Facts], Work]], ...] = (
     ("convfold", _convfold_obstacle, cost.convfold),
+    ("convblock", _convblock_obstacle, cost.convblock),
     ("batch_norm", _batch_norm_obstacle, cost.batch_norm),
     ("block", _block_obstacle, cost.block),
     ("gate", _gate_obstacle, cost.gate),
@@ -242,7 +256,7 @@ def _fused(facts: Facts, plan: Plan) -> tuple[str, ...]:
     """What a plan takes from before the site, and the tail, which it or Inductor takes along."""
     if plan == "skip":
         return ()
-    before = ("conv",) * (plan == "convfold") + ("batch_norm",) * (facts.batch_norm is not None)
+    before = ("conv",) * plan.startswith("conv") + ("batch_norm",) * (facts.batch_norm is not None)
     before += (facts.activation,) * (facts.activation != "identity")
     return (*(() if plan == "pool" else before), *facts.tail)
 

@@ -41,6 +41,7 @@ NOT_WHOLE = "ECA306"
 NOT_TAKEN_OVER = "ECA307"
 NO_CONVOLUTION = "ECA308"
 REPEATED = "ECA309"
+NO_PRODUCT = "ECA310"
 
 REASONS: dict[str, str] = {
     EVEN_TAPS: "the channel convolution has an even number of taps",
@@ -76,6 +77,7 @@ REASONS: dict[str, str] = {
     NOT_TAKEN_OVER: "there is no batch norm in training that an op may take over",
     NO_CONVOLUTION: "there is no 1x1 convolution before the site that the gate can be computed before",
     REPEATED: "who reads the result would compute the site and what comes before it several times",
+    NO_PRODUCT: "the convolution before the site waits for more than its bytes, or Inductor tunes it",
 }
 
 # What `strict` does not take for an answer. Left alone without an error: what costs more than it saves

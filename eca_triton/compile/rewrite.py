@@ -11,25 +11,24 @@ from torch import fx
 from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
 from .emit import become, call, call_node, taps
-from .fold import becomes_product, fold, gate_before_projection
+from .fold import becomes_product, block_from_projection, fold, gate_before_projection
 from .graph import bind, op_name, tensor_inputs, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
+from .readers import readers_of
 from .site import Site, must_be_stored
-
-POOLS = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
 
 
 def rewrite(site: Site, plan: Plan) -> None:
     """Replace what computes the gate of `site`, or with "block" and "batch_norm" all of it, by the plan's op.
 
-    "convfold" may replace the convolution before the site and its tail, too: see `fold`. Elsewhere the op
+    "convblock" and "convfold" may replace the convolution before the site, too: see `fold`. Elsewhere the op
     stands where the convolution stood, or at the end of the tail that it takes in, so all its inputs exist
     there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
     """
     graph = site.conv.graph
-    if plan == "convfold" and becomes_product(site):
-        fold(site)
+    if plan == "convblock" or (plan == "convfold" and becomes_product(site)):
+        (block_from_projection if plan == "convblock" else fold)(site)
         return
     with graph.inserting_before(site.conv if end_of(site, plan) is None else last_of(site, plan)):
         weight = taps(site)
@@ -72,8 +71,9 @@ def packs_mask(site: Site) -> bool:
 
     It does so where the channels are innermost and the result is stored, not only pooled.
     """
-    readers = {op_name(user) for user in last_of(site, "batch_norm").users}
-    return packs_bits() and _channels_last_in_bytes(value(site.x)) and not readers <= POOLS
+    if not packs_bits() or not _channels_last_in_bytes(value(site.x)):
+        return False
+    return not readers_of(last_of(site, "batch_norm")).inlined
 
 
 def stays_whole(site: Site) -> bool:

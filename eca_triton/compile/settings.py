@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-PLANS = ("auto", "gate", "block", "pool", "convfold", "off")
+PLANS = ("auto", "gate", "block", "pool", "convfold", "convblock", "off")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch._inductor.select_algorithm import SymbolicGridFn, TritonTemplate, Tri
 # What every template starts with: the kernel's arguments, None for those that this call does not have.
 _HEAD = """
 {{def_kernel(*INPUTS)}}
-{%- for name in ["BIAS", "BN_MEAN", "BN_VAR", "BN_WEIGHT", "BN_BIAS"] if name not in INPUTS %}
+{%- for name in OPTIONAL if name not in INPUTS %}
     {{name}} = None
 {%- endfor %}
 {%- macro spatial(first) %}
@@ -128,7 +128,24 @@ from eca_triton.kernels.lagged import draw_ticket, rescaled, sum_task
 """
 )
 
-_SOURCES = {"tile": TILE, "tile_channels_last": TILE_CHANNELS_LAST, "lagged": LAGGED}
+PRODUCT = (
+    """
+from eca_triton.kernels.product import projected_tile
+"""
+    + _HEAD
+    + """
+    n, offs_hw, offs_c, mask, value = projected_tile(
+        tl.program_id(0), X, PROJECTION, FACTOR, SUMMAND, C, HW, REDUCED, "ieee", BLOCK_HW, BLOCK_C, BLOCK_I,
+    )
+    idx_n = n.to(INDEX_DTYPE)
+    idx_c = offs_c[None, :]
+    p = offs_hw[:, None]
+    {{- spatial(1)}}
+    {{store_output(["idx_n"] + NAMES + ["idx_c"], "value", "mask", 4, ("BLOCK_HW", "BLOCK_C"))}}
+"""
+)
+
+_SOURCES = {"tile": TILE, "tile_channels_last": TILE_CHANNELS_LAST, "lagged": LAGGED, "product": PRODUCT}
 
 
 @SymbolicGridFn
@@ -155,5 +172,5 @@ class _Template(TritonTemplate):
 
 @functools.cache
 def template(kernel: str) -> TritonTemplate:
-    """The template of one of `tuning.choice`'s kernels."""
+    """The template of one of `tuning.choice`'s kernels, or of the "product"."""
     return _Template(f"eca_{kernel}", grid, _SOURCES[kernel])

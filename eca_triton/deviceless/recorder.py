@@ -135,20 +135,19 @@ def _flops(node: Node) -> int:
         for part in node.get_nodes()
         if isinstance(part, ExternKernelSchedulerNode) or isinstance(part.node, ir.TemplateBuffer)
     ]
-    calls = {
-        origin
-        for each in computing
-        for origin in each.get_origins()
-        if getattr(origin.target, "overloadpacket", None) in flop_registry
-    }
-    return sum(
-        _number(
-            flop_registry[call.target.overloadpacket](
-                *map_arg(call.args, _value), **map_arg(call.kwargs, _value), out_val=_value(call)
-            )
-        )
-        for call in calls
-    )
+    found = 0
+    for each in computing:
+        calls = [
+            origin
+            for origin in each.get_origins()
+            if getattr(origin.target, "overloadpacket", None) in flop_registry
+        ]
+        if calls:
+            call = max(calls)  # by the graph's order: the earlier ones only led to its input
+            formula = flop_registry[call.target.overloadpacket]
+            arguments = map_arg(call.args, _value), map_arg(call.kwargs, _value)
+            found += _number(formula(*arguments[0], **arguments[1], out_val=_value(call)))
+    return found
 
 
 def _value(node: Any) -> Any:

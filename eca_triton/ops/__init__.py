@@ -4,7 +4,7 @@ from . import autograd, batch_norm, flops, implementation, vmap
 from .autograd import call
 from .batch_norm import BATCH_NORM_ECA
 from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
-from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION
+from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION, RESCALED_PROJECTION
 from .schema_training import ECA_BACKWARD, ECA_FORWARD
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "GATE_FROM_POOL",
     "GATE_FROM_POOL_BACKWARD",
     "GATE_FROM_PROJECTION",
+    "RESCALED_PROJECTION",
     "autograd",
     "batch_norm",
     "call",

@@ -31,7 +31,13 @@ from .schema import (
     PoolBackwardArguments,
     SiteArguments,
 )
-from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION, ProjectionArguments
+from .schema_projection import (
+    AFFINE_FROM_PROJECTION,
+    GATE_FROM_PROJECTION,
+    RESCALED_PROJECTION,
+    ProjectionArguments,
+    RescaledArguments,
+)
 from .schema_training import (
     ECA_BACKWARD,
     ECA_FORWARD,
@@ -246,6 +252,13 @@ def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     )  # fmt: skip
 
 
+@_derivative_of(RESCALED_PROJECTION)
+def _rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
+    a = RescaledArguments(*args, **kwargs)
+    checks.check_rescaled("rescaled_projection", a)
+    return reference.rescaled_projection(a.x, a.projection, a.factor, a.summand, out_dtype=a.out_dtype)
+
+
 def _differentiates(args: tuple[Any, ...]) -> bool:
     """Whether a derivative of any kind is asked for. No keyword argument is a tensor."""
     if transforms_are_active():
@@ -272,3 +285,4 @@ LIBRARY.impl("gate_from_pool", _gate_from_pool, "Autograd")
 LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "Autograd")
 LIBRARY.impl("gate_from_projection", _gate_from_projection, "Autograd")
 LIBRARY.impl("affine_from_projection", _affine_from_projection, "Autograd")
+LIBRARY.impl("rescaled_projection", _rescaled_projection, "Autograd")

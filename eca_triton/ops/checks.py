@@ -20,7 +20,7 @@ from ..reference_training import MASK_ORDERS, SELECTING
 if TYPE_CHECKING:
     from .batch_norm import Arguments as BatchNormArguments
     from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
-    from .schema_projection import ProjectionArguments
+    from .schema_projection import ProjectionArguments, RescaledArguments
     from .schema_training import BackwardArguments, ForwardArguments
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
@@ -72,15 +72,7 @@ def check_projection(op: str, a: ProjectionArguments) -> None:
     _check_floating(op, "pooled", pooled.dtype)
     if pooled.ndim != 2:
         _fail(op, f"pooled must be (N, I), got {_shape(pooled)}")
-    _check_floating(op, "projection", projection.dtype)
-    _check_device(op, "projection", projection, "pooled", pooled)
-    if projection.ndim < 2 or any(size != 1 for size in projection.shape[2:]):
-        _fail(op, f"projection must be (C, I) or (C, I, 1, ...), got {_shape(projection)}")
-    _check_size(
-        op,
-        projection.shape[1] == pooled.shape[1],
-        lambda: f"projection must have {pooled.shape[1]} columns, as pooled, got {_shape(projection)}",
-    )
+    _check_convolution(op, projection, "pooled", pooled)
     channels = projection.shape[0]
     _check_kernel(op, "projection", channels, projection, a.weight, a.bias, a.circular)
     _check_name(op, "gate", a.gate, GATES)
@@ -90,6 +82,34 @@ def check_projection(op: str, a: ProjectionArguments) -> None:
         _check_batch_norm(op, a, channels, "projection", projection)
     if a.out_dtype is not None:
         _check_floating(op, "out_dtype", a.out_dtype)
+
+
+def check_rescaled(op: str, a: RescaledArguments) -> None:
+    """Checks the arguments of `rescaled_projection`; raises as `check_site`."""
+    _check_floating(op, "x", a.x.dtype)
+    if a.x.ndim < 3:
+        _fail(op, f"x must be (N, I, *spatial), got {_shape(a.x)}")
+    _check_convolution(op, a.projection, "x", a.x)
+    for name in ("factor", "summand"):
+        term = getattr(a, name)
+        if term is not None:
+            _check_floating(op, name, term.dtype)
+            _check_matrix(op, name, term, a.projection.shape[0], a.x)
+    if a.out_dtype is not None:
+        _check_floating(op, "out_dtype", a.out_dtype)
+
+
+def _check_convolution(op: str, projection: Tensor, name: str, x: Tensor) -> None:
+    """The matrix of a 1x1 convolution of x."""
+    _check_floating(op, "projection", projection.dtype)
+    _check_device(op, "projection", projection, name, x)
+    if projection.ndim < 2 or any(size != 1 for size in projection.shape[2:]):
+        _fail(op, f"projection must be (C, I) or (C, I, 1, ...), got {_shape(projection)}")
+    _check_size(
+        op,
+        projection.shape[1] == x.shape[1],
+        lambda: f"projection must have {x.shape[1]} columns, as {name}, got {_shape(projection)}",
+    )
 
 
 def check_forward(op: str, a: ForwardArguments) -> None:

@@ -7,6 +7,7 @@ Pooling, gate and rescale count nothing there: an operator counts what the eager
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -41,6 +42,10 @@ def _projection(
     return 2 * pooled[0] * projection[0] * (projection[1] + weight[-1])
 
 
+def _rescaled(x: Sequence[int], projection: Sequence[int], *_: object, **__: object) -> int:
+    return 2 * math.prod(x) * projection[0]
+
+
 def _register() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
@@ -49,6 +54,7 @@ def _register() -> None:
     register_flop_formula(forward)(_convolution)
     register_flop_formula(namespace.eca_backward)(_site_backward)
     register_flop_formula([namespace.gate_from_projection, namespace.affine_from_projection])(_projection)
+    register_flop_formula(namespace.rescaled_projection)(_rescaled)
     register_flop_formula(namespace.gate_from_pool_backward)(_convolution_backward)
 
 

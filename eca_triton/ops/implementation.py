@@ -30,8 +30,11 @@ from .schema import (
 from .schema_projection import (
     AFFINE_FROM_PROJECTION,
     GATE_FROM_PROJECTION,
+    RESCALED_PROJECTION,
+    channels_last,
     check_and_allocate_affine_from_projection,
     check_and_allocate_gate_from_projection,
+    check_and_allocate_rescaled_projection,
 )
 from .schema_training import (
     ECA_BACKWARD,
@@ -47,6 +50,7 @@ CALLS: dict[Callable[..., Any], Calls] = {
     for op in (
         GATE, ECA, ECA_FORWARD, ECA_BACKWARD, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD,
         GATE_FROM_PROJECTION, AFFINE_FROM_PROJECTION,
+        RESCALED_PROJECTION,
     )
 }  # fmt: skip
 """Per operator the calls that were launched before."""
@@ -219,6 +223,24 @@ def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     return outs
 
 
+@_first_of(RESCALED_PROJECTION)
+def _rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
+    a, out = check_and_allocate_rescaled_projection(*args, **kwargs)
+    # Channels that are not innermost make rows of a matrix that no vector access reads; Triton's interpreter
+    # multiplies the bits of bf16.
+    bits = a.x.dtype == torch.bfloat16 and a.x.device.type == "cpu"
+    if out.numel() == 0 or not channels_last(a.x) or bits or _launcher(a.x) is None:
+        dtype = reference.compute_dtype(a.x)
+        return out.copy_(
+            reference.rescaled_projection(a.x, a.projection, a.factor, a.summand, out_dtype=dtype)
+        )
+    from .. import launch_projection
+
+    with CALLS[RESCALED_PROJECTION].first(args, kwargs, (out,)):
+        launch_projection.rescaled(a.x, a.projection, a.factor, a.summand, out=out)
+    return out
+
+
 def _launcher(x: Tensor) -> ModuleType | None:
     """The module that launches our kernels on x, or None where the reference computes."""
     if x.device.type != "cuda" and not (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
@@ -244,3 +266,4 @@ LIBRARY.impl("gate_from_pool", _gate_from_pool, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "CompositeExplicitAutograd")
 LIBRARY.impl("gate_from_projection", _gate_from_projection, "CompositeExplicitAutograd")
 LIBRARY.impl("affine_from_projection", _affine_from_projection, "CompositeExplicitAutograd")
+LIBRARY.impl("rescaled_projection", _rescaled_projection, "CompositeExplicitAutograd")

@@ -2,6 +2,7 @@
 
 `gate_from_projection` gives the gates alone; `affine_from_projection` gates times the factor and the summand
 that bias and batch norm are behind the product, so that one multiplication and one addition follow it.
+`rescaled_projection` is the convolution with both behind it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,21 @@ _ARGUMENTS = (
 )
 LIBRARY.define(f"gate_from_projection({_ARGUMENTS}) -> Tensor", tags=TAGS)
 LIBRARY.define(f"affine_from_projection({_ARGUMENTS}) -> (Tensor, Tensor)", tags=TAGS)
+LIBRARY.define(
+    "rescaled_projection(Tensor x, Tensor projection, Tensor factor, Tensor? summand=None, *, "
+    "ScalarType? out_dtype=None) -> Tensor",
+    tags=TAGS,
+)
 
 GATE_FROM_PROJECTION: Callable[..., Tensor] = torch.ops.eca_triton.gate_from_projection.default
 AFFINE_FROM_PROJECTION: Callable[..., tuple[Tensor, Tensor]] = (
     torch.ops.eca_triton.affine_from_projection.default
 )
+RESCALED_PROJECTION: Callable[..., Tensor] = torch.ops.eca_triton.rescaled_projection.default
 
 
 class ProjectionArguments(NamedTuple):
-    """The arguments of both, with the schemas' names, order and defaults."""
+    """The arguments of the ops on pooled values, with the schemas' names, order and defaults."""
 
     pooled: Tensor
     projection: Tensor
@@ -59,6 +66,16 @@ class ProjectionArguments(NamedTuple):
         }
 
 
+class RescaledArguments(NamedTuple):
+    """The arguments of `rescaled_projection`, with the schema's names, order and defaults."""
+
+    x: Tensor
+    projection: Tensor
+    factor: Tensor
+    summand: Tensor | None = None
+    out_dtype: torch.dtype | None = None
+
+
 def check_and_allocate_gate_from_projection(*args: Any, **kwargs: Any) -> tuple[ProjectionArguments, Tensor]:
     """Checked arguments and the output, uninitialised: the same for the op and for its fake."""
     a = ProjectionArguments(*args, **kwargs)
@@ -75,6 +92,22 @@ def check_and_allocate_affine_from_projection(
     return a, (_empty(a), _empty(a))
 
 
+def check_and_allocate_rescaled_projection(*args: Any, **kwargs: Any) -> tuple[RescaledArguments, Tensor]:
+    """Checked arguments and the output, uninitialised: channels-last where x is, else contiguous."""
+    a = RescaledArguments(*args, **kwargs)
+    checks.check_rescaled("rescaled_projection", a)
+    size = (a.x.shape[0], a.projection.shape[0], *a.x.shape[2:])
+    dtype = a.x.dtype if a.out_dtype is None else a.out_dtype
+    if channels_last(a.x):
+        return a, a.x.new_empty((size[0], *size[2:], size[1]), dtype=dtype).movedim(-1, 1)
+    return a, a.x.new_empty(size, dtype=dtype)
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether the channels of x [N, I, *spatial] are innermost, without gaps."""
+    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+
+
 def _empty(a: ProjectionArguments) -> Tensor:
     return a.pooled.new_empty((a.pooled.shape[0], a.projection.shape[0]), dtype=a.out_dtype)
 
@@ -87,5 +120,10 @@ def _fake_affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Ten
     return check_and_allocate_affine_from_projection(*args, **kwargs)[1]
 
 
+def _fake_rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
+    return check_and_allocate_rescaled_projection(*args, **kwargs)[1]
+
+
+torch.library.register_fake("eca_triton::rescaled_projection", _fake_rescaled_projection, lib=LIBRARY)
 torch.library.register_fake("eca_triton::gate_from_projection", _fake_gate_from_projection, lib=LIBRARY)
 torch.library.register_fake("eca_triton::affine_from_projection", _fake_affine_from_projection, lib=LIBRARY)

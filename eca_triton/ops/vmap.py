@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY
-from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION
+from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION, RESCALED_PROJECTION
 from .schema_training import ECA_BACKWARD, ECA_FORWARD
 
 Rule = Callable[..., tuple[Any, Any]]
@@ -66,6 +66,9 @@ torch.library.register_vmap(
 )
 torch.library.register_vmap(
     "eca_triton::affine_from_projection", _one_by_one(AFFINE_FROM_PROJECTION), lib=LIBRARY
+)
+torch.library.register_vmap(
+    "eca_triton::rescaled_projection", _fold_into_batch(RESCALED_PROJECTION, (0, 2, 3)), lib=LIBRARY
 )
 # Its weight gradient is a sum over N that the samples do not share.
 torch.library.register_vmap(

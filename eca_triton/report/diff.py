@@ -12,7 +12,7 @@ from typing import Any
 from .result import SCHEMA
 
 # Another value of one of these is another question: figures cannot be compared.
-SAME = ("model", "inputs", "dtype", "training")
+SAME = ("model", "inputs", "dtype", "training", "mode")
 
 
 class NotComparableError(Exception):
@@ -52,6 +52,8 @@ def load_report(path: Path) -> dict[str, Any]:
     """
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(report, dict):
+            report.setdefault("mode", "default")  # of reports from before there was a choice
         _check(report)
     except (OSError, ValueError, NotComparableError) as error:
         raise NotComparableError(f"{path}: {error}") from error

@@ -26,6 +26,7 @@ def explain(
     *inputs: Any,
     target: str | None = None,
     training: bool = False,
+    mode: str = "default",
     measure: bool | None = None,
     name: str | None = None,
 ) -> Report:
@@ -40,12 +41,14 @@ def explain(
             pass and without ECA. None: the target that is most like this machine's GPU, and without a GPU no
             lowering: the report then has sites only, which is quick. "none": never a lowering.
         training: Look at a training step, with the copy in training mode, instead of inference.
+        mode: As for torch.compile. Where Inductor would time its implementations of a matrix product, as with
+            "max-autotune", the figures are those of Triton's, for all three networks.
         measure: Also time the three networks on the GPU that the model is on. None: where it is on one, and
             `target` is not "none".
         name: What to call the model; its class's name by default.
 
     Raises:
-        ValueError: Unknown target, or `measure` for a model that is not on a GPU.
+        ValueError: Unknown target or mode, or `measure` for a model that is not on a GPU.
 
     Example:
         >>> report = eca_triton.explain(model, torch.randn(8, 3, 224, 224), target="h200")
@@ -57,9 +60,13 @@ def explain(
     if measure and not on_gpu:
         raise ValueError("measure=True needs model and inputs on a GPU, got neither")
     chosen = choose_target(target, _tensors(inputs))
-    subject = _subject(model, inputs, name or type(model).__name__, training, chosen)
+    from ..compile.compat import inductor_config
+
+    subject = _subject(model, inputs, name or type(model).__name__, training, mode, chosen)
+    options = choose_options(mode)
     if chosen is None:
-        traced = look(model, inputs, training=training)
+        with inductor_config().patch(options):
+            traced = look(model, inputs, training=training)
         missing = unmatched(unrecorded(lookalikes(model), traced.records), traced)
         return Report(subject, tuple(traced.records), unmatched=missing, graph_breaks=traced.graph_breaks)
 
@@ -68,26 +75,27 @@ def explain(
     from ..deviceless import compare, lower
 
     before = graph_breaks()
-    comparison = compare(model, inputs, target=chosen, training=training)
-    breaks = tuple(why for why, times in graph_breaks().items() if times > before.get(why, 0))
-    plain: Lowering | None = None
-    no_plain, twin = "", None
-    try:
-        if breaks:  # layers that are alike share a graph, and a record, so sites are not all known
-            raise NoTwinError(f"the graph breaks ({breaks[0]})")
-        twin = without_attention(model, comparison.records)
-        with stock_inductor():
-            plain = lower(twin, inputs, target=chosen, training=training)
-    except NoTwinError as reason:
-        no_plain = str(reason)
+    with inductor_config().patch(options):
+        comparison = compare(model, inputs, target=chosen, training=training)
+        breaks = tuple(why for why, times in graph_breaks().items() if times > before.get(why, 0))
+        plain: Lowering | None = None
+        no_plain, twin = "", None
+        try:
+            if breaks:  # layers that are alike share a graph, and a record, so sites are not all known
+                raise NoTwinError(f"the graph breaks ({breaks[0]})")
+            twin = without_attention(model, comparison.records)
+            with stock_inductor():
+                plain = lower(twin, inputs, target=chosen, training=training)
+        except NoTwinError as reason:
+            no_plain = str(reason)
+        # Only where something looks like ECA beyond the records is it worth tracing once more to say why.
+        found = unrecorded(lookalikes(model), comparison.records)
+        seen = look(model, inputs, training=training) if found else None
     measured = None
     if measure or (measure is None and on_gpu and target != "none"):
         from .measure import measure_networks
 
-        measured = measure_networks(model, twin, inputs, training=training)
-    # Only where something looks like ECA beyond the records is it worth tracing once more to say why.
-    found = unrecorded(lookalikes(model), comparison.records)
-    seen = look(model, inputs, training=training) if found else None
+        measured = measure_networks(model, twin, inputs, training=training, mode=mode)
     return Report(
         subject=subject,
         sites=tuple(comparison.records),
@@ -115,6 +123,21 @@ def look(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Trace:
         return trace(copy, arguments, device_type="cuda")
 
 
+def choose_options(mode: str) -> dict[str, Any]:
+    """Inductor's options for a lowering that stands for a mode of torch.compile.
+
+    Raises:
+        ValueError: There is no such mode.
+    """
+    from ..compile.compat import mode_options
+
+    options = dict(mode_options(mode))
+    options.pop("triton.cudagraphs", None)  # the same kernels, replayed
+    if options.get("max_autotune"):
+        options["max_autotune_gemm_backends"] = "TRITON"
+    return options
+
+
 def choose_target(target: str | None, inputs: list[Tensor]) -> str | None:
     """The key of the target that is meant, None for no lowering.
 
@@ -134,7 +157,7 @@ def choose_target(target: str | None, inputs: list[Tensor]) -> str | None:
 
 
 def _subject(
-    model: nn.Module, inputs: tuple[Any, ...], name: str, training: bool, target: str | None
+    model: nn.Module, inputs: tuple[Any, ...], name: str, training: bool, mode: str, target: str | None
 ) -> Subject:
     tensors = _tensors(inputs)
     dtypes = dict.fromkeys(_short(p.dtype) for p in model.parameters() if p.is_floating_point())
@@ -144,6 +167,7 @@ def _subject(
         dtype=" + ".join(dtypes) or "none",
         batch=tensors[0].shape[0] if tensors and tensors[0].dim() else None,
         training=training,
+        mode=mode,
         target=target,
         versions=_versions(),
     )

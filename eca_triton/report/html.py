@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..targets import Target
 
 PAGE = Path(__file__).parent / "page"
-PLANS = ("convfold", "block", "gate", "pool", "batch_norm", "skip")  # in the order of the legend
+PLANS = ("convblock", "convfold", "block", "gate", "pool", "batch_norm", "skip")  # in the order of the legend
 MINUS, TIMES_SIGN = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 LEFT_ALONE = "left to Inductor"
 

@@ -62,6 +62,7 @@ def measure_networks(
     inputs: tuple[Any, ...],
     *,
     training: bool,
+    mode: str = "default",
     clock: Clock | None = None,
     compiled: Compile | None = None,
     rounds: int = ROUNDS,
@@ -75,11 +76,14 @@ def measure_networks(
         twin: The same without ECA, if it can be had.
         inputs: On the same GPU.
         training: Forward and backward, in training mode, or forward in evaluation mode without gradients.
+        mode: Of torch.compile, for all of them.
         clock: Takes the time of a call; by default CUDA events around `STEPS` calls.
         compiled: Compiles a module with a backend; by default torch.compile.
         rounds: How often each network is timed.
     """
-    make = compiled or (lambda module, backend: torch.compile(module, backend=backend, dynamic=False))
+    make = compiled or (
+        lambda module, backend: torch.compile(module, backend=backend, mode=mode, dynamic=False)
+    )
     networks = {"stock": model, "ours": model} | ({} if twin is None else {"plain": twin})
     copies = {name: copy.deepcopy(network).train(training) for name, network in networks.items()}
     steps = {
@@ -87,7 +91,8 @@ def measure_networks(
     }
     device = _device_name(inputs)
     with stock_inductor():  # which compiles at first calls; our own backend brings its pass along
-        first = {name: step() for name, step in steps.items()}
+        # Cloned: a CUDA graph's results are overwritten by the next that is replayed.
+        first = {name: pytree.tree_map_only(Tensor, torch.clone, step()) for name, step in steps.items()}
     problem = disagreement(_exact(model, inputs, training), first["stock"], first["ours"])
     if problem:
         return Measurement(device, {}, rounds, problem)

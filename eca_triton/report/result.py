@@ -31,6 +31,7 @@ class Subject:
         dtype: Of the parameters.
         batch: Images of one step: the first size of the first input; None where it has none.
         training: A training step, or inference.
+        mode: Of torch.compile.
         target: The GPU that it was lowered for, a key of `eca_triton.targets.TARGETS`, or None.
         versions: Of the packages that decided.
     """
@@ -40,6 +41,7 @@ class Subject:
     dtype: str
     batch: int | None
     training: bool
+    mode: str
     target: str | None
     versions: dict[str, str]
 

@@ -102,6 +102,14 @@ def amount(size: float) -> str:
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
 
 
+def _in_mode(report: Report) -> str:
+    """Which implementation of products the figures are those of, where Inductor would time several."""
+    mode = report.subject.mode
+    if mode == "default":
+        return ""
+    return f", {mode}" + " where Triton's matrix products win" * mode.startswith("max-autotune")
+
+
 def _totals(report: Report) -> list[str]:
     if not report.sites:
         return ["no ECA-like site found"]
@@ -126,7 +134,7 @@ def _write_networks(report: Report, out: TextIO) -> None:
     target, both, batch = report.target, report.comparison, report.subject.batch
     if target is None or both is None:
         return
-    out.write(f"\npredicted for {target.product}; no GPU measured this\n")
+    out.write(f"\npredicted for {target.product}{_in_mode(report)}; no GPU measured this\n")
     rows = [
         (
             LABELS[name],

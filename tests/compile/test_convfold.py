@@ -1,4 +1,4 @@
-"""The plan `convfold`: gates from the input of a 1x1 convolution, alone or with a product in its place.
+"""The plans `convfold` and `convblock`: gates from the input of a 1x1 convolution, alone or with all of it.
 
 Planned as for a GPU, run on the CPU. What must hold is the project's rule: the largest error against float64
 is at most twice eager's own in the same dtype, plus one unit in the last place.
@@ -7,7 +7,7 @@ is at most twice eager's own in the same dtype, plus one unit in the last place.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -108,30 +108,65 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def lowered(monkeypatch: pytest.MonkeyPatch, product: bool, **then: Any) -> Lowering:
-    """A backend with the plan in one of its forms."""
+def lowered(monkeypatch: pytest.MonkeyPatch, product: bool, plan: str = "convfold", **then: Any) -> Lowering:
+    """A backend with `convfold` in one of its forms, or `convblock`."""
     monkeypatch.setattr("eca_triton.compile.fold.epilogues_of_products", lambda: product)
-    return Lowering(device="cuda", plan="convfold", **then)
+    return Lowering(device="cuda", plan=plan, **then)
 
 
+BLOCKS = {
+    name: NETWORKS[name]
+    for name in ("bottleneck", "biased convolution", "padding same", "padding valid", "norm-free")
+}
 PRODUCT = pytest.mark.parametrize("product", [False, True], ids=["gate", "product"])
 
 
 @PRODUCT
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values(name: str, product: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in compared(NETWORKS[name], lambda: lowered(monkeypatch, product)):
+        assert [record.decision.plan for record in backend.sites] == ["convfold"]
+        assert len(backend.calls(torch.mm)) == product
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_values_of_one_op_for_convolution_and_block(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend in compared(BLOCKS[name], lambda: lowered(monkeypatch, False, "convblock"), dtype):
+        assert [record.decision.plan for record in backend.sites] == ["convblock"]
+        assert [name for name in backend.own_calls() if "pool" not in name][-1] == "rescaled_projection"
+        # That of the shortcut stays.
+        assert sum("conv2d" in str(node.target) for node in backend.nodes()) == (name not in PLAIN)
+
+
+PLAIN = ("padding same", "padding valid", "norm-free")
+
+
+@pytest.mark.parametrize("name", ["sequence", "in place"])
+def test_other_maps_than_images_and_those_rescaled_in_place_are_no_blocks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend in compared(NETWORKS[name], lambda: lowered(monkeypatch, False, "convblock")):
+        assert [record.decision.reason for record in backend.records] == [ASKED]
+
+
+def compared(
+    make: Callable[[], nn.Module], backend: Callable[[], Lowering], dtype: torch.dtype = torch.float32
+) -> Iterator[Lowering]:
+    """Lower and run a network in each layout; its results must be as near to the exact ones as eager's."""
     torch.manual_seed(0)
-    network = NETWORKS[name]().eval()
+    network = make().eval().to(dtype)
     exact = copy.deepcopy(network).double()
-    u = torch.randn(3, INPUT, 5, 4)
+    u = torch.randn(3, INPUT, 5, 4).to(dtype)
     for layout in (torch.contiguous_format, torch.channels_last):
         x = u.contiguous(memory_format=layout)
         with torch.no_grad():
-            backend = lowered(monkeypatch, product)
-            got, want = backend.compile(network)(x), exact(x.double())
+            used = backend()
+            got, want = used.compile(network)(x), exact(x.double())
             native = network(x)
-        assert [record.decision.plan for record in backend.sites] == ["convfold"]
-        assert len(backend.calls(torch.mm)) == product
+        yield used
         for g, n, w in zip(*(r if isinstance(r, tuple) else (r,) for r in (got, native, want)), strict=True):
             assert (g.dtype, g.stride()) == (n.dtype, n.stride())
             ulp = torch.finfo(g.dtype).eps * w.abs().max()

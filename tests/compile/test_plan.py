@@ -20,9 +20,12 @@ from eca_triton.compile.reasons import (
     DISABLED,
     KERNEL_DTYPE,
     NO_CONVOLUTION,
+    NO_PRODUCT,
     NO_TRITON,
     NO_WIN,
     NOT_STORED,
+    RESCALED_IN_PLACE,
+    SPREAD,
     TINY,
     TRAINING,
 )
@@ -76,6 +79,17 @@ SMALL = replace(BOTTLENECK, images=8, positions=28 * 28)  # 3 MB, which L2 holds
             {"batch_norm": None, "source_is_stored": False, "wraps": True}, "pool", 4.0, 4.0, id="padding"
         ),
         pytest.param({"expansion": 0.25, "epilogues": True}, "convfold", 5.0, 1.25, id="an epilogue"),
+        pytest.param({"expansion": 0.25, "products": True}, "convblock", 5.0, 1.25, id="a product of ours"),
+        pytest.param(
+            {"expansion": 0.25, "products": True, "channels": 1024, "positions": 14 * 14},
+            "block",
+            5.0,
+            3.0,
+            id="a product with too much arithmetic",
+        ),
+        pytest.param(
+            {"expansion": 1.0, "products": True}, "block", 5.0, 3.0, id="a product of too many inputs"
+        ),
         pytest.param({"expansion": 0.25}, "block", 5.0, 3.0, id="a product without epilogue"),
         pytest.param({"expansion": 6.0, "epilogues": True}, "block", 5.0, 3.0, id="more inputs than results"),
         pytest.param(
@@ -264,6 +278,10 @@ def test_a_plan_that_is_asked_for_is_taken_where_it_fits(asked: str) -> None:
         ("gate", {"grad": True}, TRAINING),
         ("block", {"source_is_stored": False}, NOT_STORED),
         ("convfold", {}, NO_CONVOLUTION),
+        ("convblock", {}, NO_CONVOLUTION),
+        ("convblock", {"expansion": 0.25}, NO_PRODUCT),
+        ("convblock", {"expansion": 0.25, "products": True, "in_place": True}, RESCALED_IN_PLACE),
+        ("convblock", {"expansion": 0.25, "products": True, "spread": True}, SPREAD),
     ],
 )
 def test_a_plan_that_does_not_fit_leaves_the_site(asked: str, changes: dict[str, Any], obstacle: str) -> None:
@@ -296,8 +314,9 @@ def test_a_plan_that_does_not_fit_leaves_the_site(asked: str, changes: dict[str,
         templates=st.booleans(),
         expansion=st.sampled_from([None, 0.25, 6.0]),
         epilogues=st.booleans(),
+        products=st.booleans(),
     ),
-    st.sampled_from(["auto", "gate", "block", "pool", "convfold"]),
+    st.sampled_from(["auto", "gate", "block", "pool", "convfold", "convblock"]),
 )
 def test_no_choice_moves_more_than_stock_or_takes_longer(facts: Facts, asked: str) -> None:
     decision = decide(facts, Settings(plan=asked))
