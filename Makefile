@@ -7,7 +7,7 @@ READY := $(ENV)/ready
 BIN := $(abspath $(ENV))/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-oldest lint fmt bench budgets
+.PHONY: demo test test-oldest lint fmt bench evidence budgets
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,12 @@ fmt: $(READY)
 
 bench: $(READY)
 	$(PYTEST) benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-sort=fullname
+
+# Installs nothing: the first Python that has torch, Triton and timm runs it.
+evidence:
+	@for each in $(PYTHON) $(BIN)/python python python3; do \
+	    if $$each -c 'import torch, triton, timm' 2>/dev/null; then exec $$each -m benchmarks evidence; fi; \
+	done; echo 'no Python here has torch, triton and timm; PYTHON=... names one' >&2; exit 2
 
 budgets: $(READY)
 	$(BIN)/python tests/budgets.py

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import eca_triton
 from eca_triton.call import Call
 
 from .sites import DTYPES, LAYOUTS, Row
+from .tails import GATES, PRE_ACTIVATIONS
 
 CHUNK = 1 << 24  # elements of a map that are compared in float64 at a time
 
@@ -24,23 +27,30 @@ Inputs = tuple[Tensor, ...]
 
 
 class Tail(nn.Module):
-    """[Batch norm,] ECA [, addition, ReLU], written as networks write it."""
+    """A tail, written as networks write it."""
 
     def __init__(self, row: Row) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(row.shape[0]) if row.normalises else None
-        self.conv = nn.Conv1d(1, 1, row.taps, padding=row.taps // 2, bias=False)
+        kind = self.kind = row.tail
+        self.norm = nn.BatchNorm2d(row.shape[0]) if kind.normalises else None
+        self.conv = nn.Conv1d(1, 1, row.taps, padding=0 if kind.circular else row.taps // 2, bias=kind.bias)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        out = self.before_activation(x, residual)
-        return out if residual is None else torch.relu(out)
+        return self.kind.activate(self.before_activation(x, residual))
 
     def before_activation(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The addition's result."""
         if self.norm is not None:
             x = self.norm(x)
-        y = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        kind, side = self.kind, self.conv.kernel_size[0] // 2
+        x = PRE_ACTIVATIONS[kind.pre_activation](x)
+        y = x.mean((2, 3)).unsqueeze(1)
+        if kind.circular:
+            y = F.pad(y, (side, side), mode="circular")
+        y = GATES[kind.gate](self.conv(y))
         out = x * y.view(x.shape[0], -1, 1, 1).expand_as(x)
+        if kind.gain != 1.0:
+            out = kind.gain * out
         return out if residual is None else out + residual
 
 
@@ -65,9 +75,9 @@ def inputs_of(row: Row, device: torch.device) -> Inputs:
         torch.empty(
             shape, dtype=DTYPES[row.dtype], device=device, memory_format=LAYOUTS[row.layout]
         ).normal_()
-        for _ in range(1 + row.adds + row.trains)
+        for _ in range(1 + row.tail.adds + row.trains)
     )
-    for tensor in maps[: 1 + row.adds]:
+    for tensor in maps[: 1 + row.tail.adds]:
         tensor.requires_grad_(row.trains)
     return maps
 
@@ -135,27 +145,49 @@ def check(calls: Mapping[str, Callable[..., Tensor]], tail: Tail, inputs: Inputs
     return {name: Check(errors[name].item(), allowed) for name in calls}
 
 
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Without TF32, whose error in eager fp32 would excuse anyone's."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def short(error: Exception) -> str:
+    """One line for a record."""
+    text = str(error).strip() or "no message"
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}"
+
+
 def _op(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
     batch_norm = None
     if tail.norm is not None:
         batch_norm = eca_triton.BatchNormParameters(*_vectors(tail.norm), tail.norm.eps)
-    activation = "identity" if residual is None else "relu"
+    kind = tail.kind
     return eca_triton.eca(
-        x, tail.conv.weight, batch_norm=batch_norm, residual=residual, activation=activation
+        x,
+        tail.conv.weight,
+        tail.conv.bias,
+        gate=kind.gate,
+        circular=kind.circular,
+        batch_norm=batch_norm,
+        pre_activation=kind.pre_activation,
+        gain=kind.gain,
+        residual=residual,
+        activation=kind.activation,
     )
 
 
 def _two_pass(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
     from eca_triton import launch
 
-    bn = None if tail.norm is None else _vectors(tail.norm)
-    activation = "identity" if residual is None else "relu"
+    kind, conv, bn = tail.kind, tail.conv, None if tail.norm is None else _vectors(tail.norm)
     out = torch.empty_like(x)
-    launch.two_pass(
-        Call(
-            x, tail.conv.weight, None, bn, 1e-5, "identity", False, "sigmoid", 1.0, residual, activation, out
-        )
-    )
+    options = (1e-5, kind.pre_activation, kind.circular, kind.gate, kind.gain, residual, kind.activation)
+    launch.two_pass(Call(x, conv.weight, conv.bias, bn, *options, out))
     return out
 
 

@@ -1,4 +1,4 @@
-"""What a time depends on besides our code: the GPU, its driver, and the versions of what compiles for it."""
+"""What a time depends on: the GPU, its driver, the versions of what compiles for it, our code and tables."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from eca_triton import __version__
+from eca_triton.tuning.store import fingerprint
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -23,7 +25,10 @@ def describe(device: torch.device) -> dict[str, Any]:
         "triton": _version("triton"),
         "cuda": torch.version.cuda or torch.version.hip or "none",
         "python": platform.python_version(),
+        "cpu": _cpu(),
         "eca_triton": __version__,
+        "commit": _commit(),
+        "tuned": fingerprint()[:16] or "none",
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -39,8 +44,29 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def folder_name(gpu: str, date: str) -> str:
-    """("NVIDIA H200", "2026-11-22 09:00 UTC") -> "nvidia-h200-2026-11-22"."""
+    """("NVIDIA H200", "2026-11-22 09:00 UTC") -> "nvidia-h200-2026-11-22"; no GPU: "cpu-2026-11-22"."""
+    gpu = "cpu" if gpu == "none" else gpu
     return f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}-{date.split()[0]}"
+
+
+def _commit() -> str:
+    """Of the checkout; with a plus sign if files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    """Its model, where Linux says; the architecture elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _driver() -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from eca_triton.compile.record import recording
 from eca_triton.timing import Call, Timer, input_sets
 from eca_triton.tuning.config import Device
 
-from .contenders import Inputs, Tail, check, contender, inputs_of, tail_of
+from .contenders import Inputs, Tail, check, contender, exact_convolutions, inputs_of, short, tail_of
 from .results import COPY, Record, figures, record, save
 from .sites import Row
 from .training import backward_alone, check_step, step
@@ -72,7 +71,7 @@ def measure(
         if started - begin + max(lasted_s[names], default=0.0) > plan.budget_s:
             break
         # A backward that runs again must not write into what it was given.
-        with _exact_convolutions(), aot_config.patch(donated_buffer=row.direction != "backward"):
+        with exact_convolutions(), aot_config.patch(donated_buffer=row.direction != "backward"):
             measured = measure_row(row, names, machine, device, timer, plan.repeats)
         measured["wall_s"] = round(time.monotonic() - started, 1)
         document["rows"].append(measured)
@@ -111,7 +110,7 @@ def measure_row(
                     try:
                         _ = step(call, tail, first) if row.trains else call(*first)
                     except Exception as error:
-                        errors[name] = _short(error)
+                        errors[name] = short(error)
                     else:
                         calls[name] = call
             more["plan"] = sites[-1].decision.plan if sites else None
@@ -121,7 +120,7 @@ def measure_row(
                 return record(row, kernel, status="FAIL", **more)
             samples = _samples(row, tail, calls, first, machine, device, timer, repeats)
     except Exception as error:
-        errors["row"] = _short(error)
+        errors["row"] = short(error)
         return record(row, kernel, status="ERROR", **more)
     return record(row, kernel, status="ok", results=figures(row, samples), **more)
 
@@ -154,17 +153,6 @@ def _samples(
     return timer(timed | {name: on_set(call) for name, call in calls.items()}, sets, repeats)
 
 
-@contextmanager
-def _exact_convolutions() -> Iterator[None]:
-    """Without TF32, whose error in eager fp32 would excuse anyone's."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def _works(device: torch.device) -> bool:
     """A fault in a kernel makes every later call fail."""
     try:
@@ -179,8 +167,3 @@ def _outcome(measured: Record) -> str:
         return str(measured["status"])
     shown = [f"{name} {found['median_us']:.1f} us" for name, found in measured["results"].items()]
     return ", ".join([*shown, *(f"{name} failed" for name in measured["errors"])])
-
-
-def _short(error: Exception) -> str:
-    text = str(error).strip() or "no message"
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}"

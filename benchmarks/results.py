@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .sites import BASELINES, DIRECTIONS, OURS, VARIANTS, Row, shape_name
+from .sites import BASELINES, DIRECTIONS, OURS, Row, shape_name
+from .tails import TAILS
 
 COPY = "copy"  # of the map, whose bandwidth at this size is what a kernel of these bytes could reach
 NOT_MEASURED = "-"
@@ -147,8 +148,8 @@ def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 _cell(result, "share_of_copy", "{:.0%}"),
                 _cell(result, "speedup", "{:.2f}"),
             ]
-        goal = SPEEDUP[row["direction"]][row["variant"]]
-        line.append(f"{goal:.2f}" if row["map_bytes"] >= LARGE_BYTES else "")
+        goal = SPEEDUP[row["direction"]].get(row["variant"])
+        line.append(f"{goal:.2f}" if goal and row["map_bytes"] >= LARGE_BYTES else "")
         cells.append(line)
     return columns, cells
 
@@ -196,7 +197,7 @@ def goals(rows: Iterable[Record]) -> list[str]:
 
 
 def _what(variant: str, direction: str) -> str:
-    return VARIANTS[variant] + DIRECTIONS[direction]
+    return TAILS[variant].label + DIRECTIONS[direction]
 
 
 def _name(row: Record) -> str:

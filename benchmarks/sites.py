@@ -6,12 +6,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from eca_triton import adaptive_kernel_size
 from eca_triton.ops.schema_training import mask_order_for
 from eca_triton.tuning.choice import choose, choose_backward
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.layout import common_layout
+
+from .tails import HEADLINE, TAILS, TailKind
 
 Shape = tuple[int, int, int]  # C, H, W
 
@@ -28,11 +31,6 @@ TAPS = {shape: taps for maps in NETWORKS.values() for shape, taps in maps.items(
 
 BATCHES = (128, 8, 1, 32)
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-VARIANTS = {
-    "eca": "ECA",
-    "bn_eca_add_relu": "BN + ECA + add + ReLU",
-    "eca_add_relu": "ECA + add + ReLU",
-}
 DIRECTIONS = {"forward": "", "backward": ", backward", "both": ", forward + backward"}
 BASELINES = ("eager", "inductor", "max-autotune")  # built in benchmarks/contenders.py, as are the others
 OURS = ("op", "compiled", "two_pass")
@@ -44,6 +42,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 LATER_BY_NETWORK = {"resnet": 0, "nfnet": 2, "mobilenet_v2": 3}
 LATER_BY_BATCH = {128: 0, 8: 1, 1: 1, 32: 3}
 LATER_BY_VARIANT = {"eca": 0, "bn_eca_add_relu": 0, "eca_add_relu": 2}
+LATER_BY_OTHERS = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Row:
         shape: C, H, W of the map.
         batch: Its images.
         layout: Key of `LAYOUTS`.
-        variant: Key of `VARIANTS`.
+        variant: Key of `TAILS`.
         dtype: Key of `DTYPES`.
         direction: Key of `DIRECTIONS`; other than "forward", gradients are computed, and batch norm is that
             of training.
@@ -82,14 +81,14 @@ class Row:
         return TAPS.get(self.shape) or adaptive_kernel_size(self.shape[0])
 
     @property
-    def adds(self) -> bool:
-        """Whether a residual is added, and ReLU applied."""
-        return self.variant != "eca"
+    def tail(self) -> TailKind:
+        """What stands around ECA."""
+        return TAILS[self.variant]
 
     @property
-    def normalises(self) -> bool:
-        """Whether batch norm comes first."""
-        return self.variant == "bn_eca_add_relu"
+    def keeps_bits(self) -> bool:
+        """Whether training keeps a bit per element: which of them the last activation passed."""
+        return self.trains and mask_order_for(self._map, None, self.tail.activation) != "none"
 
     @property
     def map_bytes(self) -> int:
@@ -101,15 +100,19 @@ class Row:
     def least_bytes(self) -> int:
         """What any implementation moves: every input read once, every output written once.
 
-        In training also a bit per element where ReLU was open; and batch norm reads its map twice each way,
-        and in backward the gradient behind ReLU too, since what it needs of the whole batch comes last.
+        In training also a bit per element where ReLU was open, or for an activation without bits the residual
+        again; and batch norm reads its map twice each way, and in backward the gradient behind the activation
+        too, since what it needs of the whole batch comes last.
         """
-        forward = (3 if self.adds else 2) * self.map_bytes
+        s, tail = self.map_bytes, self.tail
+        forward = (3 if tail.adds else 2) * s
         if not self.trains:
             return forward
-        bits = self.map_bytes // DTYPES[self.dtype].itemsize // 8 if self.adds else 0
-        backward = forward + self.map_bytes + bits + 2 * self.map_bytes * self.normalises
-        forward += bits + self.map_bytes * self.normalises
+        bends = tail.adds and tail.activation != "identity"  # else d_residual is the output's gradient
+        bits = s // DTYPES[self.dtype].itemsize // 8 if self.keeps_bits else 0
+        again = s if bends and not bits else 0
+        backward = 3 * s + s * bends + bits + again + 2 * s * tail.normalises
+        forward += bits + s * tail.normalises
         return backward if self.direction == "backward" else forward + backward
 
     @property
@@ -119,36 +122,43 @@ class Row:
         In training one of ours: the op or, where batch norm belongs to it, the compiled tail.
         """
         if self.trains:
-            return ("eager", "inductor", "compiled" if self.normalises else "op")
+            return ("eager", "inductor", "compiled" if self.tail.normalises else "op")
         headline = self.shape in NETWORKS["resnet"] and self.batch == 128
         return tuple(name for name in DEFAULT if headline or name != "max-autotune")
 
     def offers(self, name: str) -> bool:
         """Whether a contender computes this: the op's batch norm is that of inference."""
-        return not self.trains or not (name == "two_pass" or (name == "op" and self.normalises))
+        if not self.trains:
+            return True
+        return self.tail.trainable and not (name == "two_pass" or (name == "op" and self.tail.normalises))
 
     def kernel(self, device: Device) -> str:
         """The kernels that the eager op runs."""
-        if self.trains and self.normalises:
+        tail = self.tail
+        if self.trains and tail.normalises:
             return "Inductor's"
-        x = torch.empty((self.batch, *self.shape), device="meta").to(memory_format=LAYOUTS[self.layout])
-        itemsize, activation = DTYPES[self.dtype].itemsize, "relu" if self.adds else "identity"
-        bits = self.trains and mask_order_for(x, None, activation) != "none"
-        layout = common_layout(x.shape, x.stride())  # shared by every map
-        forward = choose(layout, itemsize, itemsize, self.taps, self.normalises, device, bits).kernel
+        itemsize, bits = DTYPES[self.dtype].itemsize, self.keeps_bits
+        layout = common_layout(self._map.shape, self._map.stride())  # shared by every map
+        front = tail.normalises or tail.pre_activation != "identity"
+        forward = choose(layout, itemsize, itemsize, self.taps, front, device, bits).kernel
         if not self.trains:
             return forward
         backward = choose_backward(
-            layout, itemsize, itemsize, self.taps, activation, bits, self.adds, device
+            layout, itemsize, itemsize, self.taps, tail.activation, bits, tail.adds, device
         ).kernel
         return backward if self.direction == "backward" else f"{forward} / {backward}"
+
+    @property
+    def _map(self) -> Tensor:
+        """Its shape and strides."""
+        return torch.empty((self.batch, *self.shape), device="meta").to(memory_format=LAYOUTS[self.layout])
 
 
 def rows(
     shapes: Sequence[Shape],
     batches: Sequence[int] = BATCHES,
     layouts: Collection[str] = tuple(LAYOUTS),
-    variants: Collection[str] = tuple(VARIANTS),
+    variants: Collection[str] = tuple(HEADLINE),
     dtype: str = "bf16",
     directions: Sequence[str] = ("forward",),
 ) -> list[Row]:
@@ -157,18 +167,18 @@ def rows(
     found = [
         Row(shape, batch, layout, variant, dtype, direction)
         for batch in batches
-        for variant in VARIANTS
+        for variant in TAILS
         for shape in shapes
         for layout in LAYOUTS
         for direction in directions
-        if variant in variants and layout in layouts
+        if variant in variants and layout in layouts and (direction == "forward" or TAILS[variant].trainable)
     ]
     return sorted(
         found,
         key=lambda row: (
             LATER_BY_NETWORK.get(network.get(row.shape, ""), 0)
             + LATER_BY_BATCH.get(row.batch, 3)
-            + (0 if row.trains else LATER_BY_VARIANT[row.variant])
+            + (0 if row.trains else LATER_BY_VARIANT.get(row.variant, LATER_BY_OTHERS))
         ),
     )
 

@@ -38,18 +38,16 @@ def backward_alone(call: Callable[..., Tensor], tail: Tail, inputs: Sequence[Inp
 def check_step(calls: Mapping[str, Callable[..., Tensor]], tail: Tail, inputs: Inputs) -> dict[str, Check]:
     """Compare each call's result and gradients, in memory that held NaN, with float64: its worst tensor.
 
-    Where rounding may open or close ReLU, no gradient comes in: either side's would be right.
+    Where rounding may open or close a ReLU, no gradient comes in: either side's would be right.
     """
     *maps, dy = inputs
     exact_tail = copy.deepcopy(tail).double()
     exact_maps = [tensor.detach().double().requires_grad_() for tensor in maps]
-    exact = exact_tail.before_activation(*exact_maps)
-    if len(maps) > 1:
-        before = exact.detach()
-        exact = torch.relu(exact)
-        with torch.no_grad():
-            close = before.abs() <= _allowed(copy.deepcopy(tail)(*maps), exact)
-            dy = dy.masked_fill(close, 0)
+    before = exact_tail.before_activation(*exact_maps)
+    exact = tail.kind.activate(before)
+    with torch.no_grad():
+        error = _allowed(copy.deepcopy(tail)(*maps), exact)
+        dy = dy.masked_fill(tail.kind.undecided(before, error), 0)
     names = ["out", "x", "residual"][: 1 + len(maps)] + [name for name, _ in tail.named_parameters()]
     truth = (exact, *torch.autograd.grad(exact, [*exact_maps, *exact_tail.parameters()], dy.double()))
     allowed = [

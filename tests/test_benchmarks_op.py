@@ -14,11 +14,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
-from benchmarks import contenders, op, results, sites
+from benchmarks import contenders, op, results, sites, tails
 from benchmarks.__main__ import main
 from benchmarks.machine import folder_name
 from benchmarks.sites import Row
 from eca_triton import timing
+from eca_triton.reference import ACTIVATIONS, PRE_ACTIVATIONS
 
 CPU = torch.device("cpu")
 SMALL = ["op", "--shapes", "16x6x6", "--batch", "2", "--contenders", "eager", "op"]
@@ -50,8 +51,8 @@ class TestCommand:
         code, document = run(tmp_path, *SMALL)
         assert code == 0
         assert document["left_out"] == []
-        assert {"gpu", "driver", "torch", "triton"} <= set(document["machine"])
-        assert len(document["rows"]) == len(sites.VARIANTS) * len(sites.LAYOUTS)
+        assert {"gpu", "driver", "cpu", "torch", "triton", "commit", "tuned"} <= set(document["machine"])
+        assert len(document["rows"]) == len(tails.HEADLINE) * len(sites.LAYOUTS)
         assert {row["status"] for row in document["rows"]} == {"ok"}
         assert all(row["checks"]["op"]["passed"] for row in document["rows"])
         written = capsys.readouterr().out
@@ -69,6 +70,17 @@ class TestCommand:
         written = capsys.readouterr().out
         assert "FAIL 2x16x6x6 contiguous eca: error of op" in written
         assert " us" not in written.split("GB/s")[1].split("FAIL 2x")[0]
+
+    def test_every_tail_of_the_op_can_be_asked_for(self, tmp_path: Path) -> None:
+        code, document = run(tmp_path, *SMALL, "--variants", "all")
+        assert code == 0
+        assert {row["variant"] for row in document["rows"]} == set(tails.TAILS)
+        assert all(set(row["results"]) == {"copy", "eager", "op"} for row in document["rows"])
+        used = [
+            {getattr(kind, name) for kind in tails.TAILS.values()}
+            for name in ("activation", "pre_activation")
+        ]
+        assert used == [set(ACTIVATIONS), set(PRE_ACTIVATIONS)], "every one that the op has"
 
     def test_nan_is_a_wrong_result(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(contenders, "_op", lambda tail, x: tail(x) * torch.nan)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
-from benchmarks import contenders, results, sites, training
+from benchmarks import contenders, results, sites, tails, training
 from benchmarks.__main__ import main
 from benchmarks.sites import Row
 from eca_triton import timing
@@ -46,7 +46,7 @@ class TestCommand:
     def test_times_backward_alone_and_with_its_forward(self, tmp_path: Path, capsys: Any) -> None:
         code, rows = run(tmp_path, "--contenders", "eager", "op")
         assert code == 0
-        assert len(rows) == len(sites.VARIANTS) * len(sites.LAYOUTS) * 2
+        assert len(rows) == len(tails.HEADLINE) * len(sites.LAYOUTS) * 2
         assert [each["direction"] for each in rows] == ["backward", "both"] * 6
         for each in rows:
             assert each["status"] == "ok"
@@ -55,6 +55,13 @@ class TestCommand:
             assert set(each["results"]) == with_op | {"copy"}
         assert main(["op", "--table", str(tmp_path / "op-backward.json")]) == 0
         assert "| 2x16x6x6 | contiguous | ECA, forward + backward | tile / tile |" in capsys.readouterr().out
+
+    def test_every_tail_whose_gradients_can_be_judged(self, tmp_path: Path) -> None:
+        code, rows = run(tmp_path, "--variants", "all", "--contenders", "eager", "op")
+        assert code == 0
+        measured = {each["variant"] for each in rows if "op" in each["results"]}
+        assert measured == {name for name, kind in tails.TAILS.items() if not kind.normalises}
+        assert "bn_relu_eca_add" not in {each["variant"] for each in rows}
 
     @pytest.mark.parametrize("tensor", [0, 1, 2], ids=["x", "residual", "conv.weight"])
     def test_a_wrong_gradient_has_no_figure(
@@ -105,7 +112,13 @@ class TestCommand:
 class TestRows:
     @pytest.mark.parametrize(
         ("variant", "forward", "backward"),
-        [("eca", 2, 3), ("eca_add_relu", 3.0625, 4.0625), ("bn_eca_add_relu", 4.0625, 6.0625)],
+        [
+            ("eca", 2, 3),
+            ("eca_add_relu", 3.0625, 4.0625),
+            ("bn_eca_add_relu", 4.0625, 6.0625),
+            ("eca_gain_add", 3, 3),
+            ("eca_add_silu", 3, 5),
+        ],
     )
     def test_bytes(self, variant: str, forward: float, backward: float) -> None:
         s = row(variant, "both").map_bytes
@@ -129,7 +142,7 @@ class TestRows:
         assert all(
             a.direction == "backward" and str(a).removesuffix("backward") + "both" == str(b) for a, b in pairs
         )
-        assert {(each.batch, each.variant) for each in rows[:48]} == {(128, name) for name in sites.VARIANTS}
+        assert {(each.batch, each.variant) for each in rows[:48]} == {(128, name) for name in tails.HEADLINE}
 
 
 def test_a_relu_that_rounding_opens_is_no_error() -> None:

@@ -1,0 +1,35 @@
+"""`python -m benchmarks copy`: bandwidth of a copy on this GPU."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from eca_triton.tables import write_table
+
+from .. import bandwidth
+from ..machine import describe, folder_name
+from . import NOT_MEASURED, RESULTS, Commands, Context, now, positive
+
+REPEATS = 20
+
+
+def add_to(commands: Commands) -> None:
+    """The arguments."""
+    each = commands.add_parser("copy", help="bandwidth of a copy, by its size")
+    each.add_argument("--repeats", type=positive, default=REPEATS, help="samples of each size")
+    each.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
+    each.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, context: Context) -> int:
+    """Measure and write."""
+    if context.device is None:
+        context.say("not measured: no CUDA device")
+        return NOT_MEASURED
+    machine, date = describe(context.device), now()
+    path = (options.out or RESULTS / folder_name(machine["gpu"], date)) / "copy.json"
+    found = bandwidth.measure(machine, date, context.device, context.timer, options.repeats, path)
+    write_table(bandwidth.COLUMNS, bandwidth.table(found), context.out, bandwidth.COLUMNS)
+    context.say(f"written to {path}")
+    return 0

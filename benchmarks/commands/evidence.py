@@ -1,0 +1,41 @@
+"""`python -m benchmarks evidence`, which `make evidence` runs: all that counts, in one folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..evidence import collect, run_limited, tasks, tasks_without_a_gpu
+from ..evidence_summary import summary
+from ..machine import describe, folder_name
+from . import NOT_MEASURED, RESULTS, ROOT, Commands, Context, now
+
+BUDGET_S = 560.0  # ten minutes, less the start of Python and the end of the last step
+
+
+def add_to(commands: Commands) -> None:
+    """The arguments."""
+    each = commands.add_parser("evidence", help="everything that counts, within ten minutes, into one folder")
+    each.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all steps together")
+    each.add_argument("--out", type=Path, help="folder (default: benchmarks/results/<gpu>-<date>)")
+    each.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, context: Context) -> int:
+    """Run the steps and print the summary."""
+    gpu = context.device is not None
+    machine, date = describe(context.device or torch.device("cpu")), now()
+    folder = (options.out or RESULTS / folder_name(machine["gpu"], date)).resolve()
+    # The steps run in the checkout, so that no path of this machine is in the log.
+    named = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    wanted = tasks(named) if gpu else tasks_without_a_gpu(named)
+    document = collect(wanted, machine, date, folder, options.budget_s, run_limited, context.say, gpu=gpu)
+    lines = [*summary(folder), f"written to {named}"]
+    (folder / "summary.txt").write_text("\n".join(lines) + "\n")
+    for line in ("", *lines):
+        context.say(line)
+    if not gpu:
+        return NOT_MEASURED
+    return int(any(row["status"] != "ok" for row in document["rows"]))

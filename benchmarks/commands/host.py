@@ -1,0 +1,41 @@
+"""`python -m benchmarks host`: microseconds of dispatch per call, on any machine."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from eca_triton.tables import write_table
+
+from .. import host, results
+from ..machine import describe, folder_name
+from . import NOT_MEASURED, RESULTS, Commands, Context, now
+
+
+def add_to(commands: Commands) -> None:
+    """The arguments."""
+    each = commands.add_parser("host", help="what a call costs the host: microseconds, on any machine")
+    each.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
+    each.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, context: Context) -> int:
+    """Measure and write."""
+    if find_spec("pytest_benchmark") is None:
+        context.say("not measured: pytest-benchmark is not installed")
+        return NOT_MEASURED
+    machine, date = describe(context.device or torch.device("cpu")), now()
+    document, problem = host.measure(machine, date)
+    path = (options.out or RESULTS / folder_name(machine["gpu"], date)) / "host.json"
+    results.save(document, path)
+    context.say(f"{machine['cpu']}, torch {machine['torch']}, Triton {machine['triton']}, {date}")
+    write_table(host.COLUMNS, host.table(document), context.out, set(host.COLUMNS) - set(host.TEXT))
+    if context.device is None:
+        context.say("left out, for there is no CUDA device: calls whose kernels run")
+    else:
+        context.say("left out, for there is a CUDA driver: calls up to a stub of it")
+    context.say(f"{problem}written to {path}")
+    return int(bool(problem))

@@ -1,0 +1,67 @@
+"""`python -m benchmarks network`: whole networks on a GPU."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from eca_triton.tables import write_table
+
+from .. import network_figures, results
+from ..machine import describe, folder_name
+from ..network import BACKENDS, CONTENDERS, DIRECTIONS, Plan, failed, measure, settings
+from ..sites import DTYPES, LAYOUTS
+from ..twins import FAMILIES, KINDS
+from . import NOT_MEASURED, RESULTS, Commands, Context, now, positive
+
+BUDGET_S = 3600.0
+REPEATS = 20
+BATCH = 128
+
+
+def add_to(commands: Commands) -> None:
+    """The arguments."""
+    each = commands.add_parser(
+        "network", help="whole networks beside their twins without ECA and with SE, and the ECA tax of each"
+    )
+    each.add_argument("--networks", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
+    each.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    each.add_argument("--contenders", nargs="+", choices=BACKENDS, default=list(CONTENDERS))
+    each.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
+    each.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    each.add_argument("--batch", type=positive, default=BATCH)
+    each.add_argument("--size", type=positive, help="side of an image (default: the network's own)")
+    each.add_argument("--dtype", choices=DTYPES, default="bf16")
+    each.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin nothing that would end later")
+    each.add_argument("--repeats", type=positive, default=REPEATS, help="samples of each")
+    each.add_argument("--out", type=Path, help="folder of JSON and CSV (default: in benchmarks/results)")
+    each.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, context: Context) -> int:
+    """Measure and write."""
+    if context.device is None:
+        context.say("not measured: no CUDA device")
+        return NOT_MEASURED
+    return _measure(options, context, context.device)
+
+
+def _measure(options: argparse.Namespace, context: Context, device: torch.device) -> int:
+    machine, date = describe(device), now()
+    folder = options.out or RESULTS / folder_name(machine["gpu"], date)
+    wanted = settings(
+        options.networks, options.directions, options.layouts, options.batch, options.size, options.dtype
+    )
+    plan = Plan(wanted, options.kinds, options.contenders, options.budget_s, options.repeats)
+    document = measure(plan, machine, date, device, context.clock, folder / "network.json", print)
+    context.say(results.heading(document))
+    columns = network_figures.COLUMNS
+    write_table(
+        columns, network_figures.table(document), context.out, set(columns) - set(network_figures.TEXT)
+    )
+    written = [folder / "network.json", *network_figures.write_csv(document, folder)]
+    for line in (*network_figures.notes(document), f"written to {', '.join(map(str, written))}"):
+        context.say(line)
+    return int(failed(document))

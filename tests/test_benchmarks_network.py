@@ -1,0 +1,277 @@
+"""`python -m benchmarks network`, with everything real but the GPU, its clock, compilers and sizes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("timm")
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
+
+from timm.layers import EcaModule
+
+from benchmarks import network, network_figures, twins
+from benchmarks.__main__ import main
+from benchmarks.network import Plan, settings
+from benchmarks.networks import attention
+
+CPU = torch.device("cpu")
+SMALL = ["network", "--networks", "ecaresnet50d", "--layouts", "channels_last", "--size", "8", "--batch", "4"]
+
+
+class Net(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        se = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Sigmoid())
+        self.se = {"eca": EcaModule(8), "plain": nn.Identity(), "se": se}[kind]
+        self.head = nn.Linear(8, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return self.head(torch.relu(self.se(x) + x).mean((2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A convolution for each network, and no compiler; a test fills in by whom a network is made wrong."""
+    wrong: dict[str, Any] = {}
+
+    def build(family: str, kind: str) -> nn.Module:
+        with torch.device("meta"):
+            return Net(kind)
+
+    monkeypatch.setattr(twins, "build", build)
+    monkeypatch.setattr(network, "_compiled", lambda module, who: wrong.get(who, nn.Sequential)(module))
+    return wrong
+
+
+def ticking() -> Any:
+    """A clock on which each call takes a microsecond more than the one before, once it has run."""
+    ticks = count(100)
+
+    def clock(step: Any) -> float:
+        step()
+        return float(next(ticks))
+
+    return clock
+
+
+def run(folder: Path, *arguments: str, clock: Any = None) -> tuple[int, dict[str, Any]]:
+    code = main([*SMALL, *arguments, "--out", str(folder)], device=CPU, clock=clock or ticking())
+    return code, json.loads((folder / "network.json").read_text())
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+class TestCommand:
+    def test_each_network_beside_its_twins_in_both_directions(self, tmp_path: Path, capsys: Any) -> None:
+        code, document = run(tmp_path, "--repeats", "3")
+        assert code == 0
+        assert [row["direction"] for row in document["rows"]] == ["inference", "training"]
+        for row in document["rows"]:
+            assert row["status"] == "ok"
+            assert set(row["results"]) == set(row["checks"])
+            assert set(row["results"]) == {
+                f"{kind}/{who}" for kind in twins.KINDS for who in ("eager", "inductor")
+            } | {"eca/ours"}
+            assert row["results"]["eca/ours"]["samples"] == 3
+            assert set(row["tax"]) == {"eager", "inductor", "ours"}
+            assert set(row["speedup"]) == {"eager", "ours"}
+        written = capsys.readouterr().out
+        assert "resnet50d+se  inference" in written
+
+    def test_timms_columns_come_first(self, tmp_path: Path) -> None:
+        run(tmp_path, "--contenders", "inductor", "ours", clock=lambda step: 2000.0)
+        infer, train = (rows_of(tmp_path / f"network-{name}.csv") for name in ("infer", "train"))
+        timm = "model infer_samples_per_sec infer_step_time infer_batch_size infer_img_size param_count"
+        assert list(infer[0])[:6] == timm.split()
+        assert [row["model"] for row in infer] == [
+            "ecaresnet50d",
+            "ecaresnet50d",
+            "resnet50d",
+            "resnet50d+se",
+        ]
+        first = infer[0]
+        assert (first["infer_samples_per_sec"], first["infer_step_time"]) == ("2000.0", "2.0")
+        assert (first["infer_batch_size"], first["infer_img_size"], first["param_count"]) == (
+            "4",
+            "8",
+            "0.01",
+        )
+        assert [(row["contender"], row["tax"], row["speedup"]) for row in infer] == [
+            ("inductor", "0.0", ""), ("ours", "0.0", "1.0"), ("inductor", "", ""), ("inductor", "0.0", ""),
+        ]  # fmt: skip
+        assert train[0]["train_samples_per_sec"] == "2000.0"
+
+    @pytest.mark.parametrize("direction", ["inference", "training"])
+    def test_a_wrong_result_has_no_figure(
+        self, tmp_path: Path, small_networks: Any, capsys: Any, direction: str
+    ) -> None:
+        def attention_left_out(module: nn.Module) -> Any:
+            module.se = nn.Sequential(module.se, nn.Hardsigmoid())
+            return module
+
+        small_networks["ours"] = attention_left_out
+        code, document = run(tmp_path, "--directions", direction)
+        assert code == 1
+        (row,) = document["rows"]
+        assert row["status"] == "FAIL"
+        assert "eca/ours" not in row["results"]
+        assert "ours" not in row["tax"]
+        assert row["results"]["eca/inductor"]["samples"] == 20
+        assert (
+            f"FAIL ecaresnet50d {direction}, 4x8, bf16, channels-last eca/ours: " in capsys.readouterr().out
+        )
+
+    def test_a_gate_of_another_channel_is_a_wrong_result(self, tmp_path: Path, small_networks: Any) -> None:
+        """Which gates of about one half everywhere would not show."""
+
+        def mirrored(module: nn.Module) -> Any:
+            module.se.conv.weight.data = module.se.conv.weight.data.flip(-1)
+            return module
+
+        small_networks["ours"] = mirrored
+        code, document = run(tmp_path, "--directions", "inference", "--kinds", "eca")
+        assert code == 1
+        check = document["rows"][0]["checks"]["eca/ours"]
+        assert check["error"] > 2 * check["allowed"]
+
+    def test_a_wrong_gradient_of_an_attention_has_no_figure(
+        self, tmp_path: Path, small_networks: Any
+    ) -> None:
+        """Of three numbers among thousands."""
+
+        def half(module: nn.Module) -> Any:
+            module.se.conv.weight.register_hook(lambda grad: grad / 2)
+            return module
+
+        small_networks["ours"] = half
+        code, document = run(tmp_path, "--directions", "training", "--kinds", "eca")
+        assert code == 1
+        assert document["rows"][0]["checks"]["eca/ours"]["tensor"] == "attention"
+
+    def test_what_cannot_run_is_named_beside_the_figures_of_the_others(
+        self, tmp_path: Path, small_networks: Any
+    ) -> None:
+        def broken(module: nn.Module) -> Any:
+            raise RuntimeError("no kernel image")
+
+        small_networks["ours"] = broken
+        code, document = run(tmp_path, "--directions", "inference", "--kinds", "eca", "plain")
+        assert code == 1
+        assert document["rows"][0]["errors"] == {"eca/ours": "RuntimeError: no kernel image"}
+        assert set(document["rows"][0]["tax"]) == {"eager", "inductor"}
+
+    def test_stops_in_time_with_what_tells_most(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = count()  # each look at the clock is a second after the one before
+        monkeypatch.setattr(network, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+        code, document = run(tmp_path, "--budget-s", "10")
+        assert code == 0
+        (row,) = document["rows"]
+        assert list(row["checks"]) == ["eca/inductor", "plain/inductor", "eca/ours"]
+        assert row["left_out"] == ["eca/eager", "plain/eager", "se/inductor", "se/eager"]
+        assert row["tax"].keys() == {"inductor", "ours"}
+        assert document["left_out"] == ["ecaresnet50d training channels_last 4x8 bf16"]
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+    def test_without_a_gpu_nothing_is_measured(self, tmp_path: Path, capsys: Any) -> None:
+        assert main([*SMALL, "--out", str(tmp_path)]) == 2
+        assert capsys.readouterr().out == "not measured: no CUDA device\n"
+        assert not list(tmp_path.iterdir())
+
+
+def test_ratios_are_those_of_each_round() -> None:
+    """A clock that slows down by the round changes no ratio."""
+    speed = [1.0, 2.0, 3.0]
+    us = {"eca/inductor": 120.0, "plain/inductor": 100.0, "eca/ours": 101.0, "se/inductor": 130.0}
+    found = network_figures.figures({name: [each * s for s in speed] for name, each in us.items()}, 128)
+    same = dict.fromkeys(("median", "p20", "p80"))
+    assert found["tax"] == {"inductor": dict.fromkeys(same, 0.2), "ours": dict.fromkeys(same, 0.01)}
+    assert found["se_tax"] == {"inductor": dict.fromkeys(same, 0.3)}
+    assert found["speedup"] == {"ours": dict.fromkeys(same, 1.1881)}
+    assert found["results"]["eca/ours"]["images_per_s"] == pytest.approx(128 / 202e-6, abs=0.01)
+
+
+def test_ours_under_max_autotune_is_held_against_max_autotune() -> None:
+    us = {
+        "eca/inductor": 9.0,
+        "eca/max-autotune": 6.0,
+        "eca/ours-max-autotune": 4.0,
+        "plain/max-autotune": 5.0,
+    }
+    found = network_figures.figures({name: [each] for name, each in us.items()}, 1)
+    assert found["speedup"]["ours-max-autotune"]["median"] == 1.5
+    assert found["speedup"]["max-autotune"]["median"] == 1.5
+    assert found["tax"]["ours-max-autotune"]["median"] == pytest.approx(-0.2)
+
+
+def test_our_backend_runs_no_network_without_its_attention() -> None:
+    entries = Plan([], twins.KINDS, list(network.BACKENDS), 0, 0).entries
+    assert len(set(entries)) == len(entries) == 3 * 3 + 2
+    assert entries[:3] == [("eca", "inductor"), ("plain", "inductor"), ("eca", "ours")]
+
+
+def test_a_network_has_its_own_size_unless_another_is_asked_for() -> None:
+    def sizes(size: int | None) -> list[int]:
+        return [
+            each.size for each in settings(twins.FAMILIES, ["inference"], ["contiguous"], 8, size, "bf16")
+        ]
+
+    assert sizes(None) == [224, 256, 224, 256, 256, 224]
+    assert sizes(64) == [64] * 6
+
+
+class TestTwins:
+    @pytest.fixture(autouse=True)
+    def real_networks(self, small_networks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.undo()
+
+    @pytest.mark.parametrize("family", twins.FAMILIES)
+    def test_twins_under_a_name_of_timms_are_timms_networks(self, family: str) -> None:
+        import timm
+
+        assert attention(twins.build(family, "eca"))
+        for kind in ("plain", "se"):
+            model, name = twins.build(family, kind), twins.model_name(family, kind)
+            assert not attention(model)
+            if name in timm.list_models(name):
+                with torch.device("meta"):
+                    theirs = timm.create_model(name)
+                here, there = (
+                    sorted(map(tuple, (w.shape for w in each.parameters()))) for each in (model, theirs)
+                )
+                assert here == there
+            else:
+                assert set(name) & {"+", "-"}, "a name that timm does not have shows that"
+
+    def test_an_se_twin_has_se_of_the_width_of_each_eca(self) -> None:
+        model: Any = twins.build("ecaresnet26t", "se")
+        assert [block.se.fc1.in_channels for block in model.layer4] == [2048, 2048]
+        assert model.layer4[0].se.fc1.out_channels == 128
+
+    def test_the_mobilenet_has_the_taps_of_the_authors(self) -> None:
+        model: Any = twins.build(twins.MOBILENET, "eca")
+        taps = [model.get_submodule(path).conv.kernel_size[0] for path in attention(model)]
+        assert taps == [1] * 10 + [3] * 7, "one tap below 96 channels"
+
+    def test_no_branch_is_silent(self) -> None:
+        """timm's last batch norm of a block starts with the weight 0, before which anything agrees."""
+        model = twins.fill(twins.build("ecaresnet26t", "eca"), CPU)
+        assert all(weight.abs().max() > 0 for weight in model.parameters())
+        assert all(torch.isfinite(each).all() for each in model.state_dict().values())
