@@ -1,0 +1,61 @@
+"""Tuning on a CUDA device, from the model to the call that goes by the table. Skipped where there is none."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from eager_block import assert_as_good_as, eager_eca, to_double
+
+import eca_triton
+from eca_triton.autotune import command
+from eca_triton.autotune.machine import this_machine
+from eca_triton.autotune.search import search, tasks_of
+from eca_triton.autotune.sites import sites_of
+from eca_triton.tuning import store
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+SHAPE = (32, 256, 28, 28)
+layouts = pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+)
+
+
+def network(layout: torch.memory_format) -> tuple[torch.nn.Module, torch.Tensor]:
+    x = torch.empty(SHAPE, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
+    return eca_triton.ECA(channels=SHAPE[1]).to(torch.bfloat16), x
+
+
+@layouts
+def test_a_search_times_what_it_compiled_and_verifies_the_winner(layout: torch.memory_format) -> None:
+    module, x = network(layout)
+    machine = this_machine()
+    for task in tasks_of(sites_of(module, (x,), training=False).examples, machine.properties):
+        outcome = search(task, machine)
+        assert not outcome.problem
+        assert outcome.choice is not None
+        assert 0 < outcome.time_us <= outcome.heuristic_us
+        assert not [why for why in outcome.dropped.values() if why.startswith("wrong")]
+
+
+@layouts
+def test_a_call_goes_by_the_table_that_was_written(
+    layout: torch.memory_format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECA_TRITON_TUNED", "user")
+    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(tmp_path))
+    module, x = network(layout)
+    said = io.StringIO()
+    assert command.measure(module, (x,), False, None, said, said) == 0
+    assert str(store.user_table()) in said.getvalue()
+    weight = torch.randn(1, 1, 5, device="cuda", dtype=torch.bfloat16)
+    real = torch.randn(SHAPE, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=layout)
+    got = eca_triton.eca(real, weight)
+    exact = eager_eca(*to_double((real, weight)))
+    assert_as_good_as(got, eager_eca(real, weight), exact)
