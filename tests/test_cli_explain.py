@@ -94,11 +94,11 @@ def test_every_site_of_a_timm_network_is_listed(capsys: pytest.CaptureFixture[st
     assert (first["shape"], first["k"], first["plan"], first["lowered"]) == (
         [8, 256, 56, 56],
         5,
-        "block",
+        "convblock",
         True,
     )
-    assert first["fused"] == ["batch_norm", "residual", "relu"]
-    assert (first["reason"], first["traffic_before"], first["traffic_after"]) == (None, 5.0, 3.0)
+    assert first["fused"] == ["conv", "batch_norm", "residual", "relu"]
+    assert (first["reason"], first["traffic_before"], first["traffic_after"]) == (None, 5.0, 1.0)
 
 
 def test_without_a_target_the_totals_of_the_network_are_null(
