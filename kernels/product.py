@@ -26,7 +26,7 @@ def projected_tile(
     offs_c = tl.max_contiguous(tl.multiple_of(first + tl.arange(0, BLOCK_C), BLOCK_C), BLOCK_C)
     mask_hw, mask_c = offs_hw < HW, offs_c < C
 
-    rows = x_ptr + n * (HW * REDUCED) + offs_hw[:, None] * REDUCED
+    rows = x_ptr + (n * HW + offs_hw)[:, None] * REDUCED
     columns = projection_ptr + offs_c[None, :] * REDUCED
     value = tl.zeros((BLOCK_HW, BLOCK_C), tl.float32)
     for start in range(0, REDUCED, BLOCK_I):
