@@ -22,7 +22,8 @@ GRACE_S = 5.0
 MODEL = "ecaresnet50d"
 SMOKE = (
     "(gates and bf16 and tail and (128x256x56x56 or 128x2048x7x7))"
-    " or (gradients and 512x28x28-contiguous and bfloat16) or (captured and not contiguous) or streams or bottleneck"
+    " or (gradients and 512x28x28-contiguous and bfloat16) or (captured and not contiguous)"
+    " or streams or bottleneck"
 )
 SMOKE_FILES = ("tests/test_gpu.py", "tests/test_gpu_training.py", "tests/test_gpu_product.py")
 # What the package does as it comes: no table that the user tuned.
