@@ -8,7 +8,6 @@ that runs without Python calls no operator of ours: there the second way is nati
 from __future__ import annotations
 
 import functools
-import logging
 import math
 from dataclasses import asdict
 from typing import Any
@@ -32,10 +31,8 @@ from .epilogue import fits, memory_order
 from .lowering_projection import lower_rescaled_projection, stored
 from .native import lower_natively
 from .plan import KERNEL_DTYPES
-from .reasons import UNEXPECTED, NotLoweredError
-from .template import template
+from .template import attempt, template
 
-log = logging.getLogger("eca_triton")
 aten = torch.ops.aten
 VECTORS = ("weight", "bias", "bn_mean", "bn_var", "bn_weight", "bn_bias")
 
@@ -54,15 +51,7 @@ def lower_eca(*args: Any, **kwargs: Any) -> Any:
     if tail or a.x.get_device().type != "cuda" or a.x.get_dtype() not in KERNEL_DTYPES:
         return lower_natively(ECA) if V.graph.aot_mode else _call(ECA, *args, **kwargs)
     a = a._replace(out_dtype=a.out_dtype or a.x.get_dtype())
-    try:
-        block = _block(a)
-    except Exception as error:  # Inductor's surface is not what it was; the other way needs little of it
-        from .hooks import is_strict  # which leads here
-
-        if is_strict():
-            raise NotLoweredError([(V.graph.current_node.name, UNEXPECTED, repr(error))]) from error
-        log.debug("no template for %s", a, exc_info=True)
-        block = None
+    block = attempt(_block, a)
     if block is None:
         return lower_natively(ECA) if V.graph.aot_mode else _native(a)
     return block

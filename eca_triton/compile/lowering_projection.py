@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -15,10 +14,8 @@ from torch._inductor.virtualized import V, ops
 from ..ops.schema_projection import RescaledArguments
 from ..tuning.product import product_config
 from .epilogue import fits
-from .reasons import UNEXPECTED, NotLoweredError
-from .template import template
+from .template import attempt, template
 
-log = logging.getLogger("eca_triton")
 aten = torch.ops.aten
 CHANNELS_LAST = [0, 2, 3, 1]
 
@@ -27,15 +24,7 @@ def lower_rescaled_projection(*args: Any, **kwargs: Any) -> Any:
     """The op in Inductor's IR; arguments are those of its schema, with Inductor's boxes for tensors."""
     a: Any = RescaledArguments(*args, **kwargs)
     a = a._replace(out_dtype=a.out_dtype or a.x.get_dtype())
-    try:
-        product = _product(a)
-    except Exception as error:  # Inductor's surface is not what it was; the other way needs little of it
-        from .hooks import is_strict  # which leads here
-
-        if is_strict():
-            raise NotLoweredError([(V.graph.current_node.name, UNEXPECTED, repr(error))]) from error
-        log.debug("no template for %s", a, exc_info=True)
-        product = None
+    product = attempt(_product, a)
     return _native(a) if product is None else product
 
 

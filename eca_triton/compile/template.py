@@ -8,11 +8,17 @@ the neighbour before the store.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch._inductor.select_algorithm import SymbolicGridFn, TritonTemplate, TritonTemplateKernel
+from torch._inductor.virtualized import V
+
+from .reasons import UNEXPECTED, NotLoweredError
+
+log = logging.getLogger("eca_triton")
 
 # What every template starts with: the kernel's arguments, None for those that this call does not have.
 _HEAD = """
@@ -174,3 +180,20 @@ class _Template(TritonTemplate):
 def template(kernel: str) -> TritonTemplate:
     """The template of one of `tuning.choice`'s kernels, or of the "product"."""
     return _Template(f"eca_{kernel}", grid, _SOURCES[kernel])
+
+
+def attempt(make: Callable[[Any], Any], arguments: Any) -> Any:
+    """What `make` makes of an op's arguments by a template, or None where that fails.
+
+    Raises:
+        NotLoweredError: it fails, and the compilation is strict.
+    """
+    try:
+        return make(arguments)
+    except Exception as error:  # Inductor's surface is not what it was; the other way needs little of it
+        from .hooks import is_strict  # which leads here
+
+        if is_strict():
+            raise NotLoweredError([(V.graph.current_node.name, UNEXPECTED, repr(error))]) from error
+        log.debug("no template for %s", arguments, exc_info=True)
+        return None
