@@ -2,7 +2,8 @@
 
 Every count is one lowering by `eca_triton.deviceless`, in a process of a pool. They are saved one by one,
 and what is in the file already is not counted again: the plain and the stock network's for the same torch
-and Triton, ours for the same sources besides.
+and Triton, ours for the same sources besides. Ours of earlier sources stand until their turn comes, which is
+last, and the page says how many they are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ MODES: dict[str, dict[str, Any]] = {
     # Triton's wins.
     "max-autotune": {"max_autotune_gemm": True, "max_autotune_gemm_backends": "TRITON"},
 }
+
+SOURCES = ("compile", "deviceless", "kernels", "ops", "tuning")
+"""Folders of the package that a count of ours depends on."""
 
 Count = dict[str, Any]
 """One row of the JSON."""
@@ -97,7 +101,7 @@ def run(
     batch: int = BATCH,
     whole: bool = False,
 ) -> dict[str, Any]:
-    """Count what `path` does not hold yet, and return its document."""
+    """Count what `path` does not hold yet, then what it holds of other sources, and return its document."""
     same = {"command": COMMAND, "target": "h200", "batch": batch, "dtype": "bf16", "whole": whole}
     same |= {"torch": machine["torch"], "triton": machine["triton"]}
     document: dict[str, Any] = {**same, "rows": []}
@@ -105,17 +109,18 @@ def run(
         before = results.load(path, COMMAND)
         if all(before[key] == value for key, value in same.items()):
             document = before
-    kept = [row for row in document["rows"] if row.get("sources") in (None, sources) and "error" not in row]
-    known = {job_of(row) for row in kept}
-    missing = [job for job in wanted if job not in known]
-    document["rows"] = kept
+    rows = {job_of(row): row for row in document["rows"] if "error" not in row}
+    stale = {job for job, row in rows.items() if row.get("sources") not in (None, sources)}
+    missing = [job for job in wanted if job not in rows] + [job for job in wanted if job in stale]
+    document |= {"sources": sources, "rows": list(rows.values())}
     # A pool of multiprocessing, for that of concurrent.futures can wait for ever when it replaces a worker.
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=8) as pool:
         counting = pool.imap_unordered(partial(count, batch=batch, whole=whole), missing)
         for done, row in enumerate(counting, 1):
             if row["contender"] == "ours":
                 row["sources"] = sources
-            document["rows"].append(row)
+            rows[job_of(row)] = row
+            document["rows"] = list(rows.values())
             results.save(document, path)
             what = row.get("error") or f"{row['bytes'] / 1e9:.2f} GB, {row['kernels']} kernels"
             progress(f"{done}/{len(missing)} {_label(job_of(row))}: {what}")
@@ -201,6 +206,13 @@ def page(document: Mapping[str, Any]) -> str:
             heading = _setting(training, channels_last, mode).capitalize()
             some = "" if len(found) == len(NETWORKS) else f" ({len(found)} of {len(NETWORKS)} counted)"
             parts += [f"## {heading}{some}", "", _table(found), ""]
+    ours = [row["sources"] for row in document["rows"] if row["contender"] == "ours"]
+    earlier = sum(sources != document["sources"] for sources in ours)
+    if earlier:
+        parts += [
+            f"{earlier} of the {len(ours)} counts of ours were made from earlier sources of this package.",
+            "",
+        ]
     worse = rising(document)
     parts.append(f"More bytes or kernels than stock: {'; '.join(worse) if worse else 'in none of these'}.")
     return "\n".join(parts) + "\n"

@@ -18,7 +18,15 @@ from benchmarks.networks import NETWORKS, attention, network, without_attention
 from benchmarks.tax import Job
 
 MACHINE = {"torch": "2.14.1", "triton": "3.8.0"}
-HEAD = {"command": "tax", "target": "h200", "batch": 128, "dtype": "bf16", "whole": False, **MACHINE}
+HEAD = {
+    "command": "tax",
+    "target": "h200",
+    "batch": 128,
+    "dtype": "bf16",
+    "whole": False,
+    **MACHINE,
+    "sources": "now",
+}
 IN_S = {"plain": 10, "stock": 12, "ours": 11}
 KERNELS = {"plain": 100, "stock": 130, "ours": 101}
 
@@ -27,6 +35,13 @@ def row(name: str, who: str, training: bool = False, **more: Any) -> tax.Count:
     job = Job(name, who, training, True, "default")
     counted = {"sites": 16, "plans": {}, "bytes": IN_S[who] * 10**9, "kernels": KERNELS[who], "external": 9}
     return {**job._asdict(), **counted, **({"sources": "now"} if who == "ours" else {}), **more}
+
+
+class Counted:
+    """In the place of `tax.count`: a pool's processes can be sent it."""
+
+    def __call__(self, job: Job, **_: Any) -> tax.Count:
+        return {**row(job.network, job.contender), "bytes": 1}
 
 
 def document(*rows: tax.Count) -> dict[str, Any]:
@@ -70,12 +85,33 @@ def test_what_was_counted_is_not_counted_again(tmp_path: Path) -> None:
     assert (found["rows"], said) == (complete()["rows"], [])
 
 
-def test_ours_is_counted_anew_for_other_sources_and_failures_are_tried_again(tmp_path: Path) -> None:
+def test_failures_are_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "tax.json"
     rows = complete()["rows"]
     results.save(document({**rows[0], "error": "RuntimeError: no"}, *rows[1:]), path)
+    assert [each["contender"] for each in resume(path, [])[0]["rows"]] == ["stock", "ours"]
+
+
+def test_ours_of_earlier_sources_stands_until_it_is_counted_anew_and_the_page_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "tax.json"
+    results.save(complete(), path)
     found, _ = resume(path, [], sources="later")
-    assert [each["contender"] for each in found["rows"]] == ["stock"]
+    assert found["rows"] == complete()["rows"]
+    says = "1 of the 1 counts of ours were made from earlier sources"
+    assert says in tax.page(found)
+    assert says not in tax.page(complete())
+
+
+def test_what_is_missing_is_counted_first_and_what_is_stale_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tax.json"
+    results.save(document(*complete()["rows"][1:]), path)
+    monkeypatch.setattr(tax, "count", Counted())
+    found, said = resume(path, [tax.job_of(each) for each in complete()["rows"][::-1]], sources="later")
+    assert [line.split(",")[1].strip() for line in said] == ["plain", "ours"]
+    counted = {each["contender"]: (each["bytes"], each.get("sources")) for each in found["rows"]}
+    assert counted == {"stock": (12 * 10**9, None), "plain": (1, None), "ours": (1, "later")}
 
 
 def test_another_torch_begins_anew(tmp_path: Path) -> None:

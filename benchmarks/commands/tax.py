@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
         options.networks, options.contenders, [DIRECTIONS[each] for each in options.directions], options.modes
     )
     machine = describe(torch.device("cpu"))
-    sources = package_hash()[:16]
+    sources = package_hash(*tax.SOURCES)[:16]
     document = tax.run(
         wanted, options.out, machine, sources, options.workers, context.say, whole=options.whole
     )

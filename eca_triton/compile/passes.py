@@ -117,10 +117,15 @@ def _rejected(rejection: Rejection) -> SiteRecord:
 
 
 @functools.cache
-def package_hash() -> str:
-    """Hash of our sources, in the key of every compiled graph: an upgrade never meets stale code."""
+def package_hash(*parts: str) -> str:
+    """Hash of our sources, in the key of every compiled graph: an upgrade never meets stale code.
+
+    Args:
+        parts: Folders of the package, to hash these alone.
+    """
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for folder in (root, root / "kernels"):  # a symbolic link in a checkout, which rglob does not follow
+    # kernels is a symbolic link in a checkout, which rglob does not follow.
+    for folder in (root / part for part in parts or ("", "kernels")):
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
