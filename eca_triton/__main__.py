@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from .models import Request
+    from .named_model import Request
 
 DESCRIPTION = "Efficient Channel Attention under torch.compile: what is lowered, and on what machine."
 
@@ -115,7 +115,7 @@ def _positive(text: str) -> int:
 
 
 def _explain(options: argparse.Namespace, out: TextIO) -> int:
-    from .models import ModelNotFoundError, load
+    from .named_model import ModelNotFoundError, load
     from .report import explain
     from .report.diff import NotComparableError, compare_reports, load_report
 
@@ -165,7 +165,7 @@ def _autotune(options: argparse.Namespace, out: TextIO) -> int:
 
     import torch
 
-    from .models import ModelNotFoundError, load
+    from .named_model import ModelNotFoundError, load
 
     problem = _impossible(options)
     if not problem and options.target is not None and not options.dry_run:
@@ -212,7 +212,7 @@ def _impossible(options: argparse.Namespace) -> str:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from .models import Request
+    from .named_model import Request
 
     return Request(
         name=options.model,

@@ -1,0 +1,41 @@
+"""The networks of the ECA-Net paper, with any of the attentions that it compares, from timm and torchvision.
+
+    from eca_triton.models import create, eca_resnet50
+
+    model = eca_resnet50(k_size=(3, 5, 5, 7), num_classes=10)
+    model = create("se_resnet101", features_only=True)
+
+Needs timm and torchvision: `pip install 'eca_triton[timm]'`.
+"""
+
+from .mobilenetv2 import eca_mobilenet_v2, mobilenet_v2
+from .names import create, names
+from .resnet import (
+    eca_resnet18,
+    eca_resnet34,
+    eca_resnet50,
+    eca_resnet101,
+    eca_resnet152,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+)
+
+__all__ = [
+    "create",
+    "eca_mobilenet_v2",
+    "eca_resnet18",
+    "eca_resnet34",
+    "eca_resnet50",
+    "eca_resnet101",
+    "eca_resnet152",
+    "mobilenet_v2",
+    "names",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+]

@@ -1,0 +1,125 @@
+"""The attentions that the ECA-Net paper compares (https://arxiv.org/abs/1910.03151, tables 2 and 3).
+
+Each takes and returns a map x [N, C, H, W]; y [N, C] is its mean over H and W. All but CBAM and A2 are
+x * sigmoid(f(y)), and differ in f. The parameter formulas are those of the paper, without biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from timm.layers import SEModule  # type: ignore[attr-defined]
+from timm.layers.cbam import CbamModule
+from torch import Tensor, nn
+
+from ..functional import adaptive_kernel_size
+from ..module import ECA
+
+
+class ECANS(nn.Module):
+    """ECA whose taps are not shared: f(y)[c] = sum_j w[c, j] * y[c + j - k // 2], with zeros beyond the ends.
+
+    k * C parameters. Section 3.2 of the paper, equation 7; `conv.weight` [C, 1, k] as in the official code.
+
+    Args:
+        channels: C.
+        k_size: taps of a channel, odd; None: by `adaptive_kernel_size`.
+    """
+
+    def __init__(self, channels: int, k_size: int | None = None) -> None:
+        super().__init__()
+        k_size = adaptive_kernel_size(channels) if k_size is None else k_size
+        if k_size < 1 or k_size % 2 == 0:
+            raise ValueError(f"k_size must be odd and positive, got {k_size}")
+        self.conv = nn.Conv1d(channels, channels, k_size, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        weight = self.conv.weight[:, 0]
+        k = weight.shape[1]
+        neighbours = F.pad(x.mean((2, 3)), (k // 2, k // 2)).unfold(1, k, 1)
+        return x * torch.sigmoid((neighbours * weight).sum(-1))[:, :, None, None]
+
+
+class SE(SEModule):
+    """Squeeze-and-Excitation: f(y) = W2 relu(W1 y), W1 [C / r, C], W2 [C, C / r].
+
+    2 * C^2 / r parameters. https://arxiv.org/abs/1709.01507, equation 3.
+
+    Args:
+        channels: C.
+        reduction: r.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__(channels, rd_ratio=1 / reduction, rd_divisor=1, bias=False)
+
+
+class SEVar1(nn.Module):
+    """SE-Var1: f(y) = y. No parameters."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+
+
+class SEVar2(nn.Module):
+    """SE-Var2: f(y) = w * y, one weight a channel. C parameters."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return x * torch.sigmoid(self.weight[:, None, None] * x.mean((2, 3), keepdim=True))
+
+
+class SEVar3(nn.Module):
+    """SE-Var3: f(y) = W y, W a full matrix: C^2 parameters; in groups ("SE-GC") block-diagonal: C^2 / groups.
+
+    Args:
+        channels: C.
+        groups: blocks of the matrix.
+    """
+
+    def __init__(self, channels: int, groups: int = 1) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(channels, channels, 1, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return x * torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+
+
+class CBAM(CbamModule):
+    """Convolutional Block Attention Module: channels, then positions.
+
+    The channels' gate is sigmoid(f(mean x) + f(max x)) with SE's f; that of positions is a convolution of
+    7 x 7 over the mean and the maximum over channels, batch norm, and sigmoid. 2 * C^2 / r + 98 + 2
+    parameters. https://arxiv.org/abs/1807.06521, equations 2 and 3.
+
+    Args:
+        channels: C.
+        reduction: r.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__(channels, rd_ratio=1 / reduction)
+
+
+ATTENTION: dict[str, Callable[..., nn.Module]] = {
+    "eca": ECA,
+    "eca_ns": ECANS,
+    "se": SE,
+    "se_var1": SEVar1,
+    "se_var2": SEVar2,
+    "se_var3": SEVar3,
+    "cbam": CBAM,
+}
+"""Attentions by name, each called with the number of channels; the first two with `k_size`, too."""

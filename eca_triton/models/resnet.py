@@ -1,0 +1,113 @@
+"""ResNet-18 to 152 of timm, with attention where the paper has it: behind a block's last batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+from timm.models import FeatureListNet
+from torch import nn
+
+from .placement import Attention, KSize, makers
+
+OFFICIAL_K_SIZES = {
+    "resnet18": (3, 5, 7, 7),
+    "resnet34": (3, 3, 5, 7),
+    "resnet50": (3, 5, 5, 7),
+    "resnet101": (3, 3, 5, 7),
+    "resnet152": (3, 3, 5, 7),
+}
+"""Taps of the official checkpoints, by stage (https://github.com/BangguWu/ECANet)."""
+
+
+def resnet(
+    name: str,
+    attention: Attention = None,
+    *,
+    k_size: KSize = None,
+    num_classes: int = 1000,
+    features_only: bool = False,
+    out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+    **timm_arguments: Any,
+) -> nn.Module:
+    """timm's ResNet of that name, with an attention module `se` in each block.
+
+    Args:
+        name: timm's, of any network of its class ResNet: "resnet50", "resnet50d".
+        attention: a key of `eca_triton.models.attention.ATTENTION`, a function from the number of channels to
+            a module, or None.
+        k_size: taps of "eca" and "eca_ns": one number, one per stage, or None for the adaptive rule.
+        num_classes: of the classifier; 0: the network ends with the pooled features.
+        features_only: [N, 3, H, W] -> the maps of `out_indices`, instead of [N, num_classes].
+        out_indices: 0: behind the stem's activation (stride 2); 1 to 4: behind the stages (strides 4 to 32).
+        timm_arguments: timm's own: `in_chans`, `output_stride`, `drop_path_rate`, `zero_init_last`, ...
+
+    Raises:
+        ValueError: attention or k_size are wrong.
+
+    Example:
+        >>> resnet("resnet18", "eca", k_size=(3, 5, 7, 7))(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 1000])
+    """
+    model: Any = timm.create_model(name, num_classes=num_classes, **timm_arguments)
+    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+    for stage, make in zip(stages, makers(attention, k_size, len(stages)) or (), strict=False):
+        for block in stage:
+            block.se = make(_channels(block))
+    return FeatureListNet(model, out_indices=tuple(out_indices)) if features_only else model
+
+
+def _channels(block: Any) -> int:
+    """Of the block's result."""
+    return int(block.bn3.num_features if hasattr(block, "bn3") else block.bn2.num_features)
+
+
+def resnet18(attention: Attention = None, **arguments: Any) -> nn.Module:
+    """ResNet-18, as `resnet`."""
+    return resnet("resnet18", attention, **arguments)
+
+
+def resnet34(attention: Attention = None, **arguments: Any) -> nn.Module:
+    """ResNet-34, as `resnet`."""
+    return resnet("resnet34", attention, **arguments)
+
+
+def resnet50(attention: Attention = None, **arguments: Any) -> nn.Module:
+    """ResNet-50, as `resnet`."""
+    return resnet("resnet50", attention, **arguments)
+
+
+def resnet101(attention: Attention = None, **arguments: Any) -> nn.Module:
+    """ResNet-101, as `resnet`."""
+    return resnet("resnet101", attention, **arguments)
+
+
+def resnet152(attention: Attention = None, **arguments: Any) -> nn.Module:
+    """ResNet-152, as `resnet`."""
+    return resnet("resnet152", attention, **arguments)
+
+
+def eca_resnet18(k_size: KSize = None, **arguments: Any) -> nn.Module:
+    """ResNet-18 with ECA, as `resnet`; taps of the official checkpoint: 3, 5, 7, 7."""
+    return resnet("resnet18", "eca", k_size=k_size, **arguments)
+
+
+def eca_resnet34(k_size: KSize = None, **arguments: Any) -> nn.Module:
+    """ResNet-34 with ECA, as `resnet`; taps of the official checkpoint: 3, 3, 5, 7."""
+    return resnet("resnet34", "eca", k_size=k_size, **arguments)
+
+
+def eca_resnet50(k_size: KSize = None, **arguments: Any) -> nn.Module:
+    """ResNet-50 with ECA, as `resnet`; taps of the official checkpoint: 3, 5, 5, 7."""
+    return resnet("resnet50", "eca", k_size=k_size, **arguments)
+
+
+def eca_resnet101(k_size: KSize = None, **arguments: Any) -> nn.Module:
+    """ResNet-101 with ECA, as `resnet`; taps of the official checkpoint: 3, 3, 5, 7."""
+    return resnet("resnet101", "eca", k_size=k_size, **arguments)
+
+
+def eca_resnet152(k_size: KSize = None, **arguments: Any) -> nn.Module:
+    """ResNet-152 with ECA, as `resnet`; taps of the official checkpoint: 3, 3, 5, 7."""
+    return resnet("resnet152", "eca", k_size=k_size, **arguments)
