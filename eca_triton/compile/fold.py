@@ -145,7 +145,7 @@ def fold(site: Site) -> None:
 def _erase_before(site: Site) -> None:
     """Erase what nobody needs from the convolution on; a node whose shape somebody asks for stays."""
     assert site.projection is not None
-    norm = [] if site.batch_norm is None else [site.batch_norm.node]
+    norm = () if site.batch_norm is None else site.batch_norm.calls
     for node in reversed([site.projection.node, *norm, *site.chain]):
         if not node.users:
             node.graph.erase_node(node)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from .graph import bind, changed_between, op_name, tensor_inputs, tensor_users, value
+from .batch_norm import BatchNorm, batch_norm_of
+from .graph import changed_between, op_name, tensor_inputs, tensor_users, value
 from .probe import Sizes
 
 IN_PLACE_MULTIPLICATIONS = {"mul_", "imul", "multiply_"}
@@ -14,33 +15,6 @@ MULTIPLICATIONS = {"mul", "multiply"} | IN_PLACE_MULTIPLICATIONS
 ADDITIONS = {"add", "add_", "iadd"}
 ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
 STEPS = ("gain", "residual", *ACTIVATIONS)
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """The batch norm before a site; `eps`, `momentum` are None where Dynamo does not know them as numbers."""
-
-    node: fx.Node
-    input: fx.Node
-    mean: fx.Node | None
-    var: fx.Node | None
-    weight: fx.Node | None
-    bias: fx.Node | None
-    eps: float | None
-    momentum: float | None
-    training: bool
-
-    @property
-    def vectors(self) -> list[fx.Node]:
-        """Those of its four vectors that there are."""
-        return [v for v in (self.mean, self.var, self.weight, self.bias) if v is not None]
-
-    @property
-    def takes_over(self) -> bool:
-        """Whether an op may take this training step over: nobody else reads or updates the running values."""
-        running = [node for node in (self.mean, self.var) if node is not None]
-        known = self.eps is not None and self.momentum is not None
-        return self.training and known and all(set(node.users) == {self.node} for node in running)
 
 
 @dataclass(frozen=True)
@@ -62,23 +36,9 @@ def producer(
         before = tensor_inputs(x)[0]
         if set(tensor_users(before)) == {x} and not changed_between(before, before, x):
             source, activation, readers = before, op_name(x).rstrip("_"), {x}
-    batch_norm, origin, first = None, source, x
-    if op_name(source) == "batch_norm" and channel_dim == 1 and set(tensor_users(source)) == readers:
-        arguments = bind(source)
-        eps, training = arguments.get("eps", 1e-5), arguments.get("training", False)
-        momentum = arguments.get("momentum", 0.1)
-        batch_norm = BatchNorm(
-            node=source,
-            input=arguments["input"],
-            mean=arguments.get("running_mean"),
-            var=arguments.get("running_var"),
-            weight=arguments.get("weight"),
-            bias=arguments.get("bias"),
-            eps=eps if isinstance(eps, float) else None,
-            momentum=momentum if isinstance(momentum, float) else None,
-            training=training is not False or arguments.get("running_mean") is None,
-        )
-        origin, first = batch_norm.input, source
+    alone = channel_dim == 1 and set(tensor_users(source)) == readers
+    batch_norm = batch_norm_of(source) if alone else None
+    origin, first = (source, x) if batch_norm is None else (batch_norm.input, batch_norm.calls[0])
     read = [origin] if batch_norm is None else [origin, *batch_norm.vectors]
     if origin is not x and any(changed_between(node, first, conv) for node in read):
         return None, "identity"

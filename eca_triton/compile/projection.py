@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
+from .batch_norm import BatchNorm
 from .graph import bind, changed_between, grad_mode_changes_between, op_name, tensor_users, value
-from .neighbours import BatchNorm
 
 POINTWISE_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 AUTOCAST = {"_enter_autocast", "_exit_autocast"}
@@ -47,7 +47,7 @@ def projection_of(x: fx.Node, readers: set[fx.Node], batch_norm: BatchNorm | Non
     node = x if batch_norm is None else batch_norm.input
     if op_name(node) not in POINTWISE_CONVOLUTIONS:
         return None
-    if set(tensor_users(node)) != (readers if batch_norm is None else {batch_norm.node}):
+    if set(tensor_users(node)) != (readers if batch_norm is None else {batch_norm.reader}):
         return None
     arguments = bind(node)
     u, weight = value(arguments["input"]), value(arguments["weight"])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from .batch_norm import BatchNorm
 from .compat import without_modes
 from .graph import (
     bind,
@@ -29,7 +30,6 @@ from .graph import (
 from .neighbours import (
     IN_PLACE_MULTIPLICATIONS,
     MULTIPLICATIONS,
-    BatchNorm,
     closing,
     producer,
     tail_of,

@@ -12,7 +12,7 @@ from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
 from .emit import become, call, call_node, taps
 from .fold import becomes_product, block_from_projection, fold, gate_before_projection
-from .graph import bind, op_name, tensor_inputs, value
+from .graph import bind, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
 from .readers import readers_of
@@ -45,12 +45,11 @@ def rewrite(site: Site, plan: Plan) -> None:
     for node in reversed(site.chain):
         if not node.users:
             graph.erase_node(node)
-    source = site.batch_norm.input if plan == "batch_norm" and site.batch_norm else site.source
-    made = site.x
-    while made is not source and not made.users:
-        before = tensor_inputs(made)[0]
-        graph.erase_node(made)
-        made = before
+    if plan == "batch_norm" or site.source is not site.x:
+        norm = () if site.batch_norm is None else site.batch_norm.calls
+        for node in reversed(dict.fromkeys((*norm, site.x))):
+            if not node.users:
+                graph.erase_node(node)
 
 
 def end_of(site: Site, plan: Plan) -> Closing | None:

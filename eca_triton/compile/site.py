@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import fx
 
+from .batch_norm import BatchNorm
 from .graph import bind, op_name, tensor_inputs
-from .neighbours import BatchNorm, Closing
+from .neighbours import Closing
 from .projection import Projection
 
 CONVOLUTIONS = {f"conv{transposed}{dims}d" for transposed in ("", "_transpose") for dims in (1, 2, 3)}

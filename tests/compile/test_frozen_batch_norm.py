@@ -1,0 +1,199 @@
+"""Batch norm that detectors freeze and spell out is one, by what it computes, and goes with its site."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import Lowering, leaf
+from test_convfold import CHANNELS, INPUT, compared, lowered
+from timm.layers import EcaModule
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+EPS = 1e-5
+Spelling = Callable[["Frozen", Tensor], Tensor]
+
+
+class Frozen(FrozenBatchNorm2d):
+    """Four buffers, and a way to write what they do to a map."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        super().__init__(CHANNELS)
+        self.spelling = spelling
+        nn.init.normal_(self.weight, 1, 0.3)
+        nn.init.normal_(self.bias, std=0.3)
+        nn.init.normal_(self.running_mean, std=0.5)
+        nn.init.uniform_(self.running_var, 0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spelling(self, x)
+
+
+class Bottleneck(nn.Module):
+    """conv, frozen batch norm, ECA, shortcut and ReLU of a detector's trunk."""
+
+    def __init__(self, spelling: Spelling = FrozenBatchNorm2d.forward) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(INPUT, CHANNELS, 1, bias=False), Frozen(spelling)
+        self.se, self.shortcut = EcaModule(CHANNELS), nn.Conv2d(INPUT, CHANNELS, 1, bias=False)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.relu(self.se(self.bn(self.conv(u))) + self.shortcut(u))
+
+
+def spread(vector: Tensor) -> Tensor:
+    return vector.reshape(1, -1, 1, 1)
+
+
+def vectors_first(bn: Frozen, x: Tensor) -> Tensor:
+    scale = bn.weight * (bn.running_var + EPS).rsqrt()
+    return x * spread(scale) + spread(bn.bias - bn.running_mean * scale)
+
+
+def without_eps(bn: Frozen, x: Tensor) -> Tensor:
+    scale = bn.weight * bn.running_var.rsqrt()
+    return x * scale.view(1, -1, 1, 1) + (bn.bias - bn.running_mean * scale).view(1, -1, 1, 1)
+
+
+def divided(bn: Frozen, x: Tensor) -> Tensor:
+    scale = (bn.weight / torch.sqrt(EPS + bn.running_var))[:, None, None]
+    return (bn.bias[:, None, None] - scale * bn.running_mean[:, None, None]) + scale * x
+
+
+SPELLINGS: dict[str, Spelling] = {
+    "torchvision": FrozenBatchNorm2d.forward,
+    "vectors first": vectors_first,
+    "without eps": without_eps,
+    "divided, shift first": divided,
+}
+
+
+@pytest.mark.parametrize("plan", ["block", "gate", "convblock"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_it_goes_with_the_site_in_inference(name: str, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = partial(Bottleneck, SPELLINGS[name])
+    for backend in compared(make, lambda: lowered(monkeypatch, False, plan)):
+        (site,) = backend.sites
+        assert (site.decision.plan, "batch_norm" in site.decision.fused) == (plan, True)
+        left = {str(node.target) for node in backend.nodes() if "sqrt" in str(node.target)}
+        assert bool(left) == (plan == "gate")  # there the affine map stays, for Inductor to fuse
+
+
+@pytest.mark.parametrize("product", [False, True], ids=["gate", "product"])
+def test_its_gate_is_computed_ahead_of_the_convolution(
+    product: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend in compared(Bottleneck, lambda: lowered(monkeypatch, product)):
+        assert [site.decision.plan for site in backend.sites] == ["convfold"]
+        assert len(backend.calls(torch.mm)) == product
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_sizes_that_change_are_one_graph_more(name: str) -> None:
+    network, backend = Bottleneck(SPELLINGS[name]).eval(), Lowering(device="cuda")
+    exact = copy.deepcopy(network).double()
+    compiled = backend.compile(network, dynamic=None)
+    with torch.no_grad():
+        for height, width in [(8, 12), (12, 8), (6, 10), (9, 9)]:
+            u = torch.randn(1, INPUT, height, width)
+            want = exact(u.double())
+            error, native = ((run(u) - want).abs().max() for run in (compiled, network))
+            assert error <= 2 * native + torch.finfo(torch.float32).eps * want.abs().max()
+    assert len(backend.graphs) == len(backend.sites) == 2
+    assert all("batch_norm" in site.decision.fused for site in backend.sites)
+
+
+def test_a_training_step_is_as_exact_as_eager_mode() -> None:
+    torch.manual_seed(0)
+    network, backend = Bottleneck(), Lowering("aot_eager", device="cuda")
+    twin, exact = copy.deepcopy(network), copy.deepcopy(network).double()
+    u = torch.randn(3, INPUT, 5, 4).contiguous(memory_format=torch.channels_last)
+    runs = {}
+    for name, run, state, dtype in [
+        ("ours", backend.compile(network), network, torch.float32),
+        ("eager", twin, twin, torch.float32),
+        ("exact", exact, exact, torch.float64),
+    ]:
+        x = leaf(u.to(dtype))
+        run(x).square().sum().backward()
+        runs[name] = [x.grad, *(parameter.grad for parameter in state.parameters())]
+    assert [site.decision.plan for site in backend.sites] == ["block"]
+    for ours, eager, want in zip(*runs.values(), strict=True):
+        ulp = torch.finfo(torch.float32).eps * want.abs().max()
+        assert (ours - want).abs().max() <= 2 * (eager - want).abs().max() + ulp
+
+
+def not_a_root(bn: Frozen, x: Tensor) -> Tensor:
+    scale = bn.weight * (bn.running_var + EPS)
+    return x * spread(scale) + spread(bn.bias - bn.running_mean * scale)
+
+
+def mean_added(bn: Frozen, x: Tensor) -> Tensor:
+    scale = bn.weight * (bn.running_var + EPS).rsqrt()
+    return x * spread(scale) + spread(bn.bias + bn.running_mean * scale)
+
+
+def another_eps_in_the_shift(bn: Frozen, x: Tensor) -> Tensor:
+    scale, other = (bn.weight * (bn.running_var + eps).rsqrt() for eps in (EPS, 2 * EPS))
+    return x * spread(scale) + spread(bn.bias - bn.running_mean * other)
+
+
+def affine(bn: Frozen, x: Tensor) -> Tensor:
+    return x * spread(bn.weight) + spread(bn.bias)
+
+
+def along_the_width(bn: Frozen, x: Tensor) -> Tensor:
+    scale = bn.weight * (bn.running_var + EPS).rsqrt()
+    return x * scale + (bn.bias - bn.running_mean * scale)
+
+
+def scaled_map_read_twice(bn: Frozen, x: Tensor) -> Tensor:
+    scale = spread(bn.weight * (bn.running_var + EPS).rsqrt())
+    scaled = x * scale
+    return scaled + (spread(bn.bias) - spread(bn.running_mean) * scale) + 0 * scaled
+
+
+def statistics_changed(bn: Frozen, x: Tensor) -> Tensor:
+    y = FrozenBatchNorm2d.forward(bn, x)
+    bn.running_mean.add_(1)
+    return y
+
+
+NEAR_MISSES: dict[str, Spelling] = {
+    "variance without a root": not_a_root,
+    "mean added": mean_added,
+    "another eps in the shift": another_eps_in_the_shift,
+    "two vectors": affine,
+    "along the width": along_the_width,
+    "scaled map read twice": scaled_map_read_twice,
+    "statistics changed before the gate": statistics_changed,
+}
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_near_misses_are_no_batch_norm(name: str) -> None:
+    network, backend = Bottleneck(NEAR_MISSES[name]).eval(), Lowering(device="cuda")
+    u = torch.randn(2, INPUT, 6, CHANNELS)
+    want = copy.deepcopy(network)(u)
+    torch.testing.assert_close(backend.compile(network)(u), want, rtol=1e-4, atol=1e-5)
+    assert [site.decision.fused for site in backend.sites] == [("residual", "relu")]
+
+
+def test_vectors_that_train_are_none() -> None:
+    network, backend = Bottleneck(), Lowering(device="cuda")
+    del network.bn.weight
+    network.bn.weight = nn.Parameter(torch.ones(CHANNELS))
+    backend.compile(network)(torch.randn(2, INPUT, 6, 6))
+    assert [site.decision.fused for site in backend.sites] == [("residual", "relu")]
+
+
+def test_a_map_in_another_precision_than_the_vectors_is_none() -> None:
+    network, backend = Bottleneck().eval(), Lowering(device="cuda")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        backend.compile(network)(torch.randn(2, INPUT, 6, 6))
+    assert [site.decision.fused for site in backend.sites] == [("residual", "relu")]
