@@ -6,7 +6,8 @@ x * sigmoid(f(y)), and differ in f. The parameter formulas are those of the pape
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class SE(SEModule):
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__(channels, rd_ratio=1 / reduction, rd_divisor=1, bias=False)
+        super().__init__(channels, rd_channels=_reduced(channels, reduction), bias=False)
 
 
 class SEVar1(nn.Module):
@@ -110,7 +111,46 @@ class CBAM(CbamModule):
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__(channels, rd_ratio=1 / reduction)
+        super().__init__(channels, rd_channels=_reduced(channels, reduction))
+
+
+class A2(nn.Module):
+    """Double attention: x + W (A softmax(B)^T) softmax(V), where A, B, V are convolutions of 1 x 1 of x.
+
+    A [m, HW] holds features. Each row of B [m, HW], by softmax over positions, gathers them into one of m
+    descriptors; each column of V [m, HW], by softmax over descriptors, distributes these to a position;
+    W [C, m] brings them back to C channels. 4 * C * m parameters, m = C / r.
+
+    https://arxiv.org/abs/1810.11579, sections 3.1 to 3.3. Having a residual of its own, it stands behind
+    residual units and not inside each of them: `behind` says how many units at each stride have one. These
+    five, and r, are what the published size of ResNet-50 with A2 tells: 33.0 million parameters, of which
+    25.56 are the network's and 7.34 these modules'. Assumed are, as in Non-local nets
+    (https://arxiv.org/abs/1711.07971): every other unit, and a W of zeros at first, so that a trained network
+    may be given such modules; and no biases, no batch norm.
+
+    Args:
+        channels: C.
+        reduction: r; m is rounded, and at least 1.
+    """
+
+    behind: ClassVar[Mapping[int, int]] = {8: 2, 16: 3}
+
+    def __init__(self, channels: int, reduction: int = 2) -> None:
+        super().__init__()
+        inner = _reduced(channels, reduction)
+        self.features = nn.Conv2d(channels, inner, 1, bias=False)
+        self.gather = nn.Conv2d(channels, inner, 1, bias=False)
+        self.distribute = nn.Conv2d(channels, inner, 1, bias=False)
+        self.expand = nn.Conv2d(inner, channels, 1, bias=False)
+        nn.init.zeros_(self.expand.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        over_positions = self.gather(x).flatten(2).softmax(2)
+        over_descriptors = self.distribute(x).flatten(2).softmax(1)
+        descriptors = self.features(x).flatten(2) @ over_positions.mT
+        distributed: Tensor = self.expand((descriptors @ over_descriptors).unflatten(2, x.shape[2:]))
+        return x + distributed
 
 
 ATTENTION: dict[str, Callable[..., nn.Module]] = {
@@ -121,5 +161,17 @@ ATTENTION: dict[str, Callable[..., nn.Module]] = {
     "se_var2": SEVar2,
     "se_var3": SEVar3,
     "cbam": CBAM,
+    "a2": A2,
 }
 """Attentions by name, each called with the number of channels; the first two with `k_size`, too."""
+
+
+def _reduced(channels: int, reduction: int) -> int:
+    """The width inside a module: channels / reduction, rounded as timm does, and at least 1.
+
+    Raises:
+        ValueError: reduction is not positive.
+    """
+    if reduction < 1:
+        raise ValueError(f"reduction must be positive, got {reduction}")
+    return max(1, int(channels / reduction + 0.5))

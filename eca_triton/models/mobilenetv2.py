@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import torchvision
 from timm.models import FeatureListNet
 from torch import nn
 
-from .placement import Attention, KSize, makers
+from .placement import Attention, KSize, Unit, place
 
 OFFICIAL_K_SIZES = (1, 1, 1, 1, 3, 3, 3)
 """Taps of the official checkpoint, by stage: 1 below 96 channels (https://github.com/BangguWu/ECANet)."""
@@ -43,10 +42,7 @@ def mobilenet_v2(
         ValueError: attention or k_size are wrong.
     """
     model: Any = torchvision.models.mobilenet_v2(num_classes=num_classes, **torchvision_arguments)
-    blocks = iter(model.features[1:-1])
-    for repeats, make in zip(BLOCKS, makers(attention, k_size, len(BLOCKS)) or (), strict=False):
-        for block in islice(blocks, repeats):
-            block.conv.append(make(block.out_channels))
+    place(attention, k_size, _units(model), _append)
     if features_only:
         model.feature_info = _feature_info(model)
         model = FeatureListNet(model, out_indices=tuple(out_indices), flatten_sequential=True)
@@ -54,12 +50,27 @@ def mobilenet_v2(
     return found
 
 
-def _feature_info(model: Any) -> list[dict[str, Any]]:
-    """As timm describes networks: the last block of each stride."""
-    stride, found = model.features[0][0].stride[0], {}
-    for index, block in enumerate(model.features[1:-1], 1):
+def _units(model: Any) -> list[Unit]:
+    stages = [stage for stage, repeats in enumerate(BLOCKS) for _ in range(repeats)]
+    stride, found = model.features[0][0].stride[0], []
+    for stage, (name, block) in zip(stages, list(model.features.named_children())[1:-1], strict=True):
         stride *= block.stride
-        found[stride] = {"num_chs": block.out_channels, "reduction": stride, "module": f"features.{index}"}
+        found.append(Unit(model.features, name, block.out_channels, stage, stride))
+    return found
+
+
+def _append(block: Any, module: nn.Module) -> None:
+    """torchvision's blocks end `conv` with their last batch norm."""
+    block.conv.append(module)
+
+
+def _feature_info(model: Any) -> list[dict[str, Any]]:
+    """As timm describes networks: the last block of each stride, or the module behind it."""
+    stride, channels, found = model.features[0][0].stride[0], 0, {}
+    for name, member in list(model.features.named_children())[1:-1]:
+        stride *= getattr(member, "stride", 1)
+        channels = getattr(member, "out_channels", channels)
+        found[stride] = {"num_chs": channels, "reduction": stride, "module": f"features.{name}"}
     return list(found.values())
 
 

@@ -9,7 +9,7 @@ import timm
 from timm.models import FeatureListNet
 from torch import nn
 
-from .placement import Attention, KSize, makers
+from .placement import Attention, KSize, Unit, place
 
 OFFICIAL_K_SIZES = {
     "resnet18": (3, 5, 7, 7),
@@ -51,16 +51,27 @@ def resnet(
         torch.Size([1, 1000])
     """
     model: Any = timm.create_model(name, num_classes=num_classes, **timm_arguments)
-    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
-    for stage, make in zip(stages, makers(attention, k_size, len(stages)) or (), strict=False):
-        for block in stage:
-            block.se = make(_channels(block))
+    place(attention, k_size, _units(model), _set_se)
     return FeatureListNet(model, out_indices=tuple(out_indices)) if features_only else model
+
+
+def _units(model: Any) -> list[Unit]:
+    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+    return [
+        Unit(stage, name, _channels(block), index, 4 * 2**index)
+        for index, stage in enumerate(stages)
+        for name, block in stage.named_children()
+    ]
 
 
 def _channels(block: Any) -> int:
     """Of the block's result."""
     return int(block.bn3.num_features if hasattr(block, "bn3") else block.bn2.num_features)
+
+
+def _set_se(block: Any, module: nn.Module) -> None:
+    """timm's blocks call `se` behind their last batch norm."""
+    block.se = module
 
 
 def resnet18(attention: Attention = None, **arguments: Any) -> nn.Module:
