@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from .chain import POST_GRAD_HOOK
 from .compat import graph_breaks, inductor_compile, inductor_config, reset_cudagraphs, settings_of
-from .hooks import POST_GRAD_HOOK, with_pass
+from .hooks import with_pass
 from .passes import CacheKeyPass, lower_graph, plan_graph
 from .record import SiteRecord
 from .settings import Settings

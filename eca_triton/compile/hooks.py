@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import fx
-
-from .compat import CustomGraphPass, as_passes, inductor_config
+from .chain import POST_GRAD_HOOK, PRE_GRAD_HOOK, Chain
+from .compat import as_passes, inductor_config
 from .passes import CacheKeyPass, LoweringPass
-
-PRE_GRAD_HOOK = "pre_grad_custom_pass"
-POST_GRAD_HOOK = "post_grad_custom_post_pass"
-
-
-class Chain(CustomGraphPass):
-    """Several passes in a hook that torch 2.11 and 2.12 give room for one."""
-
-    def __init__(self, *passes: Callable[[fx.Graph], None]) -> None:
-        self.passes = passes
-
-    def __call__(self, graph: fx.Graph) -> None:
-        """Run the passes in order."""
-        for each in self.passes:
-            each(graph)
-
-    def uuid(self) -> Any:
-        """All passes' uuids; None, which keeps the graph out of the cache, if one has none."""
-        uuids = [each.uuid() if isinstance(each, CustomGraphPass) else None for each in self.passes]
-        return None if None in uuids else tuple(uuids)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the passes do."""
-        return type(self), self.passes
 
 
 def with_pass(hook: Any, ours: LoweringPass) -> Any:
@@ -62,13 +37,6 @@ def stock_inductor() -> Iterator[None]:
         {hook: without_pass(getattr(config, hook)) for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK)}
     ):
         yield
-
-
-def is_strict() -> bool:
-    """Whether the compilation that Inductor is at was asked to be strict: its cache key tells."""
-    hooks = as_passes(getattr(inductor_config(), POST_GRAD_HOOK))
-    inside = [each for hook in hooks for each in (hook.passes if isinstance(hook, Chain) else (hook,))]
-    return any(isinstance(each, LoweringPass) and each.settings.strict for each in inside)
 
 
 def inductor_options(

@@ -16,6 +16,7 @@ from typing import Any
 from torch._inductor.select_algorithm import SymbolicGridFn, TritonTemplate, TritonTemplateKernel
 from torch._inductor.virtualized import V
 
+from .chain import is_strict
 from .reasons import UNEXPECTED, NotLoweredError
 
 log = logging.getLogger("eca_triton")
@@ -191,8 +192,6 @@ def attempt(make: Callable[[Any], Any], arguments: Any) -> Any:
     try:
         return make(arguments)
     except Exception as error:  # Inductor's surface is not what it was; the other way needs little of it
-        from .hooks import is_strict  # which leads here
-
         if is_strict():
             raise NotLoweredError([(V.graph.current_node.name, UNEXPECTED, repr(error))]) from error
         log.debug("no template for %s", arguments, exc_info=True)

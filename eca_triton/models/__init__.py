@@ -9,6 +9,14 @@
 Needs timm and torchvision: `pip install 'eca_triton[timm]'`.
 """
 
+try:
+    import timm as timm
+    import torchvision as torchvision
+except ImportError as error:
+    raise ImportError(
+        "eca_triton.models needs timm and torchvision: pip install 'eca_triton[timm]'"
+    ) from error
+
 from .checkpoints import load_checkpoint, load_into
 from .mobilenetv2 import eca_mobilenet_v2, mobilenet_v2
 from .names import create, names

@@ -18,7 +18,7 @@ from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
 from .checkpoint_files import Source, read_state_dict
-from .identify import COUNTER, Network, attention_tensors, identify
+from .identify import COUNTER, Network, attention_tensors, identify, size_of
 from .names import create, names
 
 SHOWN = 5
@@ -56,8 +56,7 @@ def load_checkpoint(
         arguments["num_classes"] = classes if num_classes is None else num_classes
         model = found.build(**arguments) if network is None else create(network, **arguments)
     else:
-        head = state.get(f"{get_pretrained_cfg_value(network, 'classifier')}.weight")
-        classes = 0 if head is None else head.shape[0]
+        classes = size_of(state, f"{get_pretrained_cfg_value(network, 'classifier')}.weight")
         arguments = {**network_arguments, "num_classes": classes if num_classes is None else num_classes}
         model = timm.create_model(network, **arguments)
     _load(model, state, head=arguments["num_classes"] == classes, attention=True)
@@ -153,8 +152,8 @@ def _differences(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> di
 def _advice(state: Mapping[str, Tensor], differences: Mapping[str, str], classifier: str) -> str:
     """What to change."""
     if all(name.startswith(classifier) for name in differences):
-        weight = state.get(f"{classifier}weight")
-        fits = "" if weight is None else f"num_classes={weight.shape[0]} makes one that fits, "
+        classes = size_of(state, f"{classifier}weight")
+        fits = f"num_classes={classes} makes one that fits, " if classes else ""
         return f"The classifier alone differs: {fits}load_into(..., head=False) leaves the network's."
     try:
         found = identify(state)
