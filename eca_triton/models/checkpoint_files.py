@@ -41,11 +41,14 @@ def read_state_dict(source: Source) -> dict[str, Tensor]:
         )
     wrapped = (content[each] for each in WRAPPERS if isinstance(content.get(each), Mapping))
     content = next(wrapped, content)
-    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    others = [
+        name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
     if others or not content:
+        listed = ", ".join(map(repr, others[:3])) or "nothing"
         raise ValueError(
-            f"no tensors but {', '.join(map(repr, others[:3])) or 'nothing'}, and no state dict under"
-            f" {', '.join(WRAPPERS)}; pass the mapping from names to tensors"
+            f"a state dict holds named tensors alone, this mapping {listed}, and no state dict under"
+            f" {', '.join(WRAPPERS)}; pass the one inside it"
         )
     cleaned: dict[str, Tensor] = clean_state_dict(dict(content))
     state = {re.sub(r"^(layer\d\.\d+)\.eca\.", r"\1.se.", name): value for name, value in cleaned.items()}

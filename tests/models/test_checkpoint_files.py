@@ -69,13 +69,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
     [
         (
             {"net": {"conv1.weight": torch.ones(1)}, "epoch": 1},
-            r"no tensors but 'net', 'epoch', and no state dict",
+            r"this mapping 'net', 'epoch', and no state dict",
         ),
-        ({}, "no tensors but nothing"),
-        ({"state_dict": {}}, "no tensors but nothing"),
+        ({}, "this mapping nothing"),
+        ({0: torch.ones(1)}, "this mapping 0, and no state dict under state_dict_ema"),
+        ({"state_dict": {}}, "this mapping nothing"),
         ({"weight": torch.ones(1)}, "no network here has these tensors: weight"),
     ],
-    ids=["unknown wrapper", "empty", "empty state dict", "another network"],
+    ids=["unknown wrapper", "empty", "numbers for names", "empty state dict", "another network"],
 )
 def test_mappings_that_are_no_checkpoints(content: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
