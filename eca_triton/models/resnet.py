@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import timm
 from timm.models import is_model_in_modules
 from torch import nn
 
+from ..near_names import near_names
 from .features import feature_extractor
 from .placement import Attention, KSize, Unit, place
 
@@ -60,10 +60,8 @@ def resnet(
         torch.Size([1, 1000])
     """
     if not is_model_in_modules(name.split(".")[0], ("resnet",)):
-        close = difflib.get_close_matches(name, timm.list_models(module="resnet"), n=3)
-        raise ValueError(
-            f"timm has no ResNet {name!r}" + (f"; did you mean {', '.join(close)}?" if close else "")
-        )
+        known = timm.list_models(module="resnet")
+        raise ValueError(f"timm has no ResNet {name!r}{near_names(name, known)}")
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
     model: Any = timm.create_model(
