@@ -88,6 +88,14 @@ def test_a_dry_run_lists_sites_keys_and_candidates(model: str, capsys: pytest.Ca
     assert out.count("    two_pass\n") == 2
 
 
+def test_our_networks_are_planned_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--batch", "8", "--size", "64", "--dtype", "bf16", "--dry-run", "--target", "h200"]
+    assert main(["autotune", "eca_triton:eca_resnet18", *options]) == 0
+    assert "8x64x16x16  3  block" in capsys.readouterr().out
+    assert main(["autotune", "eca_triton:eca_resnet81", *options]) == 2
+    assert "did you mean eca_resnet18" in capsys.readouterr().err
+
+
 def test_a_model_without_sites_has_nothing_to_tune(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["autotune", model.replace(":network", ":without"), "--dry-run"]) == 0
     assert command.NOTHING_TO_TUNE in capsys.readouterr().out

@@ -1,13 +1,23 @@
 """The networks of the ECA-Net paper, with any of the attentions that it compares, from timm and torchvision.
 
-    from eca_triton.models import create, eca_resnet50
+    from eca_triton.models import create, eca_resnet50, load_checkpoint
 
     model = eca_resnet50(k_size=(3, 5, 5, 7), num_classes=10)
     model = create("se_resnet101", features_only=True)
+    model = load_checkpoint("eca_resnet50_k3557.pth.tar")
 
 Needs timm and torchvision: `pip install 'eca_triton[timm]'`.
 """
 
+try:
+    import timm as timm
+    import torchvision as torchvision
+except ImportError as error:
+    raise ImportError(
+        "eca_triton.models needs timm and torchvision: pip install 'eca_triton[timm]'"
+    ) from error
+
+from .checkpoints import load_checkpoint, load_into
 from .mobilenetv2 import eca_mobilenet_v2, mobilenet_v2
 from .names import create, names
 from .resnet import (
@@ -31,6 +41,8 @@ __all__ = [
     "eca_resnet50",
     "eca_resnet101",
     "eca_resnet152",
+    "load_checkpoint",
+    "load_into",
     "mobilenet_v2",
     "names",
     "resnet18",
