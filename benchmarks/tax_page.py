@@ -65,7 +65,8 @@ def page(document: Document) -> str:
         f"What `torch.compile` moves in a step of {counted.about} Batch {document['batch']}, bfloat16, torch "
         f"{document['torch']}, Triton {document['triton']}. GB are Inductor's own count of the code that it "
         "generates: each buffer once for every kernel that touches it, whatever the caches do. The tax is "
-        "what attention adds to the bytes of the plain network. Nothing here is a time.",
+        "what attention adds to the bytes of the plain network. Tables have the GB of each, then the taxes, "
+        "then the kernels, in one order. Nothing here is a time.",
         "",
     ]
     if not document["whole"] and not DEEP.isdisjoint(counted.networks):
