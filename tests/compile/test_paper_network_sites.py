@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import OLDEST, Lowering
+from harness import Lowering
 from torch import nn
 
 from eca_triton import ECA, models
@@ -29,10 +29,12 @@ def lowered(network: nn.Module, training: bool) -> Lowering:
     return lowering
 
 
-@TRAINING
-@pytest.mark.parametrize("name", [name for name in BLOCKS if not OLDEST or BLOCKS[name] <= 17])
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [(name, training) for name in BLOCKS for training in (False, True) if BLOCKS[name] <= 17 or not training],
+)
 def test_every_eca_module_is_lowered(name: str, training: bool) -> None:
-    """The oldest torch has no deep ones, which are the blocks of these again."""
+    """Training steps of the deep ones would be those of ResNet-50 again."""
     with torch.device("meta"):
         network = models.create(f"eca_{name}")
     lowering = lowered(network, training)
