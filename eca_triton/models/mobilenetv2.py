@@ -67,7 +67,7 @@ def mobilenet_v2(
     """
     stages = [list(stage) for stage in inverted_residual_setting]
     model: Any = torchvision.models.mobilenet_v2(
-        num_classes=num_classes, inverted_residual_setting=stages, **torchvision_arguments
+        num_classes=num_classes or 1, inverted_residual_setting=stages, **torchvision_arguments
     )
     if num_classes == 0:
         model.classifier = nn.Identity()
