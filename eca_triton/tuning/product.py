@@ -45,7 +45,7 @@ class ProductConfig:
 def most_sums(threads: int) -> int:
     """Sums of a thread: half of its registers, so that a residual of 16 bits and addresses have the others.
 
-    So no config spills on sm_90, also with the residual and ReLU that Inductor puts before the store.
+    So no candidate spills on sm_90, also with the residual and ReLU that Inductor puts before the store.
     """
     return min(MAX_REGISTERS, REGISTERS // threads) // 2
 

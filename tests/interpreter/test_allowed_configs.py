@@ -140,10 +140,10 @@ def test_random_configs_of_a_product_compute_what_torch_does(
         return choice
 
     with mock.patch.object(launch_projection, "select", select):
-        for _ in range(4 * ROUNDS):
+        for _ in range(2 * ROUNDS):
             got = torch.ops.eca_triton.rescaled_projection(x, matrix, factor, shift)
             torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4)
-    assert len(chosen) > ROUNDS
+    assert len(chosen) == 2 * ROUNDS
 
 
 def by_torch(x: Tensor, w: Tensor) -> Tensor:
