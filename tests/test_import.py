@@ -164,7 +164,8 @@ ALLOWED = {
     "tune_cache": {"tables", "tuning"},
     "timing": set(),
     "autotune": {
-        "call", "compile", "deviceless", "direct", "launch", "launch_training", "launch_two_pass", "ops",
+        "call", "compile", "deviceless", "direct", "launch", "launch_projection", "launch_training",
+        "launch_two_pass", "ops",
         "reference", "reference_training", "tables", "targets", "timing", "tuning",
     },
     "report": {"compile", "deviceless", "tables", "targets", "__init__"},
