@@ -18,9 +18,9 @@ from eca_triton.report.measure import Clock, cuda_clock
 from eca_triton.timing import Timer, time_in_turn
 
 from .checkout import found_by_torch
-from .commands import Context, Run, compile, copy, evidence, host, network, op, report, tax
+from .commands import Context, Run, compile, copy, evidence, host, network, op, paper, report, tax
 
-COMMANDS = (op, network, host, compile, report, evidence, copy, tax)
+COMMANDS = (op, network, host, compile, report, evidence, copy, tax, paper)
 
 
 def main(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
-from . import tax
+from . import tax, tax_page
 from .results import COPY_SHARE
 from .sites import DIRECTIONS, LAYOUTS, shape_name
 from .tails import HEADLINE
@@ -54,24 +54,30 @@ class Chart:
 
 
 def tax_in_bytes(document: Document) -> Chart | None:
-    """What ECA adds to the bytes of timm's networks, stock and ours, in channels-last."""
+    """What attention adds to the bytes of a set's networks, in channels-last."""
+    counted = tax.set_of(document)
+    what = "attention" if "se" in counted.contenders else "ECA"
     panels, said = [], []
     for training in (False, True):
-        lines = list(tax.lines(document, training, channels_last=True, mode="default"))
+        lines = list(tax_page.lines(document, training, channels_last=True, mode="default"))
         if lines:
             title = "a training step" if training else "inference"
-            stock, ours = ([line.taxes[which] for line in lines] for which in (0, 1))
-            panels.append(
-                Panel(title, [line.network for line in lines], {"stock": [*stock], "ours": [*ours]})
-            )
-            said.append(f"{title}, median of {len(lines)}: stock {_median(stock)}, ours {_median(ours)}")
+            taxes = {
+                label: [line.taxes[who] for line in lines]
+                for who, label in counted.contenders.items()
+                if who != "plain"
+            }
+            series: dict[str, list[float | None]] = {label: [*each] for label, each in taxes.items()}
+            panels.append(Panel(title, [line.network for line in lines], series))
+            medians = ", ".join(f"{label} {_median(each)}" for label, each in taxes.items())
+            said.append(f"{title}, median of {len(lines)}: {medians}")
     if not panels:
         return None
     return Chart(
-        "tax-bytes",
-        "The ECA tax in bytes, counted",
-        f"ECA tax in bytes by network; {'; '.join(said)}",
-        f"bytes that ECA adds to a step; bf16, batch {document['batch']}, channels-last",
+        f"{counted.stem}-bytes",
+        f"The {what} tax in bytes, counted",
+        f"{what} tax in bytes by network; {'; '.join(said)}",
+        f"bytes that {what} adds to a step; bf16, batch {document['batch']}, channels-last",
         True,
         0.0,
         [panels],

@@ -1,4 +1,4 @@
-"""`python -m benchmarks network`: whole networks with ECA, without it, with SE; checked, then timed."""
+"""`python -m benchmarks network`: whole networks with ECA, without, with SE or CBAM; checked, then timed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch._dynamo import config as dynamo_config
 
 from eca_triton.report.measure import Clock, in_turn
 
-from . import twins
+from . import twins, weights
 from .agreement import Groups, Step, agrees, outcome, worst
 from .contenders import Check, exact_convolutions, short
 from .network_figures import Record, figures
@@ -38,7 +38,7 @@ CONTENDERS = ("eager", "inductor", "ours")  # unless others are asked for
 
 
 class Setting(NamedTuple):
-    """One row: a family of networks, and how its three are run.
+    """One row: a family of networks, and how they are run.
 
     Attributes:
         family: Key of `twins.FAMILIES`.
@@ -87,14 +87,14 @@ class Plan:
     def entries(self) -> list[tuple[str, str]]:
         """(kind, contender), most telling first: without the last of them the first still make ratios."""
         pairs = product(self.contenders, self.kinds)
-        first = {"inductor": 0, "ours": 0}
+        first, last = {"inductor": 0, "ours": 0}, {"se": 2, "cbam": 4}
         return sorted(
             (
                 (kind, contender)
                 for contender, kind in pairs
                 if kind == "eca" or not contender.startswith("ours")
             ),
-            key=lambda pair: first.get(pair[1], 1) + 2 * (pair[0] == "se"),
+            key=lambda pair: first.get(pair[1], 1) + last.get(pair[0], 0),
         )
 
 
@@ -226,7 +226,7 @@ def truth(
 ) -> tuple[nn.Module, Groups, Groups]:
     """A network with its weights, and what eager computes of it in its dtype and in float32."""
     images, labels = batch
-    model = twins.vary_gates(twins.fill(twins.build(setting.family, kind), device), images[:SOME])
+    model = weights.vary_gates(weights.fill(twins.build(setting.family, kind), device), images[:SOME])
     model = model.to(DTYPES[setting.dtype]).to(memory_format=LAYOUTS[setting.layout]).train(setting.training)
     native, exact = (copy.deepcopy(model), copy.deepcopy(model).float())
     groups = outcome(Step(native, native, images, labels), setting.training)

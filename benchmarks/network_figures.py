@@ -8,24 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from .results import NOT_MEASURED, markdown, percentile
-from .twins import model_name
+from .twins import KINDS, model_name
 
 Record = dict[str, Any]
 """One row of the JSON: a family in one setting."""
 Band = dict[str, float]
 """median, p20, p80"""
 
-# Of the plain twin, the contender that a contender's tax is against: the same compiler without our pass.
+# Of a twin, the contender that a contender's ratios are against: the same compiler without our pass.
 AGAINST = {
     "eager": "eager", "inductor": "inductor", "ours": "inductor", "max-autotune": "max-autotune",
     "ours-max-autotune": "max-autotune",
 }  # fmt: skip
 
+TAXES = {"eca": "tax", "se": "se_tax", "cbam": "cbam_tax"}
+"""By kind, the key of what its attention adds to the plain network."""
+OVER = {"se": "x_se", "cbam": "x_cbam"}
+"""By kind, the key of its time over the ECA network's."""
+RATIOS = ("speedup", *OVER.values())
+"""Keys of the ratios that ECA networks alone have."""
 PREFIX = {"inference": "infer", "training": "train"}
 TIMM = ("samples_per_sec", "step_time", "batch_size", "img_size")
 MORE = (
     "contender", "kind", "family", "layout", "dtype", "step_time_p20", "step_time_p80", "samples", "tax",
-    "tax_p20", "tax_p80", "speedup", "speedup_p20", "speedup_p80", "gpu", "torch", "triton",
+    "tax_p20", "tax_p80", "speedup", "speedup_p20", "speedup_p80", "x_se", "x_se_p20", "x_se_p80",
+    "x_cbam", "x_cbam_p20", "x_cbam_p80", "gpu", "torch", "triton",
 )  # fmt: skip
 
 
@@ -34,11 +41,12 @@ def figures(times: Mapping[str, Sequence[float]], batch: int) -> dict[str, Any]:
 
     results: per entry its median step, the middle 60 %, and images per second.
     tax: per contender, ECA's time over the plain twin's under the same compiler, less 1.
-    se_tax: the same of the SE network.
+    se_tax, cbam_tax: the same of the networks with SE and CBAM.
+    x_se, x_cbam: per contender of ECA, their time under the same compiler over its own.
     speedup: per contender of ECA, the time of stock Inductor (max-autotune for ours under it) over its own.
     Ratios are medians over the rounds of each round's ratio, so that a drifting clock cancels.
     """
-    found: dict[str, Any] = {"results": {}, "tax": {}, "se_tax": {}, "speedup": {}}
+    found: dict[str, Any] = {key: {} for key in ("results", *TAXES.values(), *RATIOS)}
     for name, each in times.items():
         band = _band(each)
         found["results"][name] = {f"{key}_us": round(value, 3) for key, value in band.items()} | {
@@ -46,8 +54,11 @@ def figures(times: Mapping[str, Sequence[float]], batch: int) -> dict[str, Any]:
             "images_per_s": round(batch / band["median"] * 1e6, 2),
         }
     for contender, against in AGAINST.items():
-        for kind, key in (("eca", "tax"), ("se", "se_tax")):
+        for kind, key in TAXES.items():
             ratio = _ratio(times, f"{kind}/{contender}", f"plain/{against}", less=1.0)
+            found[key] |= {contender: ratio} if ratio else {}
+        for kind, key in OVER.items():
+            ratio = _ratio(times, f"{kind}/{against}", f"eca/{contender}")
             found[key] |= {contender: ratio} if ratio else {}
         base = "max-autotune" if contender == "ours-max-autotune" else "inductor"
         ratio = _ratio(times, f"eca/{base}", f"eca/{contender}") if contender != base else None
@@ -67,8 +78,8 @@ def _band(values: Sequence[float]) -> Band:
 
 
 COLUMNS = (
-    "network", "step", "layout", "contender", "images/s", "ms", "p20-p80", "ECA tax", "p20-p80",
-    "x Inductor", "p20-p80", "SE tax",
+    "network", "step", "layout", "contender", "images/s", "ms", "p20-p80", "tax", "p20-p80",
+    "x Inductor", "p20-p80", "x SE", "p20-p80", "x CBAM", "p20-p80",
 )  # fmt: skip
 TEXT = ("network", "step", "layout", "contender")
 
@@ -79,10 +90,7 @@ def table(document: Mapping[str, Any]) -> list[list[str]]:
     for row in document["rows"]:
         for entry, result in sorted(row.get("results", {}).items(), key=_order):
             kind, contender = entry.split("/")
-            ours = kind == "eca"
-            tax = row["tax"].get(contender) if ours else None
-            speedup = row["speedup"].get(contender) if ours else None
-            se = row["se_tax"].get(contender) if kind == "se" else None
+            bands = _bands(row, kind, contender)
             cells.append(
                 [
                     model_name(row["family"], kind),
@@ -92,9 +100,8 @@ def table(document: Mapping[str, Any]) -> list[list[str]]:
                     f"{result['images_per_s']:.0f}",
                     f"{result['median_us'] / 1e3:.2f}",
                     f"{result['p20_us'] / 1e3:.2f}-{result['p80_us'] / 1e3:.2f}",
-                    *_percent(tax),
-                    *_times(speedup),
-                    _percent(se)[0],
+                    *_percent(bands["tax"]),
+                    *(cell for name in RATIOS for cell in _times(bands[name])),
                 ]
             )
     return cells
@@ -154,8 +161,6 @@ def _csv_lines(document: Mapping[str, Any], direction: str) -> Iterable[dict[str
             continue
         for entry, result in sorted(row.get("results", {}).items(), key=_order):
             kind, contender = entry.split("/")
-            taxes = row["tax" if kind == "eca" else "se_tax"] if kind != "plain" else {}
-            speedups = row["speedup"] if kind == "eca" else {}
             yield {
                 "model": model_name(row["family"], kind),
                 f"{prefix}_samples_per_sec": result["images_per_s"],
@@ -171,23 +176,27 @@ def _csv_lines(document: Mapping[str, Any], direction: str) -> Iterable[dict[str
                 "step_time_p20": round(result["p20_us"] / 1e3, 3),
                 "step_time_p80": round(result["p80_us"] / 1e3, 3),
                 "samples": result["samples"],
-                **_flat("tax", taxes.get(contender)),
-                **_flat("speedup", speedups.get(contender)),
+                **_flat(_bands(row, kind, contender)),
                 "gpu": machine["gpu"],
                 "torch": machine["torch"],
                 "triton": machine["triton"],
             }
 
 
-def _flat(name: str, band: Band | None) -> dict[str, Any]:
-    return (
-        {} if band is None else {name: band["median"], f"{name}_p20": band["p20"], f"{name}_p80": band["p80"]}
-    )
+def _bands(row: Mapping[str, Any], kind: str, contender: str) -> dict[str, Band | None]:
+    """The tax of an entry and its ratios, None where it has none."""
+    found = {"tax": row.get(TAXES[kind], {}).get(contender) if kind in TAXES else None}
+    return found | {name: row.get(name, {}).get(contender) if kind == "eca" else None for name in RATIOS}
+
+
+def _flat(bands: Mapping[str, Band | None]) -> dict[str, float]:
+    parts = {"": "median", "_p20": "p20", "_p80": "p80"}
+    return {name + end: band[part] for name, band in bands.items() if band for end, part in parts.items()}
 
 
 def _order(item: tuple[str, Any]) -> tuple[int, int]:
     kind, contender = item[0].split("/")
-    return ("eca", "plain", "se").index(kind), list(AGAINST).index(contender)
+    return KINDS.index(kind), list(AGAINST).index(contender)
 
 
 def _percent(band: Band | None) -> list[str]:

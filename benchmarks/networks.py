@@ -1,4 +1,4 @@
-"""timm's 23 networks with ECA, whole or with fewer blocks, and their twins without it."""
+"""timm's 23 networks with ECA, whole or with fewer blocks, those of the paper, and their twins without it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ NETWORKS = {  # and the side of an image
     "nf_ecaresnet50": 224,
     "nf_ecaresnet101": 224,
 }
+PAPER = dict.fromkeys(
+    (
+        "eca_resnet18",
+        "eca_resnet34",
+        "eca_resnet50",
+        "eca_resnet101",
+        "eca_resnet152",
+        "eca_mobilenet_v2",
+    ),
+    224,
+)
+"""Those of the ECA-Net paper, by their names in `eca_triton.models`."""
 DEEP = {
     "eca_nfnet_l1",
     "eca_nfnet_l2",
@@ -45,7 +57,7 @@ DEEP = {
 
 
 def network(name: str, *, whole: bool = False) -> nn.Module:
-    """A network on the meta device; unless `whole`, the deepest have three blocks in each stage.
+    """A network on the meta device; unless `whole`, timm's deepest have three blocks in each stage.
 
     Those are the first two and the last: the ones between are the same again, and so is what Inductor makes
     of them.
@@ -53,11 +65,27 @@ def network(name: str, *, whole: bool = False) -> nn.Module:
     import timm
 
     with torch.device("meta"):
-        model: nn.Module = timm.create_model(name)
+        model: nn.Module = of_paper(name) if name in PAPER else timm.create_model(name)
     if name in DEEP and not whole:
         for stage in stages(model):
             del stage[2:-1]
     return model
+
+
+def of_paper(name: str) -> nn.Module:
+    """A network by its name in `eca_triton.models`, ECA with the taps of the official checkpoints.
+
+    MobileNetV2 is without dropout, which no two runs would draw alike.
+    """
+    from eca_triton import models
+    from eca_triton.models import mobilenetv2, resnet
+
+    base = name.partition("_")[2]
+    taps = {**resnet.OFFICIAL_K_SIZES, "mobilenet_v2": mobilenetv2.OFFICIAL_K_SIZES}[base]
+    arguments: dict[str, Any] = {"k_size": taps} if name in PAPER else {}
+    if base == "mobilenet_v2":
+        arguments["dropout"] = 0.0
+    return models.create(name, **arguments)
 
 
 def stages(model: nn.Module) -> Iterator[nn.Sequential]:
@@ -69,10 +97,9 @@ def stages(model: nn.Module) -> Iterator[nn.Sequential]:
 
 
 def attention(model: nn.Module) -> list[str]:
-    """Paths of timm's ECA modules."""
-    return [
-        name for name, each in model.named_modules() if type(each).__name__ in {"EcaModule", "CecaModule"}
-    ]
+    """Paths of the ECA modules: timm's, and `eca_triton.ECA`."""
+    kinds = {"EcaModule", "CecaModule", "ECA"}
+    return [name for name, each in model.named_modules() if type(each).__name__ in kinds]
 
 
 def without_attention(model: nn.Module) -> nn.Module:
@@ -84,4 +111,5 @@ def without_attention(model: nn.Module) -> nn.Module:
 
 def images(name: str, batch: int) -> Any:
     """A batch for the network, on the meta device."""
-    return torch.empty(batch, 3, NETWORKS[name], NETWORKS[name], device="meta")
+    size = {**NETWORKS, **PAPER}[name]
+    return torch.empty(batch, 3, size, size, device="meta")

@@ -22,6 +22,10 @@ SERIES: dict[str, tuple[str, str]] = {
     "ours": ("#2f81f7", "D"),
     "compiled": ("#2f81f7", "D"),
     "op": ("#3fa66b", "^"),
+    "SE": ("#8f6fd8", "s"),
+    "CBAM": ("#3fa66b", "^"),
+    "ECA, stock": ("#d1762e", "o"),
+    "ECA, ours": ("#2f81f7", "D"),
 }
 LINE_INCHES, PANEL_INCHES, LEAST_INCHES, HEAD_INCHES = 0.21, 4.6, 6.4, 1.15
 

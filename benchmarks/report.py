@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import charts, compiling, goals, host, network_figures, results
+from . import charts, compiling, goals, host, network_figures, results, tax
 from .charts import Chart
 
 Document = Mapping[str, Any]
@@ -46,7 +46,7 @@ def load(files: Sequence[Path]) -> dict[str, list[Document]]:
 def drawn(documents: Mapping[str, Sequence[Document]]) -> list[Chart]:
     """Every chart that the documents have figures for."""
     makers: list[tuple[str, Callable[[Document], Chart | None]]] = [
-        ("tax", charts.tax_in_bytes),
+        *((each.command, charts.tax_in_bytes) for each in tax.SETS.values()),
         ("network", charts.tax_in_time),
         ("op", charts.share_of_copy),
         ("op", charts.ratio_to_inductor),
@@ -74,6 +74,11 @@ def page(documents: Mapping[str, Sequence[Document]]) -> str:
         "",
         *_shown(pictures, "tax-bytes", "Not counted."),
         "[The table](tax.md) has every network and setting.",
+        "",
+        "## Beside SE and CBAM in the paper's networks, in bytes: counted, not timed",
+        "",
+        *_shown(pictures, "tax-paper-bytes", "Not counted."),
+        "[The table](tax-paper.md) has every network and setting, and what the paper's authors measured.",
         "",
         "## Whole networks",
         "",

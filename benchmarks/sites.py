@@ -10,9 +10,9 @@ from torch import Tensor
 
 from eca_triton import adaptive_kernel_size
 from eca_triton.ops.schema_training import mask_order_for
-from eca_triton.tuning.choice import choose, choose_backward
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.problem import EcaProblem
 
 from .tails import HEADLINE, TAILS, TailKind
 
@@ -140,12 +140,15 @@ class Row:
         itemsize, bits = DTYPES[self.dtype].itemsize, self.keeps_bits
         layout = common_layout(self._map.shape, self._map.stride())  # shared by every map
         front = tail.normalises or tail.pre_activation != "identity"
-        forward = choose(layout, itemsize, itemsize, self.taps, front, device, bits).kernel
+        dtype, taps = DTYPES[self.dtype], self.taps
+        problem = EcaProblem.forward(layout, dtype, itemsize, itemsize, taps, front, device, bits)
+        forward = problem.heuristic().kernel
         if not self.trains:
             return forward
-        backward = choose_backward(
-            layout, itemsize, itemsize, self.taps, tail.activation, bits, tail.adds, device
-        ).kernel
+        problem = EcaProblem.backward(
+            layout, dtype, itemsize, itemsize, taps, tail.activation, bits, tail.adds, device
+        )
+        backward = problem.heuristic().kernel
         return backward if self.direction == "backward" else f"{forward} / {backward}"
 
     @property

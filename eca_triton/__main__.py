@@ -84,10 +84,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     """What is run, and how."""
     parser.add_argument(
-        "model", help="timm:NAME, or FILE.py:FACTORY where FACTORY() -> (model, example_inputs)"
+        "model",
+        help="timm:NAME, eca_triton:NAME of a network of the paper (eca_triton:eca_resnet50), "
+        "or FILE.py:FACTORY where FACTORY() -> (model, example_inputs)",
     )
-    parser.add_argument("--batch", type=_positive, help="images of one step (timm models; default 1)")
-    parser.add_argument("--size", type=_positive, help="height and width of an image (timm models)")
+    parser.add_argument("--batch", type=_positive, help="images of one step (named networks; default 1)")
+    parser.add_argument("--size", type=_positive, help="height and width of an image (named networks)")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast the model and its inputs")
     parser.add_argument("--channels-last", action="store_true", help="store maps channels-last")
     parser.add_argument("--training", action="store_true", help="a training step instead of inference")

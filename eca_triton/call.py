@@ -1,4 +1,4 @@
-"""Calls of the `eca` op and of its backward, as the launchers hand them on: what to compute, and where to."""
+"""Calls of operators as the launchers hand them on, checked: what to compute, and where to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from .tuning.config import Device
 from .tuning.heuristic import power_of_2
 from .tuning.layout import Layout, common_layout
-from .tuning.problem import Problem
+from .tuning.problem import EcaProblem, ProductProblem
 
 BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 """Running mean, running variance, weight, bias: [C] each."""
@@ -58,9 +58,14 @@ class Call(NamedTuple):
         """Whether batch norm or an activation comes before pooling."""
         return self.bn is not None or self.pre_activation != "identity"
 
-    def problem(self, device: Device) -> Problem:
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """What is filled, by name."""
+        return _given(self, "out", "pooled", "mask")
+
+    def problem(self, device: Device) -> EcaProblem:
         """What the choice of a kernel depends on."""
-        return Problem.forward(
+        return EcaProblem.forward(
             self.layout, self.x.dtype, self.x.element_size(), self.itemsize, self.weight.numel(), self.front,
             device, self.mask is not None,
         )  # fmt: skip
@@ -121,9 +126,14 @@ class BackwardCall(NamedTuple):
         """Bytes of the largest element of `maps`."""
         return max(tensor.element_size() for tensor in self.maps)
 
-    def problem(self, device: Device) -> Problem:
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """What is filled, by name."""
+        return _given(self, "d_x", "d_residual", "d_gate", "p_sum", "p_dot_x")
+
+    def problem(self, device: Device) -> EcaProblem:
         """What the choice of a kernel depends on."""
-        return Problem.backward(
+        return EcaProblem.backward(
             self.layout, self.dy.dtype, self.dy.element_size(), self.itemsize, self.weight.numel(),
             self.activation, self.mask is not None, self.d_residual is not None, device,
         )  # fmt: skip
@@ -141,8 +151,48 @@ class BackwardCall(NamedTuple):
         }
 
 
+class ProductCall(NamedTuple):
+    """factor * (projection x) + summand into `out`.
+
+    x [N, I, *spatial] and out [N, C, *spatial]: channels-last, not empty, any float dtypes;
+    projection: [C, I] or [C, I, 1, ...]; factor, summand: [N, C].
+    """
+
+    x: Tensor
+    projection: Tensor
+    factor: Tensor
+    summand: Tensor | None
+    out: Tensor
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """Everything with spatial dims."""
+        return [self.x, self.out]
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes and strides of the result."""
+        return common_layout(self.out.shape, self.out.stride())
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """What is filled, by name."""
+        return _given(self, "out")
+
+    def problem(self, device: Device) -> ProductProblem:
+        """What the choice of a config depends on."""
+        return ProductProblem.of(
+            self.layout, self.x.dtype, self.x.element_size(), self.out.element_size(), self.x.shape[1],
+            self.summand is not None, device,
+        )  # fmt: skip
+
+
 def vectors(bn: BatchNorm | None) -> tuple[Tensor | None, ...]:
     """The four batch norm arguments of a kernel; None leaves the code for it out."""
     if bn is None:
         return None, None, None, None
     return tuple(None if vector is None else vector.contiguous() for vector in bn)
+
+
+def _given(call: Any, *names: str) -> dict[str, Tensor]:
+    return {name: getattr(call, name) for name in names if getattr(call, name) is not None}

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .call import BatchNorm, vectors
+from .call import BatchNorm, ProductCall, vectors
 from .direct import run
 from .kernels.product import product_kernel
 from .kernels.projection import projection_kernel
-from .tuning.product import product_config
+from .tuning.choice import Choice
+from .tuning.product import ProductConfig
 from .tuning.projection import projection_config
+from .tuning.select import select
 
 
 def gates(
@@ -52,21 +54,26 @@ def gates(
         )  # fmt: skip
 
 
-def rescaled(x: Tensor, projection: Tensor, factor: Tensor, summand: Tensor | None, out: Tensor) -> None:
-    """Fills out [N, C, *spatial] from x [N, I, *spatial], both channels-last; factor, summand: [N, C].
+def rescaled(call: ProductCall) -> None:
+    """Fills call.out."""
+    x = call.x
+    with launch.on_device_of(x):
+        launched(call, select(call.problem(launch.device_of(x.device)), may_read=not launch.captured(x)))
+
+
+def launched(call: ProductCall, choice: Choice) -> None:
+    """Fills call.out as chosen; there is one kernel.
 
     For 16-bit maps the product is exact but for its fp32 sums; fp32 ones take no tensor cores.
     """
-    n, reduced = x.shape[:2]
-    c, hw = projection.shape[0], x.numel() // (n * reduced)
-    config = product_config(c, hw, reduced)
-    blocks = n * -(-hw // config.block_hw) * -(-c // config.block_c)
-    with launch.on_device_of(x):
-        run(
-            product_kernel, (blocks,),
-            x, projection.flatten(1).to(x.dtype).contiguous(), factor.contiguous(),
-            None if summand is None else summand.contiguous(), out, c,
-            HW=hw, REDUCED=reduced, PRECISION="ieee",
-            BLOCK_HW=config.block_hw, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
-            num_warps=config.num_warps, num_stages=config.num_stages,
-        )  # fmt: skip
+    config, x, summand = choice.config, call.x, call.summand
+    assert isinstance(config, ProductConfig)
+    layout = call.layout
+    run(
+        product_kernel, (layout.n * config.tiles(layout),),
+        x, call.projection.flatten(1).to(x.dtype).contiguous(), call.factor.contiguous(),
+        None if summand is None else summand.contiguous(), call.out, layout.c,
+        HW=layout.hw, REDUCED=x.shape[1], PRECISION="ieee",
+        BLOCK_HW=config.block_hw, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip

@@ -1,17 +1,17 @@
-"""Models named on the command line: `timm:NAME`, or `FILE.py:FACTORY` for one's own."""
+"""Models named on the command line: `timm:NAME`, `eca_triton:NAME`, or `FILE.py:FACTORY` for one's own."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .near_names import near_names
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -25,13 +25,14 @@ class Request:
     """Which model to look at and how it is run.
 
     Attributes:
-        name: `timm:NAME` or `FILE.py:FACTORY`, where `FACTORY()` returns `(model, example_inputs)`.
-        batch: Images of one step, for timm models only.
-        size: Height and width of an image, for timm models only; None for the model's own.
+        name: `timm:NAME`, `eca_triton:NAME` of `eca_triton.models.names()`, or `FILE.py:FACTORY`, where
+            `FACTORY()` returns `(model, example_inputs)`.
+        batch: Images of one step, for timm's and our models only.
+        size: Height and width of an image, for timm's and our models only; None for the model's own.
         dtype: Key in `DTYPES`, or None to leave the model as it comes.
         channels_last: Whether weights and maps are stored channels-last.
         training: Whether to look at a training step instead of inference.
-        device: Where the model is to be; None: where it comes, which for timm models is the meta device.
+        device: Where the model is to be; None: where it comes, the meta device for timm's and our models.
     """
 
     name: str
@@ -46,14 +47,14 @@ class Request:
 def load(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
     """Build the model and its example inputs as the request describes them.
 
-    timm models have no weights at all, but on a device that is asked for: there they have random ones.
+    timm's and our models have no weights at all, but on a device that is asked for: there they are random.
 
     Raises:
         ModelNotFoundError: If there is no such model, file or factory, or timm is missing.
     """
     scheme, _, name = request.name.partition(":")
-    if scheme == "timm":
-        model, inputs = _timm_model(name, request)
+    if scheme in SCHEMES:
+        model, inputs = _library_model(scheme, name, request)
     else:
         model, inputs = _own_model(request)
     if request.device is not None:
@@ -69,28 +70,50 @@ def load(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
     return model.train(request.training), inputs
 
 
-def _timm_model(name: str, request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
+def _library_model(scheme: str, name: str, request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
+    device = torch.device(request.device or "meta")
+    model, (channels, height, width) = SCHEMES[scheme](name, device)
+    height, width = (request.size, request.size) if request.size else (height, width)
+    return model, (torch.randn(request.batch or 1, channels, height, width, device=device),)
+
+
+def _timm_model(name: str, device: torch.device) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The model and the size of its image."""
     try:
         import timm
     except ImportError as error:
         raise ModelNotFoundError("timm is not installed; pip install 'eca_triton[timm]'") from error
     if not timm.is_model(name.split(".")[0]):
-        raise ModelNotFoundError(f"timm has no model {name!r}{_suggestion(name, timm.list_models())}")
-    with torch.device(request.device or "meta"):
+        raise ModelNotFoundError(f"timm has no model {name!r}{near_names(name, timm.list_models())}")
+    with device:
         model: Any = timm.create_model(name, pretrained=False)
-    channels, height, width = model.pretrained_cfg["input_size"]
-    height, width = (request.size, request.size) if request.size else (height, width)
-    size = (request.batch or 1, channels, height, width)
-    return model, (torch.randn(size, device=request.device or "meta"),)
+    return model, model.pretrained_cfg["input_size"]
+
+
+def _our_model(name: str, device: torch.device) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The model and the size of its image."""
+    try:
+        from . import models
+    except ImportError as error:
+        raise ModelNotFoundError(str(error)) from error
+    if name not in models.names():
+        raise ModelNotFoundError(f"eca_triton has no model {name!r}{near_names(name, models.names())}")
+    with device:
+        return models.create(name), (3, 224, 224)
+
+
+SCHEMES = {"timm": _timm_model, "eca_triton": _our_model}
 
 
 def _own_model(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
     file, _, factory_name = request.name.rpartition(":")
     if not file.endswith(".py"):
-        raise ModelNotFoundError(f"a model is timm:NAME or FILE.py:FACTORY, got {request.name!r}")
+        raise ModelNotFoundError(
+            f"a model is timm:NAME, eca_triton:NAME or FILE.py:FACTORY, got {request.name!r}"
+        )
     if request.batch is not None or request.size is not None:
         raise ModelNotFoundError(
-            "--batch and --size are for timm models; a factory chooses its own example inputs"
+            "--batch and --size are for timm:NAME and eca_triton:NAME; a factory chooses its own inputs"
         )
     path = Path(file)
     if not path.is_file():
@@ -117,11 +140,6 @@ def _run_file(path: Path) -> Any:
     sys.path.insert(0, str(path.resolve().parent))
     spec.loader.exec_module(module)
     return module
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def _channels_last(x: Tensor) -> Tensor:

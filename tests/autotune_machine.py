@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from tuned import H200
 
 from eca_triton import timing
-from eca_triton.autotune.examples import AnyCall, outputs
+from eca_triton.autotune.examples import AnyCall
 from eca_triton.autotune.machine import Machine
 from eca_triton.autotune.verify import _reference
 from eca_triton.reference_training import pack
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
-
-H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0")
 
 
 def by_reference(call: AnyCall, choice: Choice) -> None:
@@ -23,7 +22,7 @@ def by_reference(call: AnyCall, choice: Choice) -> None:
     if call.x.is_meta:
         return
     made = _reference(call)
-    for name, out in outputs(call):
+    for name, out in call.outputs.items():
         if name == "mask":
             order = "contiguous" if call.layout.contiguous else "channels_last"
             out.copy_(pack(made["before"] > 0, order))

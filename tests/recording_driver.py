@@ -15,17 +15,26 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from eca_triton import launch, launch_batch_norm, launch_channels_last, launch_training, launch_two_pass
+from eca_triton import (
+    launch,
+    launch_batch_norm,
+    launch_channels_last,
+    launch_projection,
+    launch_training,
+    launch_two_pass,
+)
 from eca_triton.ops import implementation
 from eca_triton.ops.implementation import CALLS
 from eca_triton.tuning.config import Device
 
 KERNELS = {
     value
-    for module in (launch, launch_batch_norm, launch_channels_last, launch_training, launch_two_pass)
+    for module in (
+        launch, launch_batch_norm, launch_channels_last, launch_projection, launch_training, launch_two_pass,
+    )
     for value in vars(module).values()
     if isinstance(value, JITFunction)
-}
+}  # fmt: skip
 
 
 class Launch(NamedTuple):

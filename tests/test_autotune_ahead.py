@@ -18,8 +18,11 @@ from eca_triton.autotune.ahead import Launch, Usage, compiled, launches_of, obje
 from eca_triton.autotune.examples import Example
 from eca_triton.autotune.machine import launch_as
 from eca_triton.kernels.lagged import lagged_kernel
+from eca_triton.kernels.product import product_kernel
 from eca_triton.kernels.tile import tile_kernel
 from eca_triton.ops.schema import ECA
+from eca_triton.ops.schema_projection import RESCALED_PROJECTION
+from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.choice import Choice
 
 pytestmark = pytest.mark.skipif(
@@ -82,6 +85,25 @@ def test_code_that_fits_has_nothing_against_it(lagged: tuple[Example, Choice]) -
     assert usage.spilled_bytes == 0
     assert 0 < usage.shared_bytes < SHARED
     assert usage.objection(SHARED) == ""
+
+
+def test_a_products_largest_candidates_spill_nothing_and_ask_for_no_more_than_was_thought() -> None:
+    x = torch.empty(128, 128, 28, 28, dtype=torch.bfloat16, device="meta").to(
+        memory_format=torch.channels_last
+    )
+    terms = x.new_empty(128, 512, dtype=torch.float32)
+    each = Example.of(RESCALED_PROJECTION, (x, x.new_empty(512, 128, 1, 1), terms, terms), {})
+    call = each.call(META)
+    largest = sorted(
+        candidates(call.problem(H200)),
+        key=lambda choice: (choice.config.block_hw * choice.config.block_c, choice.config.num_stages),
+    )[-2:]
+    launches = [launch_of(each, choice) for choice in largest]
+    assert {launch.kernel for launch in launches} == {product_kernel}
+    for choice, binary in zip(largest, compiled(launches), strict=True):
+        usage = usage_of(binary)
+        assert usage.objection(SHARED) == ""
+        assert usage.shared_bytes <= choice.config.shared_bytes(2)
 
 
 def test_every_function_has_its_own_answer(lagged: tuple[Example, Choice]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tuned import H200, product
 
 from eca_triton.tuning import lagged, tile, tile_backward
 from eca_triton.tuning.allowed import allowed
@@ -15,12 +16,12 @@ from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged import LaggedConfig
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.problem import EcaProblem, Problem
+from eca_triton.tuning.product import most_sums
 from eca_triton.tuning.tile_backward import TileBackwardConfig
 from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
 
-H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0")
-MI300 = Device(num_sms=304, warp_size=64, name="AMD Instinct MI300X", capability="9.4")
+MI300 = Device(num_sms=304, warp_size=64, name="AMD Instinct MI300X", capability="9.4", shared_bytes=64 << 10)
 SITES = {  # C, H * W, taps
     "56x56": (256, 3136, 5),
     "28x28": (512, 784, 5),
@@ -39,16 +40,16 @@ def problem(
     itemsize: int = 2,
     device: Device = H200,
     **flags: bool,
-) -> Problem:
+) -> EcaProblem:
     strides = (c * hw, 1, c) if channels_last else (c * hw, hw, 1)
     dtype = torch.bfloat16 if itemsize == 2 else torch.float32
-    made = Problem.forward(
+    made = EcaProblem.forward(
         common_layout((n, c, hw), strides, strides), dtype, itemsize, itemsize, taps, False, device
     )
     return replace(made, direction=direction, **flags)
 
 
-def any_problems(count: int) -> list[Problem]:
+def any_problems(count: int) -> list[EcaProblem]:
     rng, found = random.Random(0), []
     for _ in range(count):
         backward = rng.random() < 0.5
@@ -69,13 +70,24 @@ def any_problems(count: int) -> list[Problem]:
     return found
 
 
+PRODUCTS: list[Problem] = [
+    product(n, c, hw, reduced, device=device, x_itemsize=itemsize, out_itemsize=itemsize)
+    for n in (1, 128)
+    for c, hw, reduced in [
+        (256, 3136, 64), (512, 784, 128), (1024, 196, 256), (2048, 49, 512), (31, 25, 17), (1, 1, 1),
+    ]
+    for itemsize in (2, 4)
+    for device in (H200, MI300)
+]  # fmt: skip
+
+
 def test_the_heuristic_comes_first_and_every_candidate_may_run() -> None:
-    for each in any_problems(400):
+    for each in [*any_problems(400), *PRODUCTS]:
         found = candidates(each)
         assert found[0] == each.heuristic()
-        assert Choice("two_pass", None) in found
+        assert (Choice("two_pass", None) in found) == (each.kind != "product")
         assert len(set(found)) == len(found) <= MOST
-        assert all(allowed(each, choice) for choice in found)
+        assert all(allowed(each, choice) for choice in found[1:])
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
@@ -116,7 +128,7 @@ def test_no_candidate_leaves_most_multiprocessors_idle(channels_last: bool) -> N
 
 
 def test_how_far_sums_are_ahead_varies_where_the_heuristic_lags() -> None:
-    def lags(each: Problem) -> list[int]:
+    def lags(each: EcaProblem) -> list[int]:
         """How many candidates differ in their lag alone, by what they have in common."""
         found = [choice.config for choice in candidates(each) if isinstance(choice.config, LaggedConfig)]
         alike = dict.fromkeys((replace(config, lag=0) for config in found), 0)
@@ -136,3 +148,42 @@ def test_tiles_that_would_not_come_back_from_l2_are_no_candidates() -> None:
 
 def test_a_map_that_only_two_passes_compute_has_one_candidate() -> None:
     assert candidates(problem(30, 49, 9, channels_last=True)) == [Choice("two_pass", None)]
+
+
+def test_a_products_matrix_units_are_fed_and_its_programs_fit() -> None:
+    for each in PRODUCTS:
+        first, *others = candidates(each)
+        starved = each.layout.n * first.config.tiles(each.layout) < each.device.num_sms
+        for choice in others:
+            config, threads = choice.config, choice.config.num_warps * each.device.warp_size
+            sums = config.block_hw * config.block_c / threads
+            assert min(config.block_hw, config.block_c, config.block_i) >= 16
+            assert (8 if starved else 32) <= sums <= most_sums(threads) <= 128
+            staged = (config.block_hw + config.block_c) * config.block_i * config.num_stages
+            assert staged * each.kept_itemsize <= each.device.shared_bytes
+            assert config.num_stages == 2 or config.num_stages <= -(-each.reduced // config.block_i) + 1
+
+
+@pytest.mark.parametrize("sizes", [(256, 3136, 64), (512, 784, 128)], ids=["56x56", "28x28"])
+def test_a_product_has_larger_and_smaller_tiles_more_warps_and_other_steps(sizes: tuple[int, ...]) -> None:
+    first, *others = (choice.config for choice in candidates(product(128, *sizes)))
+    assert len(others) == MOST - 1
+    for field in ("block_hw", "block_c", "block_i", "num_warps", "num_stages"):
+        assert {getattr(config, field) for config in others} > {getattr(first, field)}
+    assert any(config.block_hw * config.block_c > first.block_hw * first.block_c for config in others)
+
+
+def test_a_product_of_one_image_is_cut_for_half_of_the_multiprocessors_at_least() -> None:
+    each = product(1, 512, 784, 128)
+    programs = [choice.config.tiles(each.layout) for choice in candidates(each)]
+    assert programs[0] < H200.num_sms // 2 <= min(programs[1:])
+    assert max(programs) >= H200.num_sms
+
+
+def test_a_products_blocks_pad_little_or_no_more_than_the_heuristics() -> None:
+    for each in PRODUCTS:
+        usual = each.heuristic().config
+        for choice in candidates(each):
+            for axis, size in (("hw", each.layout.hw), ("c", each.layout.c), ("i", each.reduced)):
+                block, most = getattr(choice.config, f"block_{axis}"), getattr(usual, f"block_{axis}")
+                assert -size % block <= max(0.25 * size, -size % most)

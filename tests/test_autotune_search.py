@@ -9,11 +9,13 @@ import pytest
 import torch
 from autotune_machine import H200, Bench, by_reference
 
-from eca_triton.autotune.examples import Example, outputs
+from eca_triton.autotune.examples import Example
 from eca_triton.autotune.progress import Lines, shown
 from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, Task, name_of, search, tasks_of
 from eca_triton.autotune.tune import tune
+from eca_triton.autotune.verify import disagreement
 from eca_triton.ops.schema import ECA
+from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
@@ -46,6 +48,15 @@ def site(operator: object, activation: str, channels_last: bool) -> Example:
         args = [x, *args[:7], None if masked else x, pooled, bits]
         options |= {"wants_residual": activation != "identity", "wants_bn": True}
     return Example.of(operator, args, options)
+
+
+def convolution(channels_last: bool = True, summand: bool = True) -> Example:
+    """Of a 1x1 convolution that is rescaled: a map of `SHAPE` from 24 channels, in the other layout none."""
+    n, c, *spatial = SHAPE
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x, terms = meta(n, 24, *spatial).to(memory_format=memory_format), meta(n, c, dtype=torch.float32)
+    args = [x, meta(c, 24, 1, 1), terms, terms if summand else None]
+    return Example.of(RESCALED_PROJECTION, args, {})
 
 
 def task(example: Example | None = None) -> Task:
@@ -119,18 +130,57 @@ def test_a_winner_with_any_wrong_output_is_not_taken(
     each = task(site(operator, activation, channels_last))
     _, second, *_ = candidates(each.problem)
     assert search(each, Bench(faster(second)).machine()).choice == second, "if it is right, it is taken"
-    for index in range(len(list(outputs(each.example.call(torch.device("meta")))))):
+    for index in range(len(each.example.call(torch.device("meta")).outputs)):
 
         def launch(call, choice, index=index):
             by_reference(call, choice)
             if choice == second and not call.x.is_meta:
-                name, out = list(outputs(call))[index]
+                name, out = list(call.outputs.items())[index]
                 last = out.view(-1)[-1:] if name == "mask" else out[-1:, -1:]
                 last.add_(255 if name == "mask" else 1 + out.abs().max())
 
         outcome = search(each, Bench(faster(second), launch=launch).machine())
         assert outcome.choice != second
         assert outcome.dropped[second].startswith("wrong result: images 0 to 1: ")
+
+
+@pytest.mark.parametrize("summand", [False, True], ids=["factor", "and summand"])
+def test_a_product_is_verified_too(summand: bool) -> None:
+    each = task(convolution(summand=summand))
+    assert each.key.kernel == "product"
+    _, second, *_ = candidates(each.problem)
+    bench = Bench(faster(second))
+    outcome = search(each, bench.machine())
+    assert outcome.choice == second
+    assert not outcome.dropped
+
+    def launch(call, choice):
+        by_reference(call, choice)
+        if choice == second and not call.x.is_meta:
+            call.out[-1, -1, -1, -1] += 1 + call.out.abs().max()
+
+    outcome = search(each, Bench(faster(second), launch=launch).machine())
+    assert outcome.choice != second
+    assert outcome.dropped[second].startswith("wrong result: images 0 to 1: out is off by ")
+
+
+def test_images_are_verified_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eca_triton.autotune.verify.CHUNK", torch.Size(SHAPE[1:]).numel())  # the larger map
+    each = task(convolution())
+    call = each.example.call(torch.device("cpu"))
+    by_reference(call, each.problem.heuristic())
+
+    def last_is_wrong() -> None:
+        by_reference(call, each.problem.heuristic())
+        call.out[1, 0, 0, 0] = 100.0
+
+    assert disagreement(call, last_is_wrong).startswith("images 1 to 1: out is off by ")
+
+
+def test_a_product_of_contiguous_maps_is_none_of_our_kernels() -> None:
+    contiguous = convolution(channels_last=False)
+    assert tasks_of({contiguous: 1}, H200) == []
+    assert contiguous.channels_last() == convolution()
 
 
 def test_memory_that_a_launch_leaves_as_it_was_counts_as_wrong() -> None:

@@ -18,9 +18,10 @@ pytest.importorskip("timm")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
-from timm.layers import EcaModule
+from timm.layers import EcaModule, SEModule
+from timm.layers.cbam import CbamModule
 
-from benchmarks import network, network_figures, twins
+from benchmarks import network, network_figures, twins, weights
 from benchmarks.__main__ import main
 from benchmarks.network import Plan, settings
 from benchmarks.networks import attention
@@ -33,8 +34,8 @@ class Net(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
-        se = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Sigmoid())
-        self.se = {"eca": EcaModule(8), "plain": nn.Identity(), "se": se}[kind]
+        make = {"eca": EcaModule, "plain": nn.Identity, "se": SEModule, "cbam": CbamModule}
+        self.se = make[kind](8)
         self.head = nn.Linear(8, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,10 +90,11 @@ class TestCommand:
                 f"{kind}/{who}" for kind in twins.KINDS for who in ("eager", "inductor")
             } | {"eca/ours"}
             assert row["results"]["eca/ours"]["samples"] == 3
-            assert set(row["tax"]) == {"eager", "inductor", "ours"}
+            assert set(row["tax"]) == set(row["x_se"]) == set(row["x_cbam"]) == {"eager", "inductor", "ours"}
             assert set(row["speedup"]) == {"eager", "ours"}
         written = capsys.readouterr().out
-        assert "resnet50d+se  inference" in written
+        assert "resnet50d+se    inference" in written
+        assert "resnet50d+cbam  inference" in written
 
     def test_timms_columns_come_first(self, tmp_path: Path) -> None:
         run(tmp_path, "--contenders", "inductor", "ours", clock=lambda step: 2000.0)
@@ -104,6 +106,7 @@ class TestCommand:
             "ecaresnet50d",
             "resnet50d",
             "resnet50d+se",
+            "resnet50d+cbam",
         ]
         first = infer[0]
         assert (first["infer_samples_per_sec"], first["infer_step_time"]) == ("2000.0", "2.0")
@@ -112,8 +115,10 @@ class TestCommand:
             "8",
             "0.01",
         )
-        assert [(row["contender"], row["tax"], row["speedup"]) for row in infer] == [
-            ("inductor", "0.0", ""), ("ours", "0.0", "1.0"), ("inductor", "", ""), ("inductor", "0.0", ""),
+        names = ("contender", "tax", "speedup", "x_se", "x_cbam_p80")
+        assert [tuple(row[name] for name in names) for row in infer] == [
+            ("inductor", "0.0", "", "1.0", "1.0"), ("ours", "0.0", "1.0", "1.0", "1.0"),
+            ("inductor", "", "", "", ""), ("inductor", "0.0", "", "", ""), ("inductor", "0.0", "", "", ""),
         ]  # fmt: skip
         assert train[0]["train_samples_per_sec"] == "2000.0"
 
@@ -185,25 +190,51 @@ class TestCommand:
         assert code == 0
         (row,) = document["rows"]
         assert list(row["checks"]) == ["eca/inductor", "plain/inductor", "eca/ours"]
-        assert row["left_out"] == ["eca/eager", "plain/eager", "se/inductor", "se/eager"]
+        assert row["left_out"] == [
+            f"{kind}/{who}"
+            for kind, who in (
+                ("eca", "eager"), ("plain", "eager"), ("se", "inductor"), ("se", "eager"),
+                ("cbam", "inductor"), ("cbam", "eager"),
+            )
+        ]  # fmt: skip
         assert row["tax"].keys() == {"inductor", "ours"}
         assert document["left_out"] == ["ecaresnet50d training channels_last 4x8 bf16"]
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-    def test_without_a_gpu_nothing_is_measured(self, tmp_path: Path, capsys: Any) -> None:
-        assert main([*SMALL, "--out", str(tmp_path)]) == 2
-        assert capsys.readouterr().out == "not measured: no CUDA device\n"
+    def test_without_a_gpu_counts_are_shown_and_said_to_be_no_times(
+        self, tmp_path: Path, capsys: Any
+    ) -> None:
+        wanted = ["--networks", "ecaresnet50d", "eca_resnet50", "--directions", "inference"]
+        arguments = ["network", *wanted, "--layouts", "channels_last", "--out", str(tmp_path)]
+        assert main(arguments) == 2
+        first, *lines = capsys.readouterr().out.splitlines()
+        assert first == "not measured: no CUDA device"
+        headings = [line for line in lines if line.startswith("Inference")]
+        assert len(headings) == 2
+        assert all("channels-last, default" in line and ": counted, not timed; " in line for line in headings)
+        shown = [line.split()[0] for line in lines if line.startswith("eca")]
+        assert shown == ["ecaresnet50d", "eca_resnet50"]
+        assert lines[-1] == "counted by `python -m benchmarks tax --set paper`"
         assert not list(tmp_path.iterdir())
 
 
 def test_ratios_are_those_of_each_round() -> None:
     """A clock that slows down by the round changes no ratio."""
     speed = [1.0, 2.0, 3.0]
-    us = {"eca/inductor": 120.0, "plain/inductor": 100.0, "eca/ours": 101.0, "se/inductor": 130.0}
+    us = {
+        "eca/inductor": 120.0,
+        "plain/inductor": 100.0,
+        "eca/ours": 101.0,
+        "se/inductor": 130.0,
+        "cbam/inductor": 150.0,
+    }
     found = network_figures.figures({name: [each * s for s in speed] for name, each in us.items()}, 128)
     same = dict.fromkeys(("median", "p20", "p80"))
     assert found["tax"] == {"inductor": dict.fromkeys(same, 0.2), "ours": dict.fromkeys(same, 0.01)}
     assert found["se_tax"] == {"inductor": dict.fromkeys(same, 0.3)}
+    assert found["cbam_tax"] == {"inductor": dict.fromkeys(same, 0.5)}
+    assert found["x_se"] == {"inductor": dict.fromkeys(same, 1.0833), "ours": dict.fromkeys(same, 1.2871)}
+    assert found["x_cbam"]["inductor"]["median"] == 1.25, "CBAM takes a quarter longer than ECA"
     assert found["speedup"] == {"ours": dict.fromkeys(same, 1.1881)}
     assert found["results"]["eca/ours"]["images_per_s"] == pytest.approx(128 / 202e-6, abs=0.01)
 
@@ -223,7 +254,7 @@ def test_ours_under_max_autotune_is_held_against_max_autotune() -> None:
 
 def test_our_backend_runs_no_network_without_its_attention() -> None:
     entries = Plan([], twins.KINDS, list(network.BACKENDS), 0, 0).entries
-    assert len(set(entries)) == len(entries) == 3 * 3 + 2
+    assert len(set(entries)) == len(entries) == 4 * 3 + 2
     assert entries[:3] == [("eca", "inductor"), ("plain", "inductor"), ("eca", "ours")]
 
 
@@ -233,8 +264,8 @@ def test_a_network_has_its_own_size_unless_another_is_asked_for() -> None:
             each.size for each in settings(twins.FAMILIES, ["inference"], ["contiguous"], 8, size, "bf16")
         ]
 
-    assert sizes(None) == [224, 256, 224, 256, 256, 224]
-    assert sizes(64) == [64] * 6
+    assert sizes(None) == [224, 256, 224, 256, 256] + [224] * 6
+    assert sizes(64) == [64] * 11
 
 
 class TestTwins:
@@ -242,36 +273,80 @@ class TestTwins:
     def real_networks(self, small_networks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
 
-    @pytest.mark.parametrize("family", twins.FAMILIES)
+    @pytest.mark.parametrize("family", [name for name in twins.FAMILIES if name[-3:] not in ("101", "152")])
     def test_twins_under_a_name_of_timms_are_timms_networks(self, family: str) -> None:
+        """Or torchvision's, or ours. The deepest are the blocks of another one again."""
         import timm
+        import torchvision
+
+        from eca_triton import models
 
         assert attention(twins.build(family, "eca"))
-        for kind in ("plain", "se"):
+        for kind in ("plain", "se", "cbam"):
             model, name = twins.build(family, kind), twins.model_name(family, kind)
             assert not attention(model)
-            if name in timm.list_models(name):
+            known = {**dict.fromkeys(models.names(), models.create)}
+            known |= {**dict.fromkeys(torchvision.models.list_models(), torchvision.models.get_model)}
+            known |= {**dict.fromkeys(timm.list_models(), timm.create_model)}
+            if name in known:
                 with torch.device("meta"):
-                    theirs = timm.create_model(name)
+                    theirs = known[name](name)
                 here, there = (
                     sorted(map(tuple, (w.shape for w in each.parameters()))) for each in (model, theirs)
                 )
                 assert here == there
             else:
-                assert set(name) & {"+", "-"}, "a name that timm does not have shows that"
+                assert set(name) & {"+", "-"}, "a name that nobody has shows that"
 
-    def test_an_se_twin_has_se_of_the_width_of_each_eca(self) -> None:
-        model: Any = twins.build("ecaresnet26t", "se")
-        assert [block.se.fc1.in_channels for block in model.layer4] == [2048, 2048]
-        assert model.layer4[0].se.fc1.out_channels == 128
+    def test_a_twin_has_its_attention_of_the_width_of_each_eca(self) -> None:
+        se: Any = twins.build("ecaresnet26t", "se")
+        assert [block.se.fc1.in_channels for block in se.layer4] == [2048, 2048]
+        assert se.layer4[0].se.fc1.out_channels == 128
+        cbam: Any = twins.build("ecaresnet26t", "cbam")
+        assert [block.se.channel.fc2.out_channels for block in cbam.layer4] == [2048, 2048]
 
-    def test_the_mobilenet_has_the_taps_of_the_authors(self) -> None:
-        model: Any = twins.build(twins.MOBILENET, "eca")
-        taps = [model.get_submodule(path).conv.kernel_size[0] for path in attention(model)]
-        assert taps == [1] * 10 + [3] * 7, "one tap below 96 channels"
+    @pytest.mark.parametrize(
+        ("family", "taps"),
+        [
+            ("eca_resnet50", [3] * 3 + [5] * 4 + [5] * 6 + [7] * 3),
+            ("eca_mobilenet_v2", [1] * 10 + [3] * 7),
+        ],
+    )
+    def test_the_papers_networks_have_the_taps_of_the_authors(self, family: str, taps: list[int]) -> None:
+        model: Any = twins.build(family, "eca")
+        found = [model.get_submodule(path).conv.kernel_size[0] for path in attention(model)]
+        assert found == taps
 
     def test_no_branch_is_silent(self) -> None:
         """timm's last batch norm of a block starts with the weight 0, before which anything agrees."""
-        model = twins.fill(twins.build("ecaresnet26t", "eca"), CPU)
+        model = weights.fill(twins.build("ecaresnet26t", "eca"), CPU)
         assert all(weight.abs().max() > 0 for weight in model.parameters())
         assert all(torch.isfinite(each).all() for each in model.state_dict().values())
+
+    @pytest.mark.parametrize("family", ["ecaresnet26t", "eca_resnet18"])
+    @pytest.mark.parametrize("kind", ["eca", "se", "cbam"])
+    def test_gates_vary(self, family: str, kind: str) -> None:
+        """Those of CBAM by channel, then by position."""
+        gates: list[Tensor] = []
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            gates.append((out / inputs[0])[inputs[0] != 0])
+
+        images = torch.randn(4, 3, 64, 64)
+        model = weights.vary_gates(weights.fill(twins.build(family, kind), CPU), images)
+        for module in model.modules():
+            if type(module).__name__ in {"ECA", "EcaModule", "SE", "SEModule", "ChannelAttn", "SpatialAttn"}:
+                module.register_forward_hook(note)
+        with torch.no_grad():
+            model(images)
+        assert len(gates) == 8 * (1 + (kind == "cbam"))
+        assert all(0.1 < each.std() < 0.4 for each in gates), [f"{each.std():.2f}" for each in gates]
+
+    def test_a_training_step_of_a_real_network_agrees_with_itself(self, tmp_path: Path) -> None:
+        """With dropout it would not."""
+        what = ["--networks", "eca_mobilenet_v2", "--size", "32", "--batch", "4", "--dtype", "fp32"]
+        what += ["--kinds", "eca", "cbam", "--directions", "training", "--layouts", "channels_last"]
+        how = ["--contenders", "eager", "--repeats", "1", "--out", str(tmp_path)]
+        assert main(["network", *what, *how], device=CPU, clock=ticking()) == 0
+        (row,) = json.loads((tmp_path / "network.json").read_text())["rows"]
+        assert set(row["results"]) == {"eca/eager", "cbam/eager"}

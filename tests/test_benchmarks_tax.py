@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +13,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
-from benchmarks import results, tax
+from benchmarks import published, results, tax, tax_page
 from benchmarks.__main__ import main
+from benchmarks.commands import COUNTED
 from benchmarks.machine import describe
-from benchmarks.networks import NETWORKS, attention, network, without_attention
+from benchmarks.networks import NETWORKS, PAPER, attention, network, without_attention
 from benchmarks.tax import Job
 
 MACHINE = {"torch": "2.14.1", "triton": "3.8.0"}
@@ -27,8 +30,8 @@ HEAD = {
     **MACHINE,
     "sources": "now",
 }
-IN_S = {"plain": 10, "stock": 12, "ours": 11}
-KERNELS = {"plain": 100, "stock": 130, "ours": 101}
+IN_S = {"plain": 10, "se": 13, "cbam": 15, "stock": 12, "ours": 11}
+KERNELS = {"plain": 100, "se": 160, "cbam": 260, "stock": 130, "ours": 101}
 
 
 def row(name: str, who: str, training: bool = False, **more: Any) -> tax.Count:
@@ -59,22 +62,47 @@ def resume(path: Path, wanted: list[Job], sources: str = "now") -> tuple[dict[st
 
 
 def test_the_page_has_the_tax_before_and_after() -> None:
-    page = tax.page(complete())
-    assert "## Inference, channels-last, default (1 of 23 counted)" in page
+    page = tax_page.page(complete())
+    assert "## Inference, channels-last, default (1 of 23 counted): counted, not timed" in page
     assert "| ecaresnet50d | 16 | 10.00 | 12.00 | 11.00 | +20.0 % | +10.0 % | 100 | 130 | 101 |" in page
     assert "More bytes or kernels than stock: in none of these." in page
+    assert "Not counted in a training step, contiguous, max-autotune: any network." in page
+
+
+def test_the_papers_page_has_se_and_cbam_and_says_what_is_published_and_what_is_not_counted() -> None:
+    rows = [row("eca_resnet50", who) for who in tax.SETS["paper"].contenders]
+    page = tax_page.page({**document(*rows), "command": "tax --set paper"})
+    assert (
+        "| eca_resnet50 | 16 | 10.00 | 13.00 | 15.00 | 12.00 | 11.00 | +30.0 % | +50.0 % | +20.0 % | +10.0 % "
+        "| 100 | 160 | 260 | 130 | 101 |" in page
+    )
+    assert "| network | sites | plain | SE | CBAM | ECA, stock | ECA, ours | tax, SE | CBAM |" in page
+    others = "eca_resnet18, eca_resnet34, eca_resnet101, eca_resnet152, eca_mobilenet_v2"
+    assert f"- Not counted in inference, channels-last, default: {others}." in page
+    assert "- Not counted in inference, contiguous, default: any network." in page
+    headings = [line for line in page.splitlines() if line.startswith("#")]
+    assert [line.endswith((": counted, not timed", ", not measured here")) for line in headings] == [True] * 3
+    assert "max-autotune" not in page
+    assert published.table() in page
+    assert published.table() not in tax_page.page(complete())
+
+
+def test_ratios_of_published_figures_are_of_step_times() -> None:
+    assert "| eca_resnet50 | inference | 1855 | 1620 | 1213 | 1805 | +2.8 % | +11.4 % |" in published.table()
+    assert "| eca_resnet152 | training | 281 | 268 | - | 279 |" in published.table()
+    assert all(networks.keys() <= PAPER.keys() for networks in published.PUBLISHED.values())
 
 
 @pytest.mark.parametrize("worse", [{"bytes": 13 * 10**9}, {"kernels": 131}], ids=["bytes", "kernels"])
 def test_the_page_names_what_is_more_than_stock(worse: dict[str, int]) -> None:
-    assert "stock: ecaresnet50d, inference, channels-last, default." in tax.page(complete(**worse))
+    assert "stock: ecaresnet50d, inference, channels-last, default." in tax_page.page(complete(**worse))
 
 
 def test_a_network_with_a_contender_missing_or_failed_is_not_in_the_page() -> None:
     rows = complete()["rows"]
     failed = {**rows[2], "error": "RuntimeError: no"}
     for lacking in (rows[:2], [*rows[:2], failed]):
-        assert "ecaresnet50d" not in tax.page(document(*lacking))
+        assert "ecaresnet50d" not in tax_page.page(document(*lacking))
 
 
 def test_what_was_counted_is_not_counted_again(tmp_path: Path) -> None:
@@ -98,8 +126,8 @@ def test_ours_of_earlier_sources_stands_until_it_is_counted_anew_and_the_page_sa
     found, _ = resume(path, [], sources="later")
     assert found["rows"] == complete()["rows"]
     says = "1 of the 1 counts of ours were made from earlier sources"
-    assert says in tax.page(found)
-    assert says not in tax.page(complete())
+    assert says in tax_page.page(found)
+    assert says not in tax_page.page(complete())
 
 
 def test_what_is_missing_is_counted_first_and_what_is_stale_last(
@@ -127,6 +155,32 @@ def test_a_job_is_lowered_and_counted() -> None:
     assert counted["kernels"] > counted["external"] > 30
 
 
+@pytest.mark.parametrize(
+    ("contender", "inside", "backend"),
+    [
+        ("plain", {}, "inductor"),
+        ("se", {"SE": 8}, "inductor"),
+        ("cbam", {"CBAM": 8}, "inductor"),
+        ("stock", {"ECA": 8}, "inductor"),
+        ("ours", {"ECA": 8}, "eca_triton"),
+    ],
+)
+def test_each_contender_is_its_own_network(
+    monkeypatch: pytest.MonkeyPatch, contender: str, inside: dict[str, int], backend: str
+) -> None:
+    found: list[Any] = []
+
+    def lower(model: torch.nn.Module, images: torch.Tensor, **options: Any) -> Any:
+        found.append((Counter(type(each).__name__ for each in model.modules()), options["backend"]))
+        return SimpleNamespace(bytes_moved=1, kernels=[], external_calls=0)
+
+    monkeypatch.setattr("eca_triton.deviceless.lower", lower)
+    counted = tax.count(Job("eca_resnet18", contender, False, True, "default"))
+    ((classes, chosen),) = found
+    assert {name: classes[name] for name in ("ECA", "SE", "CBAM") if classes[name]} == inside
+    assert (counted["sites"], chosen) == (8, backend)
+
+
 def test_what_cannot_be_lowered_leaves_a_row_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tax.MODES, "default", {"no_such_option": True})
     assert "no_such_option" in tax.count(Job("ecaresnet26t", "stock", False, True, "default"))["error"]
@@ -145,7 +199,36 @@ def test_the_command_writes_the_page_of_what_was_counted(tmp_path: Path, capsys:
     assert page.read_text().startswith("# The ECA tax")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--networks", "eca_resnet50"], "--networks must be of the set timm, got eca_resnet50"),
+        (["--contenders", "se", "cbam"], "--contenders must be of the set timm, got se, cbam"),
+    ],
+)
+def test_the_sets_are_kept_apart(tmp_path: Path, capsys: Any, arguments: list[str], says: str) -> None:
+    assert main(["tax", *arguments, "--out", str(tmp_path / "tax.json")]) == 2
+    assert capsys.readouterr().out.strip() == says
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_one_set_is_not_written_by_another(tmp_path: Path) -> None:
+    path = tmp_path / "tax.json"
+    results.save(complete(), path)
+    with pytest.raises(ValueError, match="tax --set paper"):
+        tax.run([], path, MACHINE, "now", 1, print, command="tax --set paper")
+
+
+def test_what_is_committed_is_read() -> None:
+    """Counts outlive the code that made them."""
+    for each in tax.SETS.values():
+        document = results.load(COUNTED / f"{each.stem}.json", each.command)
+        assert tax_page.set_of(document) is each
+        assert tax_page.rising(document) == []
+        assert list(tax_page.lines(document, training=False, channels_last=True, mode="default"))
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "eca_resnet50", "eca_mobilenet_v2"])
 def test_the_twin_has_no_attention_and_is_otherwise_the_same(name: str) -> None:
     model = network(name)
     taps = sum(p.numel() for path in attention(model) for p in model.get_submodule(path).parameters())

@@ -10,14 +10,14 @@ from unittest import mock
 import pytest
 import torch
 from autotune_machine import Bench
-from deviceless_models import Eca, Plain
+from deviceless_models import Eca, Plain, Tail
 
 from eca_triton import deviceless
 from eca_triton.__main__ import main
 from eca_triton.autotune import command
 from eca_triton.autotune.search import name_of, tasks_of
 from eca_triton.autotune.sites import sites_of
-from eca_triton.compile import lowering
+from eca_triton.compile import lowering, lowering_projection
 from eca_triton.targets import TARGETS
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
@@ -32,7 +32,7 @@ import sys
 import torch
 
 sys.path.append({str(ROOT)!r})
-from deviceless_models import Plain
+from deviceless_models import Plain, Tail
 
 
 class Network(torch.nn.Module):
@@ -47,6 +47,16 @@ class Network(torch.nn.Module):
 def network():
     with torch.device("meta"):
         return Network(), (torch.empty(64, 64, 14, 14), torch.empty(64, 256, 14, 14))
+
+
+class Bottleneck(Tail):
+    def forward(self, x, residual):
+        return super().forward(torch.relu(x), residual)
+
+
+def bottleneck():
+    with torch.device("meta"):
+        return Bottleneck(256), (torch.empty(128, 64, 56, 56), torch.empty(128, 256, 56, 56))
 
 
 def without():
@@ -86,6 +96,30 @@ def test_a_dry_run_lists_sites_keys_and_candidates(model: str, capsys: pytest.Ca
         assert f"{key}  (NVIDIA A100-SXM4-80GB; 2 calls, " in out
     assert out.count("<- heuristic") == 2
     assert out.count("    two_pass\n") == 2
+
+
+def test_our_networks_are_planned_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--batch", "8", "--size", "64", "--dtype", "bf16", "--dry-run", "--target", "h200"]
+    assert main(["autotune", "eca_triton:eca_resnet18", *options]) == 0
+    assert "8x64x16x16  3  block" in capsys.readouterr().out
+    assert main(["autotune", "eca_triton:eca_resnet81", *options]) == 2
+    assert "did you mean eca_resnet18" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", [["--channels-last"], []], ids=["channels-last", "contiguous"])
+def test_a_dry_run_lists_the_products_of_convblock(
+    layout: list[str], model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model.replace(":network", ":bottleneck")
+    assert main(["autotune", model, "--dry-run", "--dtype", "bf16", *layout]) == 0
+    site, _, key, heuristic, *others = capsys.readouterr().out.split("\n", 1)[1].splitlines()
+    assert site.endswith("128x256x56x56  5  convblock")
+    product = "product/bfloat16/channels_last/c256/hw3136/i64/maps2+summand/9.0/many"
+    assert key == f"{product}  (NVIDIA H200; 1 calls, 32 candidates)"
+    config = "block_hw: 64, block_c: 128, block_i: 64, num_warps: 4, num_stages: 2"
+    assert heuristic == f"    product, {config}  <- heuristic"
+    assert len(others) == 31
+    assert all(line.startswith("    product, block_hw: ") for line in others)
 
 
 def test_a_model_without_sites_has_nothing_to_tune(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,11 +162,24 @@ def test_a_heuristic_that_is_wrong_is_an_error(
     assert "the heuristic's choice fails: wrong result" in caplog.text
 
 
-@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-def test_the_keys_of_a_compiled_model_are_those_that_its_code_is_generated_by(channels_last: bool) -> None:
+@pytest.mark.parametrize(
+    ("plan", "channels_last"),
+    [("block", False), ("block", True), ("convblock", True)],
+    ids=["block, contiguous", "block, channels_last", "convblock, channels_last"],
+)
+def test_the_keys_of_a_compiled_model_are_those_that_its_code_is_generated_by(
+    plan: str, channels_last: bool
+) -> None:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    module, x = Eca().bfloat16().to("meta"), torch.empty(64, 256, 28, 28, dtype=torch.bfloat16, device="meta")
-    inputs = (x.to(memory_format=memory_format),)
+    sizes, module = {
+        "block": ([(64, 256, 28, 28)], Eca()),
+        "convblock": ([(128, 64, 56, 56), (128, 256, 56, 56)], Tail(256).eval()),
+    }[plan]
+    module = module.to(device="meta", dtype=torch.bfloat16, memory_format=memory_format)
+    inputs = tuple(
+        torch.empty(size, dtype=torch.bfloat16, device="meta").to(memory_format=memory_format)
+        for size in sizes
+    )
     asked: set[Key | None] = set()
 
     def asking(problem: Problem, **options: bool):
@@ -140,7 +187,8 @@ def test_the_keys_of_a_compiled_model_are_those_that_its_code_is_generated_by(ch
             asked.add(Key.of(problem))
         return problem.heuristic()
 
-    with mock.patch.object(lowering, "select", asking):
+    place = lowering if plan == "block" else lowering_projection
+    with mock.patch.object(place, "select", asking):
         deviceless.lower(module, inputs, target="h200", backend="eca_triton")
     tasks = tasks_of(
         sites_of(module, inputs, training=False).examples, Device.of(TARGETS["h200"].properties())

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,14 @@ def test_every_site_of_a_timm_network_is_listed(capsys: pytest.CaptureFixture[st
     assert (first["reason"], first["traffic_before"], first["traffic_after"]) == (None, 5.0, 1.0)
 
 
+def test_every_site_of_our_network_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = explain(capsys, "eca_triton:eca_mobilenet_v2", "--batch", "4", "--size", "160")
+    assert (answer["model"], answer["batch"]) == ("eca_triton:eca_mobilenet_v2", 4)
+    assert answer["totals"]["sites"] == 17
+    first = answer["sites"][0]
+    assert (first["name"], first["shape"], first["k"]) == ("features.1.conv.3", [4, 16, 80, 80], 3)
+
+
 def test_without_a_target_the_totals_of_the_network_are_null(
     capsys: pytest.CaptureFixture[str], own_model: str
 ) -> None:
@@ -178,7 +187,9 @@ def test_stdout_holds_nothing_but_the_object(own_model: str) -> None:
     ("name", "message"),
     [
         ("timm:ecaresnet50", r"timm has no model 'ecaresnet50'; did you mean .*ecaresnet50"),
-        ("resnet", r"a model is timm:NAME or FILE.py:FACTORY, got 'resnet'"),
+        ("eca_triton:eca_resnet51", r"eca_triton has no model 'eca_resnet51'; did you mean .*eca_resnet50"),
+        ("eca_triton:", r"eca_triton has no model ''"),
+        ("resnet", r"a model is timm:NAME, eca_triton:NAME or FILE.py:FACTORY, got 'resnet'"),
         ("missing.py:network", r"no such file: missing.py"),
         ("{own}:absent", r"has no function 'absent'"),
         ("{own}:not_a_pair", r"not_a_pair\(\) must return \(model, example_inputs\), got int"),
@@ -242,12 +253,30 @@ def test_an_unknown_target_is_named_with_the_choices(
 
 
 def test_a_factory_chooses_its_own_batch(capsys: pytest.CaptureFixture[str], own_model: str) -> None:
-    assert "--batch and --size are for timm models" in refused(capsys, f"{own_model}:network", "--batch", "4")
+    assert "--batch and --size are for timm:NAME and eca_triton:NAME" in refused(
+        capsys, f"{own_model}:network", "--batch", "4"
+    )
 
 
 def test_a_missing_timm_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     assert "timm is not installed; pip install 'eca_triton[timm]'" in refused(capsys, "timm:ecaresnet26t")
+
+
+def test_without_timm_our_networks_say_what_they_need() -> None:
+    code = """
+        import sys
+        sys.modules["timm"] = None  # every import of it fails
+        from eca_triton.__main__ import main
+        sys.exit(main(["explain", "eca_triton:eca_resnet50"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "eca_triton: eca_triton.models needs timm and torchvision: pip install 'eca_triton[timm]'\n"
+    )
 
 
 def test_a_model_that_cannot_run_exits_with_1(capsys: pytest.CaptureFixture[str], own_model: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from eca_triton.autotune.machine import this_machine
 from eca_triton.autotune.search import search, tasks_of
 from eca_triton.autotune.sites import sites_of
 from eca_triton.tuning import store
+from eca_triton.tuning.candidates import candidates
+from eca_triton.tuning.select import select
+from eca_triton.tuning.table import Entry
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,6 +34,54 @@ layouts = pytest.mark.parametrize(
 def network(layout: torch.memory_format) -> tuple[torch.nn.Module, torch.Tensor]:
     x = torch.empty(SHAPE, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
     return eca_triton.ECA(channels=SHAPE[1]).to(torch.bfloat16), x
+
+
+class Bottleneck(torch.nn.Module):
+    """The end of a ResNet's block, behind a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(64, 256, 1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(256)
+        self.attention = eca_triton.ECA(channels=256)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.attention(self.norm(self.conv(torch.relu(x)))) + residual)
+
+
+def bottleneck() -> tuple[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+    inputs = (
+        torch.empty(64, channels, 56, 56, dtype=torch.bfloat16, device="meta").to(
+            memory_format=torch.channels_last
+        )
+        for channels in (64, 256)
+    )
+    return Bottleneck().bfloat16().to(memory_format=torch.channels_last).eval(), tuple(inputs)
+
+
+def test_the_product_before_a_site_is_searched_written_and_compiled_by_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECA_TRITON_TUNED", "user")
+    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(tmp_path))
+    module, inputs = bottleneck()
+    machine = this_machine()
+    tasks = tasks_of(sites_of(module, inputs, training=False).examples, machine.properties)
+    (task,) = [each for each in tasks if each.key.kernel == "product"]
+    outcome = search(task, machine)
+    assert not outcome.problem
+    assert outcome.choice is not None
+    assert 0 < outcome.time_us <= outcome.heuristic_us
+    assert not [why for why in outcome.dropped.values() if why.startswith("wrong")]
+    second = candidates(task.problem)[1]
+    store.save({task.key: Entry(second, outcome.time_us, outcome.heuristic_us)})
+    assert select(task.problem) == second
+    x, residual = (torch.randn_like(each, device="cuda") for each in inputs)
+    module = module.cuda()
+    exact = copy.deepcopy(module).double()
+    with torch.no_grad():
+        got = torch.compile(module, backend="eca_triton", fullgraph=True)(x, residual)
+        assert_as_good_as(got, module(x, residual), exact(x.double(), residual.double()))
 
 
 @layouts

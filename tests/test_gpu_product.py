@@ -10,6 +10,8 @@ from eager_block import assert_as_good_as
 from torch import Tensor, nn
 
 import eca_triton
+from eca_triton.call import ProductCall
+from eca_triton.tuning.candidates import candidates
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,6 +47,24 @@ def test_values(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     assert_as_good_as(out[:4], native, by_torch(*(tensor.double() for tensor in few)))
     again = [torch.ops.eca_triton.rescaled_projection(x, matrix, *terms) for _ in range(20)]
     assert all(torch.equal(out, each) for each in again)
+
+
+def test_every_candidate_computes_what_torch_does() -> None:
+    """One launch each, also of those that the compiled code speaks against."""
+    from eca_triton import launch, launch_projection
+
+    x, matrix, factor, summand = inputs(2, 96, 160, 20, torch.bfloat16)
+    native = by_torch(x, matrix, factor, summand).to(torch.bfloat16)
+    exact = by_torch(*(tensor.double() for tensor in (x, matrix, factor, summand)))
+    call = ProductCall(
+        x, matrix, factor, summand, torch.empty_like(native, memory_format=torch.channels_last)
+    )
+    choices = candidates(call.problem(launch.device_of(x.device)))
+    assert len(choices) > 1
+    for choice in choices:
+        call.out.fill_(float("nan"))
+        launch_projection.launched(call, choice)
+        assert_as_good_as(call.out, native, exact)
 
 
 def test_more_than_two_to_the_31_elements() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +10,17 @@ from unittest import mock
 
 import pytest
 import torch
+from deviceless_models import Tail
 from recording_driver import Launch, plans, recorded_launches, weight
 from torch import Tensor
-from tuned import H200, changed, entry, key_of
+from tuned import H200, changed, entry, key_of, product
 
-from eca_triton import deviceless, launch
+from eca_triton import deviceless, launch, launch_projection
 from eca_triton.compile.passes import LoweringPass
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.problem import EcaProblem, ProductProblem
 from eca_triton.tuning.select import select
 from eca_triton.tuning.table import serialize
 
@@ -37,12 +39,12 @@ def launches() -> Iterator[list[Launch]]:
         yield launches
 
 
-def problem_of(x: Tensor, maps: int = 2) -> Problem:
+def problem_of(x: Tensor, maps: int = 2) -> EcaProblem:
     layout = common_layout(x.shape, *[x.stride()] * maps)
-    return Problem.forward(layout, x.dtype, x.element_size(), x.element_size(), 3, False, H200)
+    return EcaProblem.forward(layout, x.dtype, x.element_size(), x.element_size(), 3, False, H200)
 
 
-def tuned(problem: Problem, **fields: int) -> Choice:
+def tuned(problem: EcaProblem | ProductProblem, **fields: int) -> Choice:
     """A choice that is not the heuristic's."""
     return changed(problem.heuristic(), **fields)
 
@@ -79,11 +81,26 @@ def test_the_backward_follows_it_too(launches: list[Launch]) -> None:
     step()
     before = launches.copy()
     layout = common_layout(X.shape, *[X.stride()] * 3)
-    problem = Problem.backward(layout, X.dtype, 4, 4, 3, "identity", False, False, H200)
+    problem = EcaProblem.backward(layout, X.dtype, 4, 4, 3, "identity", False, False, H200)
     store.save({key_of(problem): entry(tuned(problem, block_c=2 * problem.heuristic().config.tile.block_c))})
     launches.clear()
     step()
     assert [a / b for a, b in zip(programs(before), programs(launches), strict=True)].count(2) == 1
+
+
+def test_a_product_follows_it_too_and_is_a_plan_again(launches: list[Launch]) -> None:
+    x = torch.randn(2, 16, 8, 8, dtype=torch.float16).to(memory_format=torch.channels_last)
+    args = x, torch.randn(64, 16, 1, 1, dtype=torch.float16), torch.rand(2, 64)
+    problem = product(2, 64, 64, 16, dtype="float16", summand=False)
+    for _ in range(2):
+        OPS.rescaled_projection(*args)
+    store.save({key_of(problem): entry(tuned(problem, block_hw=32, block_c=16))})
+    for _ in range(2):
+        OPS.rescaled_projection(*args)
+    assert programs(launches) == [2, 2, 16, 16]
+    with mock.patch.object(launch_projection, "select", side_effect=AssertionError("asked again")):
+        OPS.rescaled_projection(*args)
+    assert plans() == 1
 
 
 def test_a_file_that_changes_meanwhile_is_seen_after_reload(launches: list[Launch]) -> None:
@@ -132,9 +149,9 @@ def test_a_config_that_does_not_fit_gives_way_to_the_heuristic() -> None:
 
 
 def test_a_lag_that_was_tuned_for_more_images_ends_with_the_last() -> None:
-    def problem(n: int) -> Problem:
+    def problem(n: int) -> EcaProblem:
         layout = common_layout((n, 512, 56, 56), *[(512 * 3136, 1, 512 * 56, 512)] * 2)
-        return Problem.forward(layout, "bfloat16", 2, 2, 5, False, H200)
+        return EcaProblem.forward(layout, "bfloat16", 2, 2, 5, False, H200)
 
     many, few = problem(128), problem(11)
     assert key_of(many) == key_of(few)
@@ -157,7 +174,7 @@ def test_a_template_follows_shipped_tables_and_a_gpu_that_is_not_there_no_others
     shape = (64, 256, 56, 56)
     contiguous = torch.empty(shape, device="meta").stride()
     layout = common_layout(shape, contiguous, contiguous)
-    problem = Problem.forward(layout, "bfloat16", 2, 2, 3, False, H200)
+    problem = EcaProblem.forward(layout, "bfloat16", 2, 2, 3, False, H200)
     warps = problem.heuristic().config.num_warps  # type: ignore[union-attr]
 
     def lowered() -> str:
@@ -169,10 +186,47 @@ def test_a_template_follows_shipped_tables_and_a_gpu_that_is_not_there_no_others
 
     store.save({key_of(problem): entry(tuned(problem, num_warps=2 * warps))})
     assert f"num_warps={warps}" in lowered()
+    ship(table_folder)
+    assert f"num_warps={2 * warps}" in lowered()
+
+
+def ship(table_folder: Path) -> None:
+    """What the user tuned."""
     (table_folder / "shipped").mkdir()
     (table_folder / "shipped" / "h200.json").write_text(store.user_table().read_text())
     store.reload()
-    assert f"num_warps={2 * warps}" in lowered()
+
+
+def test_the_products_template_does_so_and_where_no_config_fits_it_has_the_heuristics(
+    table_folder: Path,
+) -> None:
+    problem = product(128, 256, 3136, 64)
+
+    def lowered() -> tuple[str, ...]:
+        """Blocks, stages and warps of the product."""
+        with torch.device("meta"):
+            module, x, residual = Tail(), torch.empty(128, 64, 56, 56), torch.empty(128, 256, 56, 56)
+        network = deviceless.lower(
+            module,
+            (x, residual),
+            dtype=torch.bfloat16,
+            channels_last=True,
+            backend="eca_triton",
+            sources=True,
+        )
+        (source,) = (each.source for each in network.kernels if "rescaled_projection" in each.name)
+        blocks = [re.search(rf"BLOCK_{axis} : tl.constexpr = (\d+)", source) for axis in ("HW", "C", "I")]
+        launch = [re.search(rf"{name}=(\d+)", source) for name in ("num_stages", "num_warps")]
+        return tuple(match[1] if match else "" for match in (*blocks, *launch))
+
+    store.save({key_of(problem): entry(tuned(problem, block_hw=128, block_i=32, num_warps=8, num_stages=3))})
+    assert lowered() == ("64", "128", "64", "2", "4")
+    ship(table_folder)
+    assert lowered() == ("128", "128", "32", "3", "8")
+    shipped = table_folder / "shipped" / "h200.json"
+    shipped.write_text(serialize({key_of(problem): entry(tuned(problem, block_hw=48))}))
+    store.reload()
+    assert lowered() == ("64", "128", "64", "2", "4")
 
 
 def test_caches_of_compiled_code_know_the_tables() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import product as combinations
 from typing import Any
 
 import pytest
-from tuned import H200, backward, changed, forward
+from tuned import H200, backward, changed, forward, product
 
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.choice import Choice
@@ -21,7 +21,7 @@ CHANNELS, POSITIONS = (1, 8, 24, 100, 256, 2048), (1, 17, 49, 192, 196, 784, 313
 @pytest.mark.parametrize("sms", [4, 132])
 def test_whatever_the_heuristic_chooses_is_allowed(last: bool, sizes: tuple[int, int], sms: int) -> None:
     device = replace(H200, num_sms=sms)
-    for n, c, hw, taps, bits, more in product(
+    for n, c, hw, taps, bits, more in combinations(
         (1, 128), CHANNELS, POSITIONS, (1, 5, 17, 63), (False, True), (False, True)
     ):
         if bits and (c if last else c * hw) % 8:
@@ -35,6 +35,12 @@ def test_whatever_the_heuristic_chooses_is_allowed(last: bool, sizes: tuple[int,
             assert allowed(problem, problem.heuristic()), problem
 
 
+def test_whatever_the_heuristic_chooses_for_a_product_is_allowed() -> None:
+    for n, c, hw, reduced, itemsize in combinations((1, 128), CHANNELS, POSITIONS, (1, 24, 64, 512), (2, 4)):
+        problem = product(n, c, hw, reduced, x_itemsize=itemsize, out_itemsize=itemsize)
+        assert allowed(problem, problem.heuristic()), problem
+
+
 TILE = forward(128, 256, 3136)
 ODD = forward(128, 2048, 49)
 BITS = forward(128, 512, 784, bits=True)
@@ -43,6 +49,7 @@ RECOMPUTED = backward(128, 256, 196, activation="silu")
 LAST = forward(128, 1024, 196, last=True)
 LAGGED = forward(128, 256, 3136, last=True)
 LAGGED_BITS = backward(128, 256, 3136, last=True, activation="relu", bits=True, stored=True)
+PRODUCT = product(128, 256, 3136, 64)
 FLAT_LAGGED = forward(128, 64, 112 * 112, maps=3, taps=63)
 
 SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
@@ -88,6 +95,20 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("lagged", LAGGED, {"block_hw": 2048, "block_c": 256}, "registers have no room"),
     ("lagged", LAGGED_BITS, {"block_c": 4}, "a byte belongs to two tiles"),
     ("lagged", FLAT_LAGGED, {"vec_hw": 1}, "vectors have 16 bytes"),
+    ("product", PRODUCT, {"block_hw": 48}, "blocks are powers of two"),
+    ("product", PRODUCT, {"block_i": 8}, "matrix units take sixteen"),
+    ("product", PRODUCT, {"block_c": 0}, "matrix units take sixteen"),
+    ("product", PRODUCT, {"num_warps": 3}, "warps are powers of two"),
+    ("product", PRODUCT, {"num_warps": 64}, "no program has so many threads"),
+    ("product", PRODUCT, {"block_c": 512}, "there are no more channels"),
+    ("product", PRODUCT, {"block_hw": 8192, "block_c": 16, "num_warps": 16}, "there are no more positions"),
+    ("product", PRODUCT, {"block_i": 128}, "there are no more columns"),
+    ("product", PRODUCT, {"block_hw": 128, "block_c": 256}, "registers have no room for the sums"),
+    ("product", PRODUCT, {"block_hw": 256, "block_c": 256, "num_warps": 16}, "512 threads have 128 each"),
+    ("product", PRODUCT, {"num_stages": 0}, "a loop has a step"),
+    ("product", PRODUCT, {"num_stages": 9}, "code would be endless"),
+    ("product", product(8, 256, 196, 512), {"block_i": 512}, "shared memory has no room for the stages"),
+    ("product", product(2**18, 2048, 3136, 64), {"block_hw": 16, "block_c": 16}, "programs are int32"),
 ]
 
 
@@ -107,12 +128,16 @@ def test_a_config_that_would_go_wrong_is_not(
         (LAST, forward(128, 1020, 196, last=True)),
         (LAST, forward(1, 2**24, 196, last=True)),
         (LAST, forward(128, 1024, 196, last=True, taps=19)),
+        (PRODUCT, replace(PRODUCT, device=replace(H200, shared_bytes=48 << 10), kept_itemsize=4)),
+        (PRODUCT, replace(PRODUCT, layout=TILE.layout)),
     ],
     ids=[
         "an image of 2**31",
         "no vector of channels",
         "an image of 2**31 channels-last",
         "taps past the halo",
+        "a GPU with less shared memory",
+        "a contiguous result",
     ],
 )
 def test_a_config_of_another_problem_may_be_wrong(problem: Problem, other: Problem) -> None:
@@ -138,4 +163,6 @@ def test_another_kernel_than_the_heuristics_may_be_faster() -> None:
     assert allowed(TILE, Choice("two_pass", None))
     assert not allowed(LAGGED, tile)
     assert not allowed(TILE, LAST.heuristic())
+    assert not allowed(TILE, PRODUCT.heuristic())
+    assert not any(allowed(PRODUCT, each) for each in (tile, lagged, Choice("two_pass", None)))
     assert not allowed(replace(TILE, device=replace(H200, warp_size=64)), lagged)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tuned import H200, backward, forward, key_of
+from tuned import H200, backward, forward, key_of, product
 
-from eca_triton.tuning.choice import choose, choose_backward
+from eca_triton.tuning.choice import Choice, choose, choose_backward
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.problem import EcaProblem
+from eca_triton.tuning.product import product_config
 
 KEYS = {
     "forward/bfloat16/contiguous/c256/hw3136/k5/maps2/9.0/many": forward(128, 256, 3136),
@@ -28,6 +29,10 @@ KEYS = {
     ),
     "backward/bfloat16/contiguous/c256/hw3136/k5/maps4+recomputed/9.0/many": backward(
         128, 256, 3136, maps=4, activation="silu"
+    ),
+    "product/bfloat16/channels_last/c256/hw3136/i64/maps2+summand/9.0/many": product(128, 256, 3136, 64),
+    "product/float16/channels_last/c512/hw784/i128/maps2+wide4/9.0/part": product(
+        1, 512, 784, 128, dtype="torch.float16", out_itemsize=4, summand=False
     ),
 }
 
@@ -53,6 +58,14 @@ def test_no_two_kinds_of_problems_share_a_key(change: dict[str, object]) -> None
     assert key_of(replace(problem, **change)) != key_of(problem)
 
 
+@pytest.mark.parametrize(
+    "change", [{"reduced": 128}, {"summand": False}, {"itemsize": 4}, {"dtype": "float16"}], ids=str
+)
+def test_no_two_kinds_of_products_share_a_key(change: dict[str, object]) -> None:
+    problem = product(128, 256, 3136, 64)
+    assert key_of(replace(problem, **change)) != key_of(problem)
+
+
 def test_batches_of_one_occupancy_share_a_key() -> None:
     """A map of 256 x 56 x 56 is 1.6 MB; an H200's registers hold 8.6 MB of one at a time."""
     by_batch = {n: key_of(forward(n, 256, 3136)).occupancy for n in (1, 5, 6, 21, 22, 256)}
@@ -62,7 +75,7 @@ def test_batches_of_one_occupancy_share_a_key() -> None:
 def test_what_no_table_can_know_has_no_key() -> None:
     assert Key.of(forward(1, 64, 64, device=Device(num_sms=132, warp_size=32))) is None
     cropped = common_layout((2, 8, 5, 4), (200, 25, 5, 1))
-    assert Key.of(Problem.forward(cropped, "float32", 4, 4, 3, False, H200)) is None
+    assert Key.of(EcaProblem.forward(cropped, "float32", 4, 4, 3, False, H200)) is None
 
 
 @pytest.mark.parametrize(
@@ -74,6 +87,8 @@ def test_what_no_table_can_know_has_no_key() -> None:
         "forward/bfloat16/contiguous/c-1/hw3136/k5/maps2/9.0/many",
         "forward/bfloat16/contiguous/c99999999999/hw3136/k5/maps2/9.0/many",
         "forward/bfloat16/contiguous/c\u0663/hw3136/k5/maps2/9.0/many",
+        "forward/bfloat16/contiguous/c256/hw3136/i5/maps2/9.0/many",
+        "product/bfloat16/channels_last/c256/hw3136/k64/maps2/9.0/many",
     ],
 )  # fmt: skip
 def test_other_texts_are_no_keys(text: str) -> None:
@@ -89,10 +104,15 @@ def test_a_problem_asks_the_heuristic_what_a_call_would(bits: bool, activation: 
     expected = choose(problem.layout, 2, 2, 5, bits, H200, activation == "relu")
     assert problem.heuristic() == expected
     problem = backward(32, 256, 3136, last, activation=activation, bits=bits, stored=True)
-    assert problem.heuristic() == choose_backward(problem.layout, 2, 2, 5, activation, bits, True, H200)
+    recomputed = activation == "relu" and not bits
+    assert problem.heuristic() == choose_backward(problem.layout, 2, 2, 5, recomputed, bits, True, H200)
 
 
-def test_the_device_of_a_gpu_has_its_name_and_capability() -> None:
+def test_a_product_asks_its_heuristic_for_the_sizes_of_its_result() -> None:
+    assert product(128, 512, 784, 128).heuristic() == Choice("product", product_config(512, 784, 128))
+
+
+def test_the_device_of_a_gpu_has_its_name_its_capability_and_its_shared_memory() -> None:
     from eca_triton.targets import TARGETS
 
     assert Device.of(TARGETS["h200"].properties()) == H200

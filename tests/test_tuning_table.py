@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tuned import H200, backward, entry, forward, key_of, table
+from tuned import H200, backward, entry, forward, key_of, product, table
 
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.table import choice_of, integers, parse, serialize, versions
@@ -18,6 +18,7 @@ TABLE = table(
     backward(128, 256, 3136),
     backward(128, 256, 3136, last=True),
     backward(128, 1024, 196, last=True),
+    product(128, 256, 3136, 64),
 ) | {key_of(forward(1, 64, 17)): entry(Choice("two_pass", None))}
 
 
@@ -25,6 +26,7 @@ def test_a_table_is_read_as_it_was_written() -> None:
     assert {key.kernel + " " + each.choice.kernel for key, each in TABLE.items()} >= {
         "forward tile", "forward lagged", "forward tile_channels_last", "forward two_pass",
         "backward tile", "backward lagged", "backward tile_channels_last",
+        "product product",
     }  # fmt: skip
     assert parse(serialize(TABLE)) == (TABLE, [])
     assert parse(serialize({})) == ({}, [])
@@ -100,6 +102,14 @@ def test_a_bad_entry_is_left_out(changes: dict[str, Any], problem: str) -> None:
     count, problems = read_with(**changes)
     assert count == 0
     assert problem in problems
+
+
+@pytest.mark.parametrize("kernel", ["tile", "two_pass"])
+def test_a_product_has_its_own_kernel_and_no_other(kernel: str) -> None:
+    with pytest.raises(ValueError, match="kernel must be one of product, got"):
+        choice_of("product", kernel, {})
+    with pytest.raises(ValueError, match="kernel must be one of tile, tile_channels_last, lagged, two_pass"):
+        choice_of("forward", "product", integers(product(128, 256, 3136, 64).heuristic()))
 
 
 def test_a_bad_entry_leaves_the_others() -> None:

@@ -9,26 +9,33 @@ from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.problem import EcaProblem, Problem, ProductProblem
 from eca_triton.tuning.table import Entry, Table
 
-H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0")
+H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0", shared_bytes=227 << 10)
 VERSIONS = {"eca_triton": "0.1.0", "torch": "2.14.1", "triton": "3.8.0"}
 
 
-def forward(n: int, c: int, hw: int, last: bool = False, maps: int = 2, **changes: Any) -> Problem:
+def forward(n: int, c: int, hw: int, last: bool = False, maps: int = 2, **changes: Any) -> EcaProblem:
     """A forward in bf16 with five taps."""
     strides = [(c * hw, 1, c) if last else (c * hw, hw, 1)] * maps
     options = {"dtype": "bfloat16", "x_itemsize": 2, "itemsize": 2, "taps": 5, "front": False, "device": H200}
-    return Problem.forward(common_layout((n, c, hw), *strides), **(options | changes))
+    return EcaProblem.forward(common_layout((n, c, hw), *strides), **(options | changes))
 
 
-def backward(n: int, c: int, hw: int, last: bool = False, maps: int = 3, **changes: Any) -> Problem:
+def backward(n: int, c: int, hw: int, last: bool = False, maps: int = 3, **changes: Any) -> EcaProblem:
     """A backward in bf16 with five taps, without an activation."""
     strides = [(c * hw, 1, c) if last else (c * hw, hw, 1)] * maps
     options = {"dtype": "bfloat16", "dy_itemsize": 2, "itemsize": 2, "taps": 5, "activation": "identity"}
     options |= {"bits": False, "stored": False, "device": H200}
-    return Problem.backward(common_layout((n, c, hw), *strides), **(options | changes))
+    return EcaProblem.backward(common_layout((n, c, hw), *strides), **(options | changes))
+
+
+def product(n: int, c: int, hw: int, reduced: int, **changes: Any) -> ProductProblem:
+    """A product in bf16 with a summand."""
+    options = {"dtype": "bfloat16", "x_itemsize": 2, "out_itemsize": 2, "summand": True, "device": H200}
+    layout = common_layout((n, c, hw), (c * hw, 1, c))
+    return ProductProblem.of(layout, reduced=reduced, **(options | changes))
 
 
 def key_of(problem: Problem) -> Key:

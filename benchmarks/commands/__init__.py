@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+COUNTED = RESULTS / "counted"  # by the command tax
 DOCS = ROOT / "docs"
 NOT_MEASURED = 2  # exit code: no CUDA device, or wrong arguments
 

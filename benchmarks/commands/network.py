@@ -1,4 +1,4 @@
-"""`python -m benchmarks network`: whole networks on a GPU."""
+"""`python -m benchmarks network`: whole networks on a GPU; without one, what was counted of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from eca_triton.tables import write_table
 
-from .. import network_figures, results
+from .. import network_figures, results, tax, tax_page
 from ..machine import describe, folder_name
 from ..network import BACKENDS, CONTENDERS, DIRECTIONS, Plan, failed, measure, settings
 from ..sites import DTYPES, LAYOUTS
 from ..twins import FAMILIES, KINDS
-from . import NOT_MEASURED, RESULTS, Commands, Context, now, positive
+from . import COUNTED, NOT_MEASURED, RESULTS, Commands, Context, now, positive
 
 BUDGET_S = 3600.0
 REPEATS = 20
@@ -24,7 +24,7 @@ BATCH = 128
 def add_to(commands: Commands) -> None:
     """The arguments."""
     each = commands.add_parser(
-        "network", help="whole networks beside their twins without ECA and with SE, and the ECA tax of each"
+        "network", help="whole networks beside their twins without attention, with SE and with CBAM"
     )
     each.add_argument("--networks", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
     each.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
@@ -41,9 +41,10 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> int:
-    """Measure and write."""
+    """Measure and write; without a GPU, show counts instead."""
     if context.device is None:
         context.say("not measured: no CUDA device")
+        _show_counts(options, context)
         return NOT_MEASURED
     return _measure(options, context, context.device)
 
@@ -65,3 +66,21 @@ def _measure(options: argparse.Namespace, context: Context, device: torch.device
     for line in (*network_figures.notes(document), f"written to {', '.join(map(str, written))}"):
         context.say(line)
     return int(failed(document))
+
+
+def _show_counts(options: argparse.Namespace, context: Context) -> None:
+    """Bytes and kernels of the networks that were asked for, as far as they were counted."""
+    for counted in tax.SETS.values():
+        document = results.load(COUNTED / f"{counted.stem}.json", counted.command)
+        for setting in tax_page.settings(document):
+            training, channels_last, mode = setting
+            direction, layout = DIRECTIONS[training], "channels_last" if channels_last else "contiguous"
+            if direction not in options.directions or layout not in options.layouts or mode != "default":
+                continue
+            found = [each for each in tax_page.lines(document, *setting) if each.network in options.networks]
+            if found:
+                how = f"bf16, batch {document['batch']}, torch {document['torch']}, for an H200"
+                columns = tax_page.columns(counted)
+                context.say(f"\n{tax_page.heading(document, setting)}; {how}; GB, tax, kernels")
+                write_table(columns, list(tax_page.cells(found)), context.out, {*columns} - {"network"})
+                context.say(f"counted by `python -m benchmarks {counted.command}`")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks tax`: bytes and kernels of timm's networks, counted on any machine."""
+"""`python -m benchmarks tax`: bytes and kernels of networks, counted on any machine."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from pathlib import Path
 
 import torch
 
-from .. import tax
+from .. import tax, tax_page
 from ..machine import describe
-from ..networks import NETWORKS
-from . import DOCS, RESULTS, Commands, Context, positive
+from ..networks import NETWORKS, PAPER
+from ..sites import LAYOUTS
+from . import COUNTED, DOCS, NOT_MEASURED, Commands, Context, positive
 
 DIRECTIONS = {"inference": False, "training": True}
 
 
 def add_to(commands: Commands) -> None:
     """The arguments."""
-    counts = commands.add_parser(
-        "tax", help="bytes and kernels of timm's networks: stock, ours, and without ECA"
+    counts = commands.add_parser("tax", help="bytes and kernels of networks: stock, ours, and without ECA")
+    counts.add_argument(
+        "--set",
+        choices=tax.SETS,
+        default="timm",
+        help="timm's ECA networks, or those of the paper beside SE and CBAM",
     )
-    counts.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
-    counts.add_argument("--contenders", nargs="+", choices=tax.CONTENDERS, default=list(tax.CONTENDERS))
-    counts.add_argument("--modes", nargs="+", choices=tax.MODES, default=list(tax.MODES))
+    counts.add_argument("--networks", nargs="+", choices=[*NETWORKS, *PAPER], metavar="NAME")
+    counts.add_argument("--contenders", nargs="+", choices=tax.SETS["paper"].contenders)
+    counts.add_argument("--modes", nargs="+", choices=tax.MODES)
     counts.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
+    counts.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     counts.add_argument("--whole", action="store_true", help="the deepest networks with all their blocks")
     counts.add_argument("--workers", type=positive, default=2, help="processes")
-    counts.add_argument("--out", type=Path, default=RESULTS / "counted" / "tax.json", help="the JSON")
-    counts.add_argument("--page", type=Path, default=DOCS / "tax.md", help="the page made of it")
+    counts.add_argument("--out", type=Path, help="the JSON (default: in benchmarks/results/counted)")
+    counts.add_argument("--page", type=Path, help="the page made of it (default: in docs)")
     counts.set_defaults(run=run)
 
 
@@ -35,16 +41,37 @@ def run(options: argparse.Namespace, context: Context) -> int:
     """Count what is not counted yet, and write the page."""
     from eca_triton.compile.passes import package_hash
 
+    counted = tax.SETS[options.set]
+    asked = {
+        "networks": (options.networks, counted.networks),
+        "contenders": (options.contenders, counted.contenders),
+    }
+    for name, (given, known) in asked.items():
+        if unknown := [each for each in given or () if each not in known]:
+            context.say(f"--{name} must be of the set {options.set}, got {', '.join(unknown)}")
+            return NOT_MEASURED
     wanted = tax.jobs(
-        options.networks, options.contenders, [DIRECTIONS[each] for each in options.directions], options.modes
+        options.networks or counted.networks,
+        options.contenders or counted.contenders,
+        [DIRECTIONS[each] for each in options.directions],
+        [each == "channels_last" for each in options.layouts],
+        options.modes or counted.modes,
     )
+    path, page = options.out or COUNTED / f"{counted.stem}.json", options.page or DOCS / f"{counted.stem}.md"
     machine = describe(torch.device("cpu"))
     sources = package_hash(*tax.SOURCES)[:16]
     document = tax.run(
-        wanted, options.out, machine, sources, options.workers, context.say, whole=options.whole
+        wanted,
+        path,
+        machine,
+        sources,
+        options.workers,
+        context.say,
+        command=counted.command,
+        whole=options.whole,
     )
-    options.page.write_text(tax.page(document))
-    worse, failed = tax.rising(document), [row for row in document["rows"] if "error" in row]
-    for line in (*(f"more than stock: {each}" for each in worse), f"written to {options.page}"):
+    page.write_text(tax_page.page(document))
+    worse, failed = tax_page.rising(document), [row for row in document["rows"] if "error" in row]
+    for line in (*(f"more than stock: {each}" for each in worse), f"written to {page}"):
         context.say(line)
     return int(bool(worse or failed))

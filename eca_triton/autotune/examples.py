@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call
+from ..call import BackwardCall, Call, ProductCall
 from ..ops.implementation import backward_call, forward_call
 from ..ops.schema import ECA, SiteArguments, check_and_allocate_eca
+from ..ops.schema_projection import (
+    RESCALED_PROJECTION,
+    RescaledArguments,
+    channels_last,
+    check_and_allocate_rescaled_projection,
+)
 from ..ops.schema_training import (
     ECA_BACKWARD,
     ECA_FORWARD,
@@ -23,12 +29,16 @@ from ..ops.schema_training import (
 
 ARGUMENTS: dict[Callable[..., Any], Any] = {
     ECA: SiteArguments,
+    RESCALED_PROJECTION: RescaledArguments,
     ECA_FORWARD: ForwardArguments,
     ECA_BACKWARD: BackwardArguments,
 }
 """The operators whose kernels can be tuned, and the names of their arguments."""
 
-AnyCall = Call | BackwardCall
+OF_INFERENCE = {ECA, RESCALED_PROJECTION}
+"""Those whose maps Inductor lays out."""
+
+AnyCall = Call | BackwardCall | ProductCall
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Example:
         )
 
     def call(self, device: torch.device, seed: int = 0) -> AnyCall | None:
-        """What the launcher would be given, on a device; None where no map is wanted of it.
+        """What the launcher would be given, on a device; None where no kernel that can be tuned makes a map.
 
         Inputs are random, outputs uninitialised. On the meta device neither has elements.
         """
@@ -99,31 +109,31 @@ class Example:
             name: _tensor(name, value, device, generator) if isinstance(value, Form) else value
             for name, value in self.arguments
         }
-        return _call_of(self.operator, values)
+        return _CALLS[self.operator](**values)
 
 
-def outputs(call: AnyCall) -> Iterator[tuple[str, Tensor]]:
-    """What a launch of the call fills, by name."""
-    names: tuple[str, ...] = ("out", "pooled", "mask")
-    if isinstance(call, BackwardCall):
-        names = ("d_x", "d_residual", "d_gate", "p_sum", "p_dot_x")
-    for name in names:
-        value = getattr(call, name)
-        if value is not None:
-            yield name, value
+def _eca(**values: Any) -> Call:
+    a, out = check_and_allocate_eca(**values)
+    return Call(a.x, a.weight, a.bias, **a.eca_options, out=out)
 
 
-def _call_of(operator: Callable[..., Any], values: dict[str, Any]) -> AnyCall | None:
+def _rescaled_projection(**values: Any) -> ProductCall | None:
+    a, out = check_and_allocate_rescaled_projection(**values)
+    return ProductCall(a.x, a.projection, a.factor, a.summand, out) if channels_last(a.x) else None
+
+
+def _eca_forward(**values: Any) -> Call:
     from .. import launch_training
 
-    if operator is ECA:
-        site, out = check_and_allocate_eca(**values)
-        return Call(site.x, site.weight, site.bias, **site.eca_options, out=out)
-    if operator is ECA_FORWARD:
-        forward, outs = check_and_allocate_eca_forward(**values)
-        return launch_training.arranged(forward_call(forward, outs), forward.mask_order)
-    backward, gradients = check_and_allocate_eca_backward(**values)
-    call = launch_training.arranged_backward(backward_call(backward, gradients), backward.mask_order)
+    a, outs = check_and_allocate_eca_forward(**values)
+    return launch_training.arranged(forward_call(a, outs), a.mask_order)
+
+
+def _eca_backward(**values: Any) -> BackwardCall | None:
+    from .. import launch_training
+
+    a, outs = check_and_allocate_eca_backward(**values)
+    call = launch_training.arranged_backward(backward_call(a, outs), a.mask_order)
     return None if call.d_x is None else call
 
 
@@ -140,3 +150,12 @@ def _tensor(name: str, form: Form, device: torch.device, generator: torch.Genera
     elif generator is not None:  # bits
         tensor.random_(0, 256, generator=generator)
     return tensor.expand(form.shape)
+
+
+_CALLS: dict[Callable[..., Any], Callable[..., AnyCall | None]] = {
+    ECA: _eca,
+    RESCALED_PROJECTION: _rescaled_projection,
+    ECA_FORWARD: _eca_forward,
+    ECA_BACKWARD: _eca_backward,
+}
+"""How the operators, checked, become calls."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
-from ..call import Call
+from ..call import BackwardCall, Call, ProductCall
 from ..timing import Timer, time_in_turn
 from ..tuning.choice import Choice
 from ..tuning.config import Device
@@ -43,26 +44,47 @@ def this_machine() -> Machine:
     from .ahead import objections
 
     properties = torch.cuda.get_device_properties()
-    limit = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+    device = Device.of(properties)
     return Machine(
         device=torch.device("cuda", torch.cuda.current_device()),
-        properties=Device.of(properties),
+        properties=device,
         l2_bytes=properties.L2_cache_size,
         launch=launch_as,
-        objections=partial(objections, shared_limit=limit),
+        objections=partial(objections, shared_limit=device.shared_bytes),
         timer=time_in_turn,
     )
 
 
 def launch_as(call: AnyCall, choice: Choice) -> None:
     """Fill the outputs of a call, whose maps are in one order, as chosen; no table is asked."""
-    from .. import launch, launch_training, launch_two_pass
+    _LAUNCHERS[type(call)](call, choice)
 
-    if not isinstance(call, Call):
-        if not launch_training.launched(call, choice):
-            launch_two_pass.backward(call)
-    elif not launch.launched(call, choice):
+
+def _forward(call: Call, choice: Choice) -> None:
+    from .. import launch, launch_two_pass
+
+    if not launch.launched(call, choice):
         if call.pooled is None:
             launch.two_pass(call)
         else:
             launch_two_pass.forward(call)
+
+
+def _backward(call: BackwardCall, choice: Choice) -> None:
+    from .. import launch_training, launch_two_pass
+
+    if not launch_training.launched(call, choice):
+        launch_two_pass.backward(call)
+
+
+def _product(call: ProductCall, choice: Choice) -> None:
+    from .. import launch_projection
+
+    launch_projection.launched(call, choice)
+
+
+_LAUNCHERS: dict[type, Callable[[Any, Choice], None]] = {
+    Call: _forward,
+    BackwardCall: _backward,
+    ProductCall: _product,
+}

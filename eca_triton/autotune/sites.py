@@ -18,8 +18,7 @@ from ..compile.record import SiteRecord
 from ..compile.settings import Settings
 from ..compile.where import naming
 from ..deviceless.stand_in import StandIn
-from ..ops.schema import ECA
-from .examples import ARGUMENTS, Example
+from .examples import ARGUMENTS, OF_INFERENCE, Example
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Si
     finally:
         torch._dynamo.reset()
     calls = compiled.calls
-    for example in [each for each in calls if each.operator is ECA and len(each.x.shape) > 3]:
+    for example in [each for each in calls if each.operator in OF_INFERENCE and len(each.x.shape) > 3]:
         twin = example.channels_last()
         if twin != example and twin not in calls:
             calls[twin] = calls[example]

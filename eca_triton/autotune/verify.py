@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .. import reference, reference_training
-from ..call import BackwardCall, Call
-from .examples import AnyCall, outputs
+from ..call import BackwardCall, Call, ProductCall
+from .examples import AnyCall
 
 RUNS = 3  # programs that wait for each other meet in another order each time
 CHUNK = 1 << 24  # elements that the reference computes at a time: in float64 it takes many copies
 ULPS = 4  # of the largest value, in the map's dtype: sums in another order
+SHARED = ("weight", "bias", "projection")  # by all images
 
 Values = dict[str, Tensor]
 _CORNERS = {"relu": (0.0,), "relu6": (0.0, 6.0), "hardswish": (-3.0, 3.0)}
@@ -31,7 +32,7 @@ def disagreement(call: AnyCall, launch: Callable[[], object]) -> str:
     if isinstance(call, BackwardCall) and call.mask is None and call.activation in _CORNERS:
         _avoid_corners(call)
     for _ in range(RUNS):
-        for _, out in outputs(call):
+        for out in call.outputs.values():
             if out.is_floating_point():
                 out.fill_(math.nan)
         launch()
@@ -44,7 +45,7 @@ def disagreement(call: AnyCall, launch: Callable[[], object]) -> str:
 def _first_problem(call: AnyCall) -> str:
     for first, part in _parts(call):
         exact, native = _reference(_as_double(part)), _reference(part)
-        for name, got in outputs(part):
+        for name, got in part.outputs.items():
             if name == "mask":
                 problem = _wrong_bits(got, exact["before"], native["before"], part)
             else:
@@ -94,14 +95,20 @@ def _avoid_corners(call: BackwardCall) -> None:
 
 def _reference(call: AnyCall) -> Values:
     """What the outputs should be, in the dtype of the arithmetic on the call's x."""
-    dtype = reference.compute_dtype(call.x)
-    if isinstance(call, Call):
-        options = {name: getattr(call, name) for name in ("bn", "bn_eps", "pre_activation", "circular")}
-        options |= {name: getattr(call, name) for name in ("gate", "gain", "residual")}
-        before = reference.eca(call.x, call.weight, call.bias, **options, out_dtype=dtype)
-        out = reference.ACTIVATIONS[call.activation](before)
-        return {"out": out, "before": before, "pooled": reference.pool(call.x)}
-    return _backward(call, dtype)
+    return _REFERENCES[type(call)](call, reference.compute_dtype(call.x))
+
+
+def _forward(call: Call, dtype: torch.dtype) -> Values:
+    options = {name: getattr(call, name) for name in ("bn", "bn_eps", "pre_activation", "circular")}
+    options |= {name: getattr(call, name) for name in ("gate", "gain", "residual")}
+    before = reference.eca(call.x, call.weight, call.bias, **options, out_dtype=dtype)
+    out = reference.ACTIVATIONS[call.activation](before)
+    return {"out": out, "before": before, "pooled": reference.pool(call.x)}
+
+
+def _product(call: ProductCall, dtype: torch.dtype) -> Values:
+    x, projection = call.x, call.projection.to(call.x.dtype)
+    return {"out": reference.rescaled_projection(x, projection, call.factor, call.summand, out_dtype=dtype)}
 
 
 def _backward(call: BackwardCall, dtype: torch.dtype) -> Values:
@@ -132,11 +139,11 @@ def _backward(call: BackwardCall, dtype: torch.dtype) -> Values:
 def _parts(call: Any) -> Iterator[tuple[int, Any]]:
     """The call for some images at a time, with the number of the first: images are independent."""
     images = call.x.shape[0]
-    step = max(1, CHUNK * images // call.x.numel())
+    step = max(1, CHUNK * images // max(tensor.numel() for tensor in call.maps))
     per_image = {
         name: value
         for name, value in call._asdict().items()
-        if isinstance(value, Tensor) and name not in ("weight", "bias")
+        if isinstance(value, Tensor) and name not in SHARED
     }
     for first in range(0, images, step):
         part = {name: value[first : first + step] for name, value in per_image.items()}
@@ -145,8 +152,7 @@ def _parts(call: Any) -> Iterator[tuple[int, Any]]:
 
 def _as_double(call: Any) -> Any:
     """The call with all its inputs in float64."""
-    filled = {name for name, _ in outputs(call)}
-    given = {name: value for name, value in call._asdict().items() if name not in filled}
+    given = {name: value for name, value in call._asdict().items() if name not in call.outputs}
     return call._replace(**{name: _double(value) for name, value in given.items()})
 
 
@@ -154,3 +160,11 @@ def _double(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_double(each) for each in value)
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+_REFERENCES: dict[type, Callable[[Any, torch.dtype], Values]] = {
+    Call: _forward,
+    BackwardCall: _backward,
+    ProductCall: _product,
+}
+"""What the outputs of a call should be, in a dtype, by kind of call."""

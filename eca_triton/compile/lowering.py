@@ -24,7 +24,7 @@ from ..ops.schema_projection import RESCALED_PROJECTION
 from ..tuning.config import Device
 from ..tuning.heuristic import power_of_2
 from ..tuning.layout import common_layout
-from ..tuning.problem import Problem
+from ..tuning.problem import EcaProblem
 from ..tuning.select import select
 from .compat import EPILOGUES_IN_ANY_LOOPS
 from .epilogue import fits, memory_order
@@ -121,7 +121,7 @@ def _choice(a: Any, x: Any, c: int, hw: int, contiguous: bool) -> tuple[str, Any
     device = Device.of(torch.cuda.get_device_properties(x.get_device()))
     taps = int(a.weight.get_numel())
     largest = max(itemsize, a.out_dtype.itemsize)
-    choice = select(Problem.forward(layout, x.get_dtype(), itemsize, largest, taps, front, device))
+    choice = select(EcaProblem.forward(layout, x.get_dtype(), itemsize, largest, taps, front, device))
     return choice.kernel, choice.config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
@@ -12,7 +11,11 @@ from torch._inductor.lowering import lowerings
 from torch._inductor.virtualized import V, ops
 
 from ..ops.schema_projection import RescaledArguments
-from ..tuning.product import product_config
+from ..tuning.config import Device
+from ..tuning.layout import common_layout
+from ..tuning.problem import ProductProblem
+from ..tuning.product import ProductConfig
+from ..tuning.select import select
 from .epilogue import fits
 from .template import attempt, template
 
@@ -39,8 +42,7 @@ def _product(a: Any) -> Any:
         return None
     reduced, height, width = (int(size) for size in rest)
     c = int(a.projection.get_size()[0])
-    config = asdict(product_config(c, height * width, reduced))
-    blocks = -(-c // config["block_c"]) * -(-height * width // config["block_hw"])
+    config, tiles = _choice(a, c, height * width, reduced)
     inputs = {"X": ir.ExternKernel.require_channels_last(ir.ExternKernel.realize_input(a.x))}
     inputs |= {
         name.upper(): stored(getattr(a, name))
@@ -53,18 +55,34 @@ def _product(a: Any) -> Any:
         layout=ir.FixedLayout(
             a.x.get_device(), a.out_dtype, size, ir.FlexibleLayout.contiguous_strides(size)
         ),
-        num_stages=config.pop("num_stages"),
-        num_warps=config.pop("num_warps"),
-        call_sizes=[n * blocks],
+        num_stages=config.num_stages,
+        num_warps=config.num_warps,
+        call_sizes=[n * tiles],
         INPUTS=tuple(inputs),
         OPTIONAL=("SUMMAND",),
         SPATIAL=2,
         C=c,
         HW=height * width,
         REDUCED=reduced,
-        **{name.upper(): value for name, value in config.items()},
+        BLOCK_HW=config.block_hw,
+        BLOCK_C=config.block_c,
+        BLOCK_I=config.block_i,
     )
     return lowerings[aten.permute](out.output_node(), [0, 3, 1, 2])
+
+
+def _choice(a: Any, c: int, hw: int, reduced: int) -> tuple[ProductConfig, int]:
+    """The config, and how many programs make an image."""
+    n = V.graph.sizevars.optimization_hint(a.x.get_size()[0])
+    layout = common_layout((n, c, hw), (c * hw, 1, c))
+    dtype, device = a.x.get_dtype(), Device.of(torch.cuda.get_device_properties(a.x.get_device()))
+    choice = select(
+        ProductProblem.of(
+            layout, dtype, dtype.itemsize, a.out_dtype.itemsize, reduced, a.summand is not None, device
+        )
+    )
+    assert isinstance(choice.config, ProductConfig)
+    return choice.config, choice.config.tiles(layout)
 
 
 def stored(node: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from ..near_names import near_names
 from .attention import ATTENTION
 from .mobilenetv2 import mobilenet_v2
 from .resnet import OFFICIAL_K_SIZES, resnet
@@ -38,8 +38,7 @@ def create(name: str, **arguments: Any) -> nn.Module:
         >>> model = create("se_resnet50", num_classes=10)
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=3)
-        raise ValueError(f"no network {name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
+        raise ValueError(f"no network {name!r}{near_names(name, names())}")
     network = next(each for each in NETWORKS if name.endswith(each))
     attention = name.removesuffix(network).rstrip("_") or None
     return NETWORKS[network](attention=attention, **arguments)

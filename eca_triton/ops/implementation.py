@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import reference, reference_training
-from ..call import BackwardCall, Call
+from ..call import BackwardCall, Call, ProductCall
 from ..direct import Calls, scratch
 from ..private import untraced
 from .schema import (
@@ -237,7 +237,7 @@ def _rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
     from .. import launch_projection
 
     with CALLS[RESCALED_PROJECTION].first(args, kwargs, (out,)):
-        launch_projection.rescaled(a.x, a.projection, a.factor, a.summand, out=out)
+        launch_projection.rescaled(ProductCall(a.x, a.projection, a.factor, a.summand, out))
     return out
 
 

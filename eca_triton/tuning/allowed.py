@@ -8,32 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import lagged, tile, tile_channels_last
+from . import lagged, product, tile, tile_channels_last
 from .choice import Choice
 from .heuristic import VECTOR_BYTES, power_of_2
 from .layout import Layout
-from .problem import Problem
+from .problem import EcaProblem, Problem, ProductProblem
 from .tile import OCTET
 
 MAX_THREADS = 1024
 SHARE_BYTES = 512  # of a tile per thread: half of the registers that it can have
 MAX_BLOCKS = 128  # of a loop that is unrolled
 MAX_REGISTERS = (32, 255)
+MAX_STAGES = 8  # of which the loop's head is a copy each
+MAX_PROGRAMS = 2**31 - 1  # of a launch along one axis
 
 
 def allowed(problem: Problem, choice: Choice) -> bool:
     """Whether a choice computes the problem."""
-    rules: dict[str, Callable[[Problem, Any], bool]] = {
-        "tile": _tile if problem.direction == "forward" else _tile_backward,
-        "tile_channels_last": _tile_channels_last,
-        "lagged": _lagged,
-    }
-    if choice.config is None:
-        return choice.kernel == "two_pass"
-    return choice.kernel in rules and rules[choice.kernel](problem, choice.config)
+    rule = _RULES[problem.kind].get(choice.kernel)
+    if rule is None or (choice.config is None) != (choice.kernel == "two_pass"):
+        return False
+    return rule(problem, choice.config)
 
 
-def _tile(problem: Problem, config: Any) -> bool:
+def _tile(problem: EcaProblem, config: Any) -> bool:
     layout, halo = problem.layout, problem.taps - 1
     span = -(-(layout.hw + config.vec - 1) // config.vec) * config.vec if config.windowed else layout.hw
     columns = config.chunks * config.block_hw + config.block_tail
@@ -55,7 +53,7 @@ def _tile(problem: Problem, config: Any) -> bool:
     )
 
 
-def _tile_backward(problem: Problem, config: Any) -> bool:
+def _tile_backward(problem: EcaProblem, config: Any) -> bool:
     layout, block = problem.layout, config.block_halo_hw
     if not (_powers_of_2(block) and block % config.tile.vec == 0 and _tile(problem, config.tile)):
         return False
@@ -67,7 +65,7 @@ def _tile_backward(problem: Problem, config: Any) -> bool:
     return block <= power_of_2(columns) and (masked or no_halo)
 
 
-def _tile_channels_last(problem: Problem, config: Any) -> bool:
+def _tile_channels_last(problem: EcaProblem, config: Any) -> bool:
     layout = problem.layout
     itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
     return (
@@ -83,7 +81,7 @@ def _tile_channels_last(problem: Problem, config: Any) -> bool:
     )
 
 
-def _lagged(problem: Problem, config: Any) -> bool:
+def _lagged(problem: EcaProblem, config: Any) -> bool:
     layout = problem.layout
     itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
     vector = VECTOR_BYTES // itemsize
@@ -112,7 +110,26 @@ def _lagged(problem: Problem, config: Any) -> bool:
     )
 
 
-def _vectors_fit(problem: Problem, vec: int, windowed: bool) -> bool:
+def _product(problem: ProductProblem, config: Any) -> bool:
+    layout, threads = problem.layout, config.num_warps * problem.device.warp_size
+    blocks = (config.block_hw, layout.hw), (config.block_c, layout.c), (config.block_i, problem.reduced)
+    return (
+        layout.dense_channels_last
+        and _powers_of_2(config.block_hw, config.block_c, config.block_i, config.num_warps)
+        and all(product.LEAST <= block <= max(product.LEAST, power_of_2(size)) for block, size in blocks)
+        and threads <= MAX_THREADS
+        and config.block_hw * config.block_c <= product.most_sums(threads) * threads
+        and 1 <= config.num_stages <= MAX_STAGES
+        and config.shared_bytes(problem.kept_itemsize) <= problem.device.shared_bytes
+        and layout.n * config.tiles(layout) <= MAX_PROGRAMS
+    )
+
+
+def _two_pass(problem: EcaProblem, config: None) -> bool:
+    return True
+
+
+def _vectors_fit(problem: EcaProblem, vec: int, windowed: bool) -> bool:
     layout = problem.layout
     if (problem.bits and vec != OCTET) or (not problem.bits and vec * problem.itemsize > VECTOR_BYTES):
         return False
@@ -132,3 +149,12 @@ def _share_fits(problem: Problem, tile_bytes: int, num_warps: int) -> bool:
 
 def _powers_of_2(*sizes: int) -> bool:
     return all(size >= 1 and size & (size - 1) == 0 for size in sizes)
+
+
+_EITHER_WAY = {"tile_channels_last": _tile_channels_last, "lagged": _lagged, "two_pass": _two_pass}
+_RULES: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
+    "forward": {"tile": _tile, **_EITHER_WAY},
+    "backward": {"tile": _tile_backward, **_EITHER_WAY},
+    "product": {"product": _product},
+}
+"""Whether a kernel computes a problem with a config, by kind of problem."""

@@ -6,8 +6,9 @@ multiprocessors idle or mostly move padding are dropped, and of many the ones ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import product
 from math import log2
 from typing import Any
 
@@ -15,33 +16,39 @@ from . import lagged, lagged_backward, tile, tile_backward, tile_channels_last, 
 from .allowed import allowed
 from .choice import Choice
 from .heuristic import VECTOR_BYTES, power_of_2
-from .problem import Problem
+from .problem import EcaProblem, Problem, ProductProblem
+from .product import LEAST, ProductConfig, most_sums
 
 MOST = 32  # of a problem: compiling one takes seconds of a core
 PADDING = 0.25  # of the elements of a map that blocks may add
 COLUMNS = (32, 64, 128, 256)  # of the contiguous tile's blocks: from half a line of bf16 on
 AHEAD = (0.25, 0.5, 1.0)  # programs in flight, of which the lagged kernel's sums may be ahead
 RUN_TIME = {"lag"}  # what no kernel is compiled for
+BLOCKS = tuple(LEAST << doublings for doublings in range(5))  # of a product: 16 to 256
+WARPS = (4, 8, 16)  # of a product's program: newer matrix units take groups of four
+STAGES = (2, 3, 4)  # of a product's loop
+LEAST_SUMS = 32  # of a thread: with fewer, loading the factors costs more than the product
+FEW_SUMS = 8  # but more programs may outweigh that where there are not enough of them
+RUN_BYTES = 64  # of a row of factors in one step: half a line
 
 
 def candidates(problem: Problem) -> list[Choice]:
-    """Choices to time, the heuristic's first, then the nearest to it; two passes always come last.
+    """Choices to time, the heuristic's first, then the nearest to it; two passes, where possible, come last.
 
     Args:
         problem: What is to be computed, and where.
     """
     first, two_pass = problem.heuristic(), Choice("two_pass", None)
-    # How far sums are ahead is for the heuristic's kernel to vary; another one has to win first.
-    ahead = AHEAD if first.kernel == "lagged" else AHEAD[1:2]
-    found = [*_tiles(problem), *_tiles_channels_last(problem), *_lagged(problem, ahead)]
+    last = [two_pass] if allowed(problem, two_pass) else []
+    found = [choice for kernel in _KERNELS[problem.kind] for choice in kernel(problem)]
     found = [choice for choice in dict.fromkeys(found) if choice != first and allowed(problem, choice)]
     busy = _busiest([first, *found], problem)
     found = [choice for choice in found if _programs(choice, problem) >= busy]
     found.sort(key=lambda choice: _distance(choice, first))
-    return list(dict.fromkeys([first, *found[: MOST - 2], two_pass]))
+    return list(dict.fromkeys([first, *found[: MOST - 1 - len(last)], *last]))
 
 
-def _tiles(problem: Problem) -> Iterator[Choice]:
+def _tiles(problem: EcaProblem) -> Iterator[Choice]:
     """Contiguous rows in registers."""
     layout, taps, device = problem.layout, problem.taps, problem.device
     backward = problem.direction == "backward"
@@ -66,7 +73,7 @@ def _tiles(problem: Problem) -> Iterator[Choice]:
                     yield Choice("tile", config)
 
 
-def _tiles_channels_last(problem: Problem) -> Iterator[Choice]:
+def _tiles_channels_last(problem: EcaProblem) -> Iterator[Choice]:
     """Channels-last columns in registers."""
     layout, device = problem.layout, problem.device
     if not tile_channels_last.takes(layout, problem.taps):
@@ -90,9 +97,11 @@ def _tiles_channels_last(problem: Problem) -> Iterator[Choice]:
                 )
 
 
-def _lagged(problem: Problem, programs_ahead: Sequence[float]) -> Iterator[Choice]:
+def _lagged(problem: EcaProblem) -> Iterator[Choice]:
     """Tiles that come back from L2."""
     layout, device = problem.layout, problem.device
+    # How far sums are ahead is for the heuristic's kernel to vary; another one has to win first.
+    programs_ahead = AHEAD if problem.heuristic().kernel == "lagged" else AHEAD[1:2]
     itemsize, returning, vectors = problem.kept_itemsize, 1, lagged.VECTORS
     if problem.direction == "forward":
         most = lagged.forward_tile_bytes(itemsize, problem.front or problem.bits)
@@ -126,6 +135,34 @@ def _lagged(problem: Problem, programs_ahead: Sequence[float]) -> Iterator[Choic
                         yield Choice("lagged", config)
 
 
+def _products(problem: ProductProblem) -> Iterator[Choice]:
+    """Tiles whose sums are in registers, while what the next ones are made of is on its way."""
+    first = problem.heuristic()
+    usual: Any = first.config
+    least = LEAST_SUMS if _programs(first, problem) >= problem.device.num_sms else FEW_SUMS
+    blocks_hw = _blocks(problem.layout.hw, usual.block_hw)
+    blocks_c = _blocks(problem.layout.c, usual.block_c)
+    blocks_i = [
+        block
+        for block in _blocks(problem.reduced, usual.block_i)
+        if block >= min(RUN_BYTES // problem.kept_itemsize, usual.block_i)
+    ]
+    for block_hw, block_c, block_i in product(blocks_hw, blocks_c, blocks_i):
+        steps = -(-problem.reduced // block_i)
+        for num_warps, num_stages in product(WARPS, STAGES):
+            threads = num_warps * problem.device.warp_size
+            sums = block_hw * block_c / threads
+            # All steps but the one that is computed can be under way.
+            if num_stages <= max(STAGES[0], steps + 1) and least <= sums <= most_sums(threads):
+                yield Choice("product", ProductConfig(block_hw, block_c, block_i, num_warps, num_stages))
+
+
+def _blocks(size: int, usual: int) -> list[int]:
+    """Of an axis of a product: those that hardly pad, or no more than the heuristic's block does."""
+    largest, most = max(LEAST, power_of_2(size)), max(PADDING, _padding(size, usual))
+    return [block for block in BLOCKS if block <= largest and _padding(size, block) <= most]
+
+
 def _busiest(choices: list[Choice], problem: Problem) -> int:
     """Programs that a launch must have: half as many as multiprocessors, if any choice has so many."""
     most = max(_programs(choice, problem) for choice in choices)
@@ -134,13 +171,9 @@ def _busiest(choices: list[Choice], problem: Problem) -> int:
 
 def _programs(choice: Choice, problem: Problem) -> int:
     """Of one launch; of two passes, which cut all dims, no fewer than anybody asks for."""
-    layout, config = problem.layout, choice.config
-    if config is None:
+    if choice.config is None:
         return problem.device.num_sms
-    if isinstance(config, lagged.LaggedConfig):
-        return layout.n * config.tiles(layout)
-    block_c = config.tile.block_c if isinstance(config, tile_backward.TileBackwardConfig) else config.block_c
-    return layout.n * -(-layout.c // block_c)
+    return problem.layout.n * choice.config.tiles(problem.layout)
 
 
 def _distance(choice: Choice, other: Choice) -> float:
@@ -172,3 +205,12 @@ def _powers(first: int, last: int) -> Iterator[int]:
     while first <= last:
         yield first
         first *= 2
+
+
+_ONE_LAUNCH = (_tiles, _tiles_channels_last, _lagged)
+_KERNELS: dict[str, tuple[Callable[[Any], Iterator[Choice]], ...]] = {
+    "forward": _ONE_LAUNCH,
+    "backward": _ONE_LAUNCH,
+    "product": (_products,),
+}
+"""What kernels there are for a kind of problem, each with its choices."""

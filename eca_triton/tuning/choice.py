@@ -9,6 +9,7 @@ from .config import Device
 from .lagged import LaggedConfig, lagged_config
 from .lagged_backward import lagged_backward_config
 from .layout import Layout
+from .product import ProductConfig
 from .tile import TileConfig, tile_config
 from .tile_backward import TileBackwardConfig, tile_backward_config
 from .tile_channels_last import TileChannelsLastConfig, tile_channels_last_config
@@ -23,12 +24,12 @@ class Choice:
 
     Attributes:
         kernel: "tile" and "tile_channels_last" keep a part of the map in registers, "lagged" has it come back
-            from L2, "two_pass" reads it twice.
+            from L2, "two_pass" reads it twice; "product" makes it of fewer channels.
         config: None for "two_pass", whose two launches have configs of their own.
     """
 
-    kernel: Literal["tile", "tile_channels_last", "lagged", "two_pass"]
-    config: TileConfig | TileBackwardConfig | TileChannelsLastConfig | LaggedConfig | None
+    kernel: Literal["tile", "tile_channels_last", "lagged", "two_pass", "product"]
+    config: TileConfig | TileBackwardConfig | TileChannelsLastConfig | LaggedConfig | ProductConfig | None
 
 
 def choose(
@@ -71,7 +72,7 @@ def choose_backward(
     dy_itemsize: int,
     itemsize: int,
     taps: int,
-    activation: str,
+    recomputed: bool,
     bits: bool,
     stored: bool,
     device: Device,
@@ -83,12 +84,11 @@ def choose_backward(
         dy_itemsize: Bytes of an element of dy, which stays in registers.
         itemsize: Bytes of the largest element of these maps.
         taps: Of the convolution over channels.
-        activation: After the residual; its slope is computed anew unless there are bits.
+        recomputed: Whether the activation's slope is computed anew.
         bits: Whether bits say what the activation passed.
         stored: Whether the residual's gradient is written.
         device: What runs it.
     """
-    recomputed = activation != "identity" and not bits
     tile = tile_backward_config(layout, dy_itemsize, itemsize, taps, bits, recomputed, device)
     if tile is not None and not _starved(layout, dy_itemsize, tile.tile, device):
         return Choice("tile", tile)

@@ -15,21 +15,25 @@ class Device:
         warp_size: threads per warp.
         name: of the product, by which tuned tables know it; "" for a device that has none.
         capability: "major.minor".
+        shared_bytes: most shared memory of one program; by default what every GPU has.
     """
 
     num_sms: int
     warp_size: int
     name: str = ""
     capability: str = ""
+    shared_bytes: int = 48 << 10
 
     @classmethod
     def of(cls, properties: Any) -> Device:
         """From what torch.cuda.get_device_properties returns."""
+        shared = properties.shared_memory_per_block
         return cls(
             num_sms=properties.multi_processor_count,
             warp_size=properties.warp_size,
             name=properties.name,
             capability=f"{properties.major}.{properties.minor}",
+            shared_bytes=getattr(properties, "shared_memory_per_block_optin", shared),
         )
 
 

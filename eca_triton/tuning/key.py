@@ -13,11 +13,13 @@ RESIDENT_BYTES = 64 << 10
 WAVES = 4  # above, the last wave, which may be partial, hardly counts
 
 _TEXT = re.compile(
-    r"(forward|backward)/([a-z0-9]+)/(contiguous|channels_last)"
-    r"/c(\d{1,10})/hw(\d{1,10})/k(\d{1,10})/([a-z0-9+]+)"
+    r"(forward|backward|product)/([a-z0-9]+)/(contiguous|channels_last)"
+    r"/c(\d{1,10})/hw(\d{1,10})/(k|i)(\d{1,10})/([a-z0-9+]+)"
     r"/(\d+\.\d+)/(part|few|many)",
     re.ASCII,
 )
+_TERMS: dict[str, str] = {"forward": "k", "backward": "k", "product": "i"}
+"""What terms are called: taps, or the channels of a product's input."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,15 @@ class Key:
 
     Attributes:
         gpu: Name of the product. Not in the text: a table says it once for all its keys.
-        kernel: "forward" or "backward".
+        kernel: "forward", "backward" or "product".
         dtype: Of x, in the backward of dy: "bfloat16".
         layout: "contiguous" or "channels_last".
         c: Channels.
         hw: Spatial elements.
-        taps: Of the convolution over channels.
+        terms: Of the sum over channels that makes an element: taps, or the channels of a product's input.
         flags: The number of maps, "maps2"; bytes of the largest element where another map has more than
-            the first, "wide4"; and which of "bits", "front", "recomputed", "stored" hold; joined by "+".
+            the first, "wide4"; and which of the problem's own hold: "bits", "front", "recomputed", "stored",
+            "summand"; joined by "+".
         capability: "9.0".
         occupancy: How often the map fills the GPU's registers: "part" of them, a "few" times, "many" times.
     """
@@ -44,7 +47,7 @@ class Key:
     layout: str
     c: int
     hw: int
-    taps: int
+    terms: int
     flags: str
     capability: str
     occupancy: str
@@ -55,18 +58,18 @@ class Key:
         layout, device = problem.layout, problem.device
         if not device.name or not (layout.contiguous or layout.dense_channels_last):
             return None
-        flags = [f"maps{len(layout.strides)}"]
+        flags = [f"maps{problem.maps}"]
         if problem.itemsize != problem.kept_itemsize:
             flags.append(f"wide{problem.itemsize}")
-        flags += [name for name in ("bits", "front", "recomputed", "stored") if getattr(problem, name)]
+        flags += problem.flags
         return cls(
             gpu=device.name,
-            kernel=problem.direction,
+            kernel=problem.kind,
             dtype=problem.dtype,
             layout="contiguous" if layout.contiguous else "channels_last",
             c=layout.c,
             hw=layout.hw,
-            taps=problem.taps,
+            terms=problem.terms,
             flags="+".join(flags),
             capability=device.capability,
             occupancy=_occupancy(problem),
@@ -80,15 +83,15 @@ class Key:
             ValueError: the text is none of `str(key)`.
         """
         match = _TEXT.fullmatch(text)
-        if match is None:
+        if match is None or match[6] != _TERMS[match[1]]:
             raise ValueError(f"not a key: {text[:200]!r}")
-        kernel, dtype, layout, c, hw, taps, flags, capability, occupancy = match.groups()
-        return cls(gpu, kernel, dtype, layout, int(c), int(hw), int(taps), flags, capability, occupancy)
+        kernel, dtype, layout, c, hw, _, terms, flags, capability, occupancy = match.groups()
+        return cls(gpu, kernel, dtype, layout, int(c), int(hw), int(terms), flags, capability, occupancy)
 
     def __str__(self) -> str:
         return (
-            f"{self.kernel}/{self.dtype}/{self.layout}/c{self.c}/hw{self.hw}/k{self.taps}/{self.flags}"
-            f"/{self.capability}/{self.occupancy}"
+            f"{self.kernel}/{self.dtype}/{self.layout}/c{self.c}/hw{self.hw}/{_TERMS[self.kernel]}{self.terms}"
+            f"/{self.flags}/{self.capability}/{self.occupancy}"
         )
 
 

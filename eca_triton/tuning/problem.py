@@ -1,29 +1,73 @@
-"""All that the choice of a kernel depends on, in one value: what a launch asks with, and what is tuned."""
+"""All that the choice of a kernel depends on, in one value: what a launch asks with, and what is tuned.
+
+Where kinds of problems differ otherwise, tables by kind say how: in allowed.py, candidates.py and table.py.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 from .choice import Choice, choose, choose_backward
 from .config import Device
 from .layout import Layout
+from .product import product_config
 
 Direction = Literal["forward", "backward"]
+Kind = Literal["forward", "backward", "product"]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A call of the op or of its backward, without its tensors.
+class Problem(ABC):
+    """A call of an operator without its tensors.
 
     Attributes:
-        direction: "forward" or "backward".
-        layout: Of all maps together.
+        layout: Of all maps of the result's shape together.
         dtype: Of x, in the backward of dy, as torch names it: "bfloat16".
         kept_itemsize: Bytes of an element of that dtype.
         itemsize: Bytes of the largest element of the maps.
-        taps: Of the convolution over channels.
         device: What runs it.
+    """
+
+    layout: Layout
+    dtype: str
+    kept_itemsize: int
+    itemsize: int
+    device: Device
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """What is computed."""
+
+    @property
+    @abstractmethod
+    def maps(self) -> int:
+        """How many are read and written."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """Of a sum over channels."""
+
+    @property
+    @abstractmethod
+    def flags(self) -> tuple[str, ...]:
+        """Names of all else that holds."""
+
+    @abstractmethod
+    def heuristic(self) -> Choice:
+        """The kernel where nothing was tuned."""
+
+
+@dataclass(frozen=True)
+class EcaProblem(Problem):
+    """Of the `eca` op or of its backward.
+
+    Attributes:
+        direction: "forward" or "backward".
+        taps: Of the convolution over channels.
         bits: Whether a bit per element is written, in the backward read.
         front: Whether batch norm or an activation comes before pooling; never in the backward.
         recomputed: Whether the backward computes the activation's slope anew.
@@ -31,12 +75,7 @@ class Problem:
     """
 
     direction: Direction
-    layout: Layout
-    dtype: str
-    kept_itemsize: int
-    itemsize: int
     taps: int
-    device: Device
     bits: bool = False
     front: bool = False
     recomputed: bool = False
@@ -53,9 +92,9 @@ class Problem:
         front: bool,
         device: Device,
         bits: bool = False,
-    ) -> Problem:
+    ) -> EcaProblem:
         """From what `choose` takes, and x's dtype: torch's, or its name."""
-        return cls("forward", layout, _name(dtype), x_itemsize, itemsize, taps, device, bits, front)
+        return cls(layout, _name(dtype), x_itemsize, itemsize, device, "forward", taps, bits, front)
 
     @classmethod
     def backward(
@@ -69,13 +108,36 @@ class Problem:
         bits: bool,
         stored: bool,
         device: Device,
-    ) -> Problem:
-        """From what `choose_backward` takes, and dy's dtype: torch's, or its name."""
+    ) -> EcaProblem:
+        """From what `choose_backward` takes, and dy's dtype: torch's, or its name.
+
+        activation: After the residual; its slope is computed anew unless there are bits.
+        """
         recomputed = activation != "identity" and not bits
         return cls(
-            "backward", layout, _name(dtype), dy_itemsize, itemsize, taps, device, bits,
+            layout, _name(dtype), dy_itemsize, itemsize, device, "backward", taps, bits,
             recomputed=recomputed, stored=stored,
         )  # fmt: skip
+
+    @property
+    def kind(self) -> Kind:
+        """The direction."""
+        return self.direction
+
+    @property
+    def maps(self) -> int:
+        """All have x's shape."""
+        return len(self.layout.strides)
+
+    @property
+    def terms(self) -> int:
+        """The taps."""
+        return self.taps
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those of the attributes that are flags."""
+        return tuple(name for name in ("bits", "front", "recomputed", "stored") if getattr(self, name))
 
     def heuristic(self) -> Choice:
         """The kernel where nothing was tuned."""
@@ -83,11 +145,61 @@ class Problem:
             return choose(
                 self.layout, self.kept_itemsize, self.itemsize, self.taps, self.front, self.device, self.bits
             )
-        activation = "relu" if self.recomputed or self.bits else "identity"
         return choose_backward(
-            self.layout, self.kept_itemsize, self.itemsize, self.taps, activation, self.bits, self.stored,
-            self.device,
+            self.layout, self.kept_itemsize, self.itemsize, self.taps, self.recomputed, self.bits,
+            self.stored, self.device,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ProductProblem(Problem):
+    """Of the `rescaled_projection` op: a 1x1 convolution, rescaled; `layout` is its result's alone.
+
+    Attributes:
+        reduced: Channels of x.
+        summand: Whether one is added.
+    """
+
+    reduced: int
+    summand: bool
+
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        dtype: object,
+        x_itemsize: int,
+        out_itemsize: int,
+        reduced: int,
+        summand: bool,
+        device: Device,
+    ) -> ProductProblem:
+        """From the result's layout, and x's dtype: torch's, or its name."""
+        return cls(layout, _name(dtype), x_itemsize, max(x_itemsize, out_itemsize), device, reduced, summand)
+
+    @property
+    def kind(self) -> Kind:
+        """What is computed."""
+        return "product"
+
+    @property
+    def maps(self) -> int:
+        """x and the result."""
+        return 2
+
+    @property
+    def terms(self) -> int:
+        """Channels of x."""
+        return self.reduced
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those of the attributes that are flags."""
+        return ("summand",) if self.summand else ()
+
+    def heuristic(self) -> Choice:
+        """The kernel where nothing was tuned."""
+        return Choice("product", product_config(self.layout.c, self.layout.hw, self.reduced))
 
 
 def _name(dtype: object) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .heuristic import power_of_2
+from .layout import Layout
 
 POSITIONS, CHANNELS, REDUCED = 64, 128, 64
+LEAST = 16  # of a block, as matrix units take them
+REGISTERS = 1 << 16  # of a multiprocessor
+MAX_REGISTERS = 256  # of a thread, about
+BARRIERS = 256  # bytes of shared memory beside what stages load, more than there are
 
 
 @dataclass(frozen=True)
 class ProductConfig:
-    """How the kernel cuts its work; blocks are powers of two, of 16 at least, as matrix units take them.
+    """How the kernel cuts its work; blocks are powers of two, of `LEAST` at least.
 
     Attributes:
         block_hw: positions of one program.
@@ -27,6 +32,23 @@ class ProductConfig:
     num_warps: int = 4
     num_stages: int = 3
 
+    def tiles(self, layout: Layout) -> int:
+        """Programs of one image of the result."""
+        return -(-layout.hw // self.block_hw) * -(-layout.c // self.block_c)
+
+    def shared_bytes(self, itemsize: int) -> int:
+        """Of a program, at most: what its stages load, then its sums, on their way to whole rows."""
+        stages = (self.block_hw + self.block_c) * self.block_i * itemsize * self.num_stages
+        return max(stages, 4 * self.block_hw * self.block_c) + BARRIERS
+
+
+def most_sums(threads: int) -> int:
+    """Sums of a thread: half of its registers, so that a residual of 16 bits and addresses have the others.
+
+    So no candidate spills on sm_90, also with the residual and ReLU that Inductor puts before the store.
+    """
+    return min(MAX_REGISTERS, REGISTERS // threads) // 2
+
 
 def product_config(c: int, hw: int, reduced: int) -> ProductConfig:
     """Config for a map of C channels and HW positions from `reduced` channels.
@@ -35,7 +57,7 @@ def product_config(c: int, hw: int, reduced: int) -> ProductConfig:
     waits for its residual, another one multiplies.
     """
     block_hw, block_c, block_i = (
-        min(block, max(16, power_of_2(size)))
+        min(block, max(LEAST, power_of_2(size)))
         for block, size in ((POSITIONS, hw), (CHANNELS, c), (REDUCED, reduced))
     )
     return ProductConfig(block_hw, block_c, block_i, num_stages=2 if reduced <= block_i else 3)

@@ -17,19 +17,24 @@ from typing import Any
 from .choice import Choice
 from .key import Key
 from .lagged import LaggedConfig
+from .product import ProductConfig
 from .tile import TileConfig
 from .tile_backward import TileBackwardConfig
 from .tile_channels_last import TileChannelsLastConfig
 
 SCHEMA = 1
 MAX_INTEGER = 2**31 - 1  # what a kernel's constant may be
-CONFIGS: dict[str, dict[str, type | None]] = {
-    "forward": {"tile": TileConfig},
-    "backward": {"tile": TileBackwardConfig},
+_EITHER_WAY: dict[str, type | None] = {
+    "tile_channels_last": TileChannelsLastConfig,
+    "lagged": LaggedConfig,
+    "two_pass": None,
 }
-"""The class of each kernel's config, by direction."""
-for _of_kernel in CONFIGS.values():
-    _of_kernel |= {"tile_channels_last": TileChannelsLastConfig, "lagged": LaggedConfig, "two_pass": None}
+CONFIGS: dict[str, dict[str, type | None]] = {
+    "forward": {"tile": TileConfig, **_EITHER_WAY},
+    "backward": {"tile": TileBackwardConfig, **_EITHER_WAY},
+    "product": {"product": ProductConfig},
+}
+"""The class of each kernel's config, by kind of problem."""
 # Bounds how long a program waits, and is never reached: nothing to tune.
 _FIXED = {"patience"}
 _VERSION = re.compile(r"[\w.+-]{1,64}", re.ASCII)
@@ -133,43 +138,43 @@ def integers(choice: Choice) -> dict[str, int]:
     return {name: int(value) for name, value in flat.items() if name not in _FIXED}
 
 
-def choice_of(direction: str, kernel: object, config: object) -> Choice:
-    """The choice whose kernel and `integers` these are.
+def choice_of(kind: str, kernel: object, config: object) -> Choice:
+    """The choice, for a kind of problem, whose kernel and `integers` these are.
 
     Raises:
         ValueError: there is no such kernel, or its config has other names or values.
     """
-    of_kernel = CONFIGS[direction]
+    of_kernel = CONFIGS[kind]
     if not isinstance(kernel, str) or kernel not in of_kernel:
         raise ValueError(f"kernel must be one of {', '.join(of_kernel)}, got {str(kernel)[:50]!r}")
-    kind = of_kernel[kernel]
+    made_of = of_kernel[kernel]
     if not isinstance(config, dict):
         raise ValueError(f"config must be an object, got {str(config)[:50]!r}")
-    expected = set() if kind is None else _names(kind)
+    expected = set() if made_of is None else _names(made_of)
     if set(config) != expected:
         raise ValueError(f"config of {kernel} must have {sorted(expected)}, got {str(sorted(config))[:200]}")
     if not all(type(value) is int and 0 <= value <= MAX_INTEGER for value in config.values()):
         raise ValueError(f"config must hold integers from 0 to {MAX_INTEGER}, got {str(config)[:200]}")
-    made: Any = None if kind is None else _config(kind, config)
+    made: Any = None if made_of is None else _config(made_of, config)
     return Choice(kernel, made)  # type: ignore[arg-type]
 
 
-def _names(kind: Any) -> set[str]:
-    if kind is TileBackwardConfig:
+def _names(made_of: Any) -> set[str]:
+    if made_of is TileBackwardConfig:
         return _names(TileConfig) | {"block_halo_hw"}
-    return {each.name for each in fields(kind)} - _FIXED
+    return {each.name for each in fields(made_of)} - _FIXED
 
 
-def _config(kind: Any, values: dict[str, int]) -> Any:
-    if kind is TileBackwardConfig:
+def _config(made_of: Any, values: dict[str, int]) -> Any:
+    if made_of is TileBackwardConfig:
         rest = {name: value for name, value in values.items() if name != "block_halo_hw"}
         return TileBackwardConfig(_config(TileConfig, rest), values["block_halo_hw"])
-    if kind is TileConfig:
+    if made_of is TileConfig:
         flags = {name: values[name] for name in ("windowed", "packed")}
         if not set(flags.values()) <= {0, 1}:
             raise ValueError(f"windowed and packed must be 0 or 1, got {flags}")
         values = values | {name: bool(value) for name, value in flags.items()}
-    return kind(**values)
+    return made_of(**values)
 
 
 def _entry(key: Key, value: object) -> Entry:

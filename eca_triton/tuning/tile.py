@@ -45,6 +45,10 @@ class TileConfig:
     packed: bool
     num_warps: int
 
+    def tiles(self, layout: Layout) -> int:
+        """Programs of one image."""
+        return -(-layout.c // self.block_c)
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -27,6 +27,10 @@ class TileBackwardConfig:
     tile: TileConfig
     block_halo_hw: int
 
+    def tiles(self, layout: Layout) -> int:
+        """Programs of one image."""
+        return self.tile.tiles(layout)
+
 
 def tile_backward_config(
     layout: Layout, dy_itemsize: int, itemsize: int, taps: int, bits: bool, recomputed: bool, device: Device

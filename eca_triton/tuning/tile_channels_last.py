@@ -37,6 +37,10 @@ class TileChannelsLastConfig:
     halo_steps: int
     num_warps: int
 
+    def tiles(self, layout: Layout) -> int:
+        """Programs of one image."""
+        return -(-layout.c // self.block_c)
+
 
 def tile_channels_last_config(
     layout: Layout, itemsize: int, taps: int, front: bool, device: Device

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import eca_triton
-from eca_triton import launch, launch_training
+from eca_triton import launch, launch_projection, launch_training
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.heuristic import power_of_2
 from eca_triton.tuning.lagged import LaggedConfig
-from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.problem import EcaProblem, Problem, ProductProblem
+from eca_triton.tuning.product import ProductConfig
 from eca_triton.tuning.tile import TileConfig
 from eca_triton.tuning.tile_backward import TileBackwardConfig
 from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
@@ -27,7 +28,7 @@ ROUNDS = 2
 Pick = Callable[[int, int], int]
 
 
-def tile(problem: Problem, pick: Pick) -> TileConfig | TileBackwardConfig:
+def tile(problem: EcaProblem, pick: Pick) -> TileConfig | TileBackwardConfig:
     block_hw = pick(1, 512)
     chunks, rest = divmod(problem.layout.hw + pick(1, 8) - 1, block_hw)
     tail = pick(power_of_2(rest), block_hw) if rest and chunks and pick(1, 2) == 1 else 0
@@ -39,7 +40,7 @@ def tile(problem: Problem, pick: Pick) -> TileConfig | TileBackwardConfig:
     return config if problem.direction == "forward" else TileBackwardConfig(config, pick(1, 512))
 
 
-def tile_channels_last(problem: Problem, pick: Pick) -> TileChannelsLastConfig:
+def tile_channels_last(problem: EcaProblem, pick: Pick) -> TileChannelsLastConfig:
     block_hw, block_halo, hw = pick(1, 64), pick(1, 64), problem.layout.hw
     return TileChannelsLastConfig(
         block_c=pick(8, 64), block_hw=block_hw, steps=-(-hw // block_hw),
@@ -47,7 +48,7 @@ def tile_channels_last(problem: Problem, pick: Pick) -> TileChannelsLastConfig:
     )  # fmt: skip
 
 
-def lagged(problem: Problem, pick: Pick) -> LaggedConfig:
+def lagged(problem: EcaProblem, pick: Pick) -> LaggedConfig:
     layout, last = problem.layout, problem.layout.dense_channels_last
     config = LaggedConfig(
         block_c=pick(4, 16), block_hw=pick(8, 64), lag=0, block_p=pick(1, 16), block_g=pick(1, 128),
@@ -57,7 +58,11 @@ def lagged(problem: Problem, pick: Pick) -> LaggedConfig:
     return LaggedConfig(**vars(config) | {"lag": random.randint(tiles, layout.n * tiles)})
 
 
-RANDOM = {"tile": tile, "tile_channels_last": tile_channels_last, "lagged": lagged}
+def product(problem: ProductProblem, pick: Pick) -> ProductConfig:
+    return ProductConfig(pick(8, 256), pick(8, 256), pick(8, 256), pick(1, 32), num_stages=pick(1, 8))
+
+
+RANDOM = {"tile": tile, "tile_channels_last": tile_channels_last, "lagged": lagged, "product": product}
 
 
 def some(kernel: str, problem: Problem) -> Choice:
@@ -110,6 +115,34 @@ def test_random_configs_compute_what_torch_does(
             got = step(lambda x, w, r: eca_triton.eca(x, w, residual=r, activation=activation), x, w, r, dy)
         for one, other in zip(got, exact, strict=True):
             torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+    assert len(chosen) == 2 * ROUNDS
+
+
+@pytest.mark.parametrize("summand", [False, True], ids=["factor", "and summand"])
+@pytest.mark.parametrize(
+    ("side", "reduced", "c"), [((9, 15), 33, 40), ((1, 5), 130, 136)], ids=["135 positions", "5 positions"]
+)
+def test_random_configs_of_a_product_compute_what_torch_does(
+    side: tuple[int, int], reduced: int, c: int, summand: bool
+) -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    x = torch.randn(3, reduced, *side).to(memory_format=torch.channels_last)
+    matrix, factor = torch.randn(c, reduced, 1, 1), torch.rand(3, c)
+    shift = torch.randn(3, c) if summand else None
+    terms = [factor, torch.zeros(3, c) if shift is None else shift]
+    factors, shifts = (term.double()[:, :, None, None] for term in terms)
+    exact = F.conv2d(x.double(), matrix.double()) * factors + shifts
+    chosen: set[Choice] = set()
+
+    def select(problem: Problem, may_read: bool) -> Choice:
+        chosen.add(choice := some("product", problem))
+        return choice
+
+    with mock.patch.object(launch_projection, "select", select):
+        for _ in range(2 * ROUNDS):
+            got = torch.ops.eca_triton.rescaled_projection(x, matrix, factor, shift)
+            torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4)
     assert len(chosen) == 2 * ROUNDS
 
 

@@ -10,13 +10,14 @@ from autotune_machine import Bench
 from torch import nn
 
 import eca_triton
-from eca_triton import launch, launch_training
+from eca_triton import launch, launch_projection, launch_training
 from eca_triton.autotune.examples import Example
 from eca_triton.autotune.machine import launch_as
 from eca_triton.autotune.search import search, tasks_of
 from eca_triton.autotune.sites import sites_of
 from eca_triton.autotune.verify import disagreement
 from eca_triton.ops.schema import ECA
+from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
 from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.config import Device
@@ -24,7 +25,7 @@ from eca_triton.tuning.problem import Problem
 from eca_triton.tuning.select import select
 
 CPU = torch.device("cpu")
-FEW = Device(num_sms=4, warp_size=32, name="interpreter", capability="0.0")
+FEW = Device(num_sms=4, warp_size=32, name="interpreter", capability="0.0", shared_bytes=227 << 10)
 
 
 def example(operator: object, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype) -> Example:
@@ -62,6 +63,38 @@ def test_one_candidate_of_each_kernel_and_the_farthest_compute_what_the_referenc
         for choice in {*{choice.kernel: choice for choice in found}.values(), found[1]}:
             call = task.example.call(CPU)
             assert not disagreement(call, lambda call=call, choice=choice: launch_as(call, choice)), choice
+
+
+def convolution(n: int, reduced: int, c: int, side: int, dtype: torch.dtype) -> Example:
+    """That is rescaled, with a summand."""
+    x = torch.empty(n, reduced, side, side, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
+    terms = x.new_empty(n, c, dtype=torch.float32)
+    return Example.of(RESCALED_PROJECTION, [x, x.new_empty(c, reduced, 1, 1), terms, terms], {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["fp16", "fp32"])
+def test_the_nearest_and_the_farthest_candidates_of_a_product_compute_what_the_reference_does(
+    dtype: torch.dtype,
+) -> None:
+    (task,) = tasks_of({convolution(2, 72, 80, 12, dtype): 1}, FEW)
+    found = candidates(task.problem)
+    assert len(found) > 3
+    with mock.patch("eca_triton.autotune.verify.RUNS", 1):
+        for choice in (*found[:2], *found[-2:]):
+            call = task.example.call(CPU)
+            assert not disagreement(call, lambda call=call, choice=choice: launch_as(call, choice)), choice
+
+
+@pytest.mark.parametrize("summand", [False, True], ids=["factor", "and summand"])
+def test_the_problem_of_a_product_is_the_one_that_its_launch_asks_about(summand: bool) -> None:
+    x = torch.randn(2, 24, 6, 6, dtype=torch.float16).to(memory_format=torch.channels_last)
+    terms = torch.rand(2, 40)
+    args = [x, torch.randn(40, 24, 1, 1, dtype=torch.float16), terms, terms if summand else None]
+    options = {"out_dtype": torch.float32}
+    with mock.patch.object(launch_projection, "select", side_effect=select) as asked:
+        RESCALED_PROJECTION(*args, **options)
+    made = Example.of(RESCALED_PROJECTION, args, options).call(torch.device("meta"))
+    assert asked.call_args.args == (made.problem(launch.device_of(CPU)),)
 
 
 def test_a_search_runs_to_its_end_with_the_kernels() -> None:

@@ -8,6 +8,7 @@ from kernel_cases import assert_earned, covering, label
 from torch import Tensor
 
 from eca_triton import launch_projection
+from eca_triton.call import ProductCall
 from eca_triton.tuning.product import product_config
 
 CASES = covering(
@@ -36,7 +37,7 @@ def test_values(row: dict[str, object]) -> None:
     matrix = torch.randn(c, row["reduced"], 1, 1).to(dtype)
     factor, summand = torch.rand(n, c), torch.randn(n, c) if row["summand"] else None
     out = torch.full((n, *row["side"], c), float("nan"), dtype=row["out_dtype"] or dtype).movedim(-1, 1)
-    launch_projection.rescaled(x, matrix, factor, summand, out)
+    launch_projection.rescaled(ProductCall(x, matrix, factor, summand, out))
     native, exact = (
         by_torch(x.to(to), matrix.to(to), factor, summand).to(torch.float64) for to in (dtype, torch.float64)
     )
@@ -47,7 +48,7 @@ def test_what_is_not_finite_stays_at_its_position() -> None:
     x, matrix = torch.rand(2, 5, 9, 9).to(memory_format=torch.channels_last), torch.rand(20, 5, 1, 1)
     x[1, 3, 8, 2] = float("inf")
     out = torch.zeros(2, 9, 9, 20).movedim(-1, 1)
-    launch_projection.rescaled(x, matrix, torch.ones(2, 20), None, out)
+    launch_projection.rescaled(ProductCall(x, matrix, torch.ones(2, 20), None, out))
     poisoned = torch.zeros(2, 20, 9, 9, dtype=torch.bool)
     poisoned[1, :, 8, 2] = True
     assert torch.equal(out.isinf(), poisoned)
