@@ -18,9 +18,9 @@ from eca_triton.report.measure import Clock, cuda_clock
 from eca_triton.timing import Timer, time_in_turn
 
 from .checkout import found_by_torch
-from .commands import Context, Run, compile, copy, evidence, host, network, op, paper, report, tax
+from .commands import Context, Run, compile, copy, detectors, evidence, host, network, op, paper, report, tax
 
-COMMANDS = (op, network, host, compile, report, evidence, copy, tax, paper)
+COMMANDS = (op, network, host, compile, report, evidence, copy, tax, paper, detectors)
 
 
 def main(

@@ -1,7 +1,5 @@
 """Parameters of the detectors beside the official table, and what explains each difference.
 
-    python -m benchmarks.detectors
-
 The official table (https://github.com/BangguWu/ECANet; RetinaNet: table 5 of https://arxiv.org/abs/1910.03151)
 counts, in millions, what trains in MMDetection of 2019: 80 classes, and stem and first stage fixed.
 """
@@ -26,6 +24,7 @@ OFFICIAL_PARAMETERS_M = {
 # Logits of a detector's classes there: RetinaNet has none for the background.
 OFFICIAL_CLASSES = {"fasterrcnn": 81, "maskrcnn": 81, "retinanet": 80}
 CLASSES = 91  # of torchvision: COCO's numbers run from 1 to 90
+COLUMNS = ("detector", "ours", "counted alike", "official")
 WIDTH, HIDDEN, ANCHORS = 256, 1024, 9  # of the pyramid, of the box head, of a position in RetinaNet
 
 
@@ -54,6 +53,11 @@ class Row:
     counted_alike: int
     official_m: float
     differences: tuple[Difference, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the official figure is ours counted alike, to its last digit."""
+        return round(self.counted_alike / 1e6, 2) == self.official_m
 
 
 def rows() -> Iterator[Row]:
@@ -102,16 +106,6 @@ def _of_fixed_layers(k: int) -> Difference:
     )
 
 
-def table(found: list[Row]) -> str:
-    """Markdown."""
-    lines = ["| detector | ours | counted alike | official | ours has more |", "|---|---|---|---|---|"]
-    for row in found:
-        why = "; ".join(f"{each.parameters:,}: {each.reason}" for each in row.differences)
-        lines.append(
-            f"| {row.name} | {row.ours:,} | {row.counted_alike:,} | {row.official_m:.2f} M | {why} |"
-        )
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table(list(rows())))
+def cells(row: Row) -> list[str]:
+    """Under `COLUMNS`."""
+    return [row.name, f"{row.ours:,}", f"{row.counted_alike:,}", f"{row.official_m:.2f} M"]
