@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
@@ -62,7 +62,7 @@ def resnet_fpn(
             pretrained trunks. Statistics and affine parameters are buffers, 0 and 1 until weights are loaded.
         returned_layers: stages that the pyramid is built on, 1 to 4, in order.
         extra_blocks: makes what adds further levels, from the channels of the last stage; None:
-            LastLevelMaxPool, which adds "pool".
+            `LastLevelSubsample`, which adds "pool".
         timm_arguments: timm's own: `in_chans`, `drop_path_rate`, `zero_init_last`, ...
 
     Raises:
@@ -87,8 +87,21 @@ def resnet_fpn(
         return_layers={f"layer{layer}": str(level) for level, layer in enumerate(returned_layers)},
         in_channels_list=channels,
         out_channels=PYRAMID_CHANNELS,
-        extra_blocks=extra_blocks(channels[-1]) if extra_blocks is not None else None,
+        extra_blocks=LastLevelSubsample() if extra_blocks is None else extra_blocks(channels[-1]),
     )
+
+
+class LastLevelSubsample(ExtraFPNBlock):  # type: ignore[misc] # torchvision has no types
+    """Every second row and column of the last level, as torchvision's LastLevelMaxPool has them.
+
+    That one takes the maxima of single elements, and torch 2.11 compiles it for even and odd sizes apart.
+    """
+
+    def forward(
+        self, results: list[Tensor], x: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        """The pyramid's levels and their names, and one more of each."""
+        return [*results, results[-1][:, :, ::2, ::2]], [*names, "pool"]
 
 
 def _freeze_batch_norm(module: nn.Module) -> None:

@@ -143,9 +143,6 @@ def test_a_training_step_is_that_of_eager_mode(name: str) -> None:
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["batch norm", "frozen batch norm"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.skipif(
-    OLDEST, reason="for CI's time: the sizes are Dynamo's business, and the plans are tested above"
-)
 def test_four_image_sizes_recompile_the_trunk_once(training: bool, frozen: bool) -> None:
     """At torchvision's own sizes, on the meta device; every site is lowered in both versions."""
     with torch.device("meta"):
@@ -167,7 +164,7 @@ def test_four_image_sizes_recompile_the_trunk_once(training: bool, frozen: bool)
 
 
 @pytest.mark.slow
-@DETECTOR
+@pytest.mark.parametrize("name", ["fasterrcnn"] if OLDEST else DETECTORS)
 def test_resnet50_detectors_recompile_at_most_twice_over_four_sizes(name: str) -> None:
     """Inference and training on photographs of four sizes, as users run them."""
     model, lowering = trained(name, "resnet50", min_size=256, max_size=448), Lowering("aot_eager")

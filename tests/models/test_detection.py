@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout: benchmarks/ is not installed
 
 from benchmarks import detectors
 from benchmarks.__main__ import main
 from eca_triton import ECA, models
-from eca_triton.models.detection import OFFICIAL_DETECTOR_K_SIZES, detector, resnet_fpn
+from eca_triton.models.detection import OFFICIAL_DETECTOR_K_SIZES, LastLevelSubsample, detector, resnet_fpn
 
 CLASSES = {"fasterrcnn": FasterRCNN, "maskrcnn": MaskRCNN, "retinanet": RetinaNet}
 LEVELS = {
@@ -46,6 +47,15 @@ def test_a_detector_is_torchvisions_on_a_network_with_eca(name: str) -> None:
     first = 8 if kind == "retinanet" else 4
     assert levels["0"].shape[2:] == (64 // first, 96 // first)
     assert all(-(-a.shape[3] // 2) == b.shape[3] for a, b in pairwise(levels.values()))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 1)])
+def test_the_subsampled_level_is_torchvisions_pooled_one(size: tuple[int, int]) -> None:
+    levels = [torch.randn(2, 3, 8, 12), torch.randn(2, 3, *size)]
+    ours, names = LastLevelSubsample()(levels, [], ["0", "1"])
+    want, wanted = LastLevelMaxPool()(list(levels), [], ["0", "1"])
+    assert names == wanted
+    assert all(torch.equal(a, b) for a, b in zip(ours, want, strict=True))
 
 
 @pytest.mark.parametrize("trained", range(6))
