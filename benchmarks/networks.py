@@ -80,10 +80,10 @@ def of_paper(name: str) -> nn.Module:
     from eca_triton import models
     from eca_triton.models import mobilenetv2, resnet
 
-    base = name.partition("_")[2]
-    taps = {**resnet.OFFICIAL_K_SIZES, "mobilenet_v2": mobilenetv2.OFFICIAL_K_SIZES}[base]
-    arguments: dict[str, Any] = {"k_size": taps} if name in PAPER else {}
-    if base == "mobilenet_v2":
+    taps = {**resnet.OFFICIAL_K_SIZES, "mobilenet_v2": mobilenetv2.OFFICIAL_K_SIZES}
+    base = name.removeprefix("eca_")
+    arguments: dict[str, Any] = {"k_size": taps[base]} if name in PAPER else {}
+    if base.endswith("mobilenet_v2"):
         arguments["dropout"] = 0.0
     return models.create(name, **arguments)
 

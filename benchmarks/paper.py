@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 from torch import nn
 
-from eca_triton.models import create
 from eca_triton.models.attention import SEVar3
-from eca_triton.models.mobilenetv2 import OFFICIAL_K_SIZES as MOBILE_K_SIZES
-from eca_triton.models.resnet import OFFICIAL_K_SIZES, resnet50
+from eca_triton.models.resnet import resnet50
 
+from .networks import of_paper
 from .paper_counts import Counts, count
 from .paper_facts import SITES
 
@@ -79,9 +78,7 @@ class Row:
 @cache
 def _network(name: str) -> Callable[[], nn.Module]:
     """ECA has the taps of the official checkpoints, which the published numbers belong to."""
-    backbone = name.removeprefix("eca_")
-    taps = {**OFFICIAL_K_SIZES, "mobilenet_v2": MOBILE_K_SIZES}
-    return partial(create, name, **({"k_size": taps[backbone]} if backbone != name else {}))
+    return partial(of_paper, name)
 
 
 def _variant(label: str, formula: str, each: Callable[[int], int], build: Callable[[], nn.Module]) -> Row:
