@@ -18,11 +18,12 @@ from tuned import forward, product, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
-from benchmarks import bandwidth, checkout, evidence, network_figures, results
+from benchmarks import bandwidth, checkout, compiling, evidence, network_figures, results, sites
 from benchmarks.__main__ import main, parser
 from benchmarks.commands import evidence as command
 from benchmarks.evidence import Task
 from benchmarks.evidence_summary import summary
+from benchmarks.network import Setting
 from eca_triton.__main__ import _parser
 from eca_triton.tuning.table import serialize
 
@@ -46,6 +47,22 @@ def network_document(direction: str = "inference", gpu: str = "NVIDIA H200") -> 
     return {"command": "network", "date": "now", "machine": machine, "left_out": [], "rows": [row]}
 
 
+def op_document() -> dict[str, Any]:
+    us = {"copy": [100.0], "inductor": [200.0], "op": [105.0], "compiled": [100.0]}
+    rows = [
+        results.record(row, "tile", status="ok", errors={}, checks={}, results=results.figures(row, us))
+        for row in sites.rows([(256, 56, 56)], [128], variants=["eca"])
+    ]
+    return {"command": "op", "date": "now", "machine": MACHINE, "left_out": ["another"], "rows": rows}
+
+
+def compile_document() -> dict[str, Any]:
+    setting = Setting("ecaresnet26t", "inference", "channels_last", 128, 320, "bf16")
+    row = {**setting._asdict(), "status": "ok", "errors": {}}
+    row |= compiling.figures({"inductor": [8.0], "ours": [9.5]})
+    return {"command": "compile", "how": compiling.LOWERED, "left_out": [], "rows": [row]}
+
+
 class Steps:
     """Pretends to be the processes; each writes what its step would."""
 
@@ -63,6 +80,13 @@ class Steps:
             results.save({"command": "copy", "rows": rows}, self.folder / "copy.json")
         if name == "pytest":
             (self.folder / "smoke.xml").write_text(SMOKE)
+        if name == "op":
+            results.save(op_document(), self.folder / "op.json")
+        if name == "host":
+            rows = [{"call": "eca_triton.eca", "how": "up to the driver", "median_us": 7.2}]
+            results.save({"command": "host", "rows": rows}, self.folder / "host.json")
+        if name == "compile":
+            results.save(compile_document(), self.folder / "compile.json")
         if name == "network":
             results.save(network_document(), self.folder / "network.json")
         if name == "autotune":
@@ -157,6 +181,15 @@ class TestSummary:
         assert "goal met: ecaresnet50d on an H200: ECA tax in compiled inference at most 2 %: +1.0 %" in text
         assert "goal not measured: ecaresnet50d on an H200: training step at least 1.1x" in text
         assert "tuned      3 keys: 1.10x as fast as the heuristic's choice, at best 1.50x" in text
+        assert "op         2 rows of 2 agree; 1 were left out" in text
+        assert "  goal met: op at least 0.90 of copy bandwidth" in text
+
+    def test_has_what_a_machine_without_a_gpu_measured(self, tmp_path: Path) -> None:
+        collect(tmp_path, Steps(tmp_path), gpu=False)
+        text = "\n".join(summary(tmp_path))
+        assert "host       eca_triton.eca up to the driver: 7.2 us" in text
+        how = "lowered for an H200 that is not there"
+        assert f"compile    ecaresnet26t inference channels-last: stock 8.0 s, ours 9.5 s ({how}" in text
 
     def test_broken_files_are_no_figures(self, tmp_path: Path) -> None:
         collect(tmp_path, Steps(tmp_path, network=None))
