@@ -84,6 +84,33 @@ class Call(NamedTuple):
         }
 
 
+class GateCall(NamedTuple):
+    """gate(convolution of the means of xhat) into `out`, where xhat = pre_activation(batch_norm(x)).
+
+    x: [N, C, *spatial], not empty, any strides; out: [N, C], contiguous, any float dtype.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    bn: BatchNorm | None
+    bn_eps: float
+    pre_activation: str
+    circular: bool
+    gate: str
+    out: Tensor
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """Everything of x's shape."""
+        return [self.x]
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """What is filled, by name."""
+        return _given(self, "out")
+
+
 class BackwardCall(NamedTuple):
     """Gradients of a `Call` without pre_activation into d_x, d_residual, d_gate and the affine's moments.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .call import BatchNorm, Call, vectors
+from .call import BatchNorm, Call, GateCall, vectors
 from .direct import forget_plans, run, scratch
 from .kernels.gate import gate_kernel
 from .kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
@@ -22,10 +23,11 @@ from .kernels.tile import tile_kernel
 from .launch_channels_last import lagged, tile_channels_last
 from .tuning.choice import Choice
 from .tuning.config import Device
-from .tuning.heuristic import backward_block, gate_block, pool_config, power_of_2, rescale_config
+from .tuning.heuristic import backward_block, gate_block, power_of_2
 from .tuning.lagged import LaggedConfig
 from .tuning.layout import common_layout
-from .tuning.select import select
+from .tuning.problem import PassProblem, Problem
+from .tuning.select import device_of_trial, select
 from .tuning.store import on_change
 from .tuning.tile import TileConfig
 from .tuning.tile_channels_last import TileChannelsLastConfig
@@ -51,27 +53,20 @@ def supports(x: Tensor) -> bool:
     )
 
 
-def gate(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    pre_activation: str,
-    circular: bool,
-    gate: str,
-    out: Tensor,
-) -> None:
-    """Fills out [N, C] (contiguous, any float dtype) with the gates of x [N, C, *spatial].
+def gate(call: GateCall) -> None:
+    """Fills call.out.
 
     Two launches: pool, then gate. Batch norm without an activation after it commutes with the mean, so it is
     applied to the pooled values.
     """
+    x = call.x
     with on_device_of(x):
-        partial = pool(x, bn, bn_eps, pre_activation)
-        pooled_bn = bn if pre_activation == "identity" else None
+        partial = pool(x, call.bn, call.bn_eps, call.pre_activation)
+        pooled_bn = call.bn if call.pre_activation == "identity" else None
         hw = x.numel() // (x.shape[0] * x.shape[1])
-        _gate(partial, hw, weight, bias, pooled_bn, bn_eps, circular, gate, out)
+        _gate(
+            partial, hw, call.weight, call.bias, pooled_bn, call.bn_eps, call.circular, call.gate, call.out
+        )  # fmt: skip
 
 
 def gate_from_pool(
@@ -131,8 +126,7 @@ def eca(call: Call) -> None:
 
 def one_launch(call: Call) -> bool:
     """Fills call.out, pooled and mask from one read of the map, and says so, if `select` knows a kernel."""
-    x = call.x
-    return launched(call, select(call.problem(device_of(x.device)), may_read=not captured(x)))
+    return launched(call, chosen(call.x, call.problem(device_of(call.x.device))))
 
 
 def launched(call: Call, choice: Choice) -> bool:
@@ -166,11 +160,10 @@ def two_pass(call: Call) -> None:
     x = call.x
     partial = pool(x, call.bn, call.bn_eps, call.pre_activation)
     layout = call.layout
-    config = rescale_config(layout, call.itemsize, device_of(x.device))
+    config: Any = chosen(x, PassProblem.of(call.problem(device_of(x.device)), "rescale")).config
     x_strides, out_strides, residual_strides = layout.strides[0], layout.strides[1], layout.strides[-1]
-    grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
     run(
-        rescale_kernel, grid,
+        rescale_kernel, (layout.n * config.tiles(layout),),
         x, partial, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps,
         call.gain, 1.0 / layout.hw,
         layout.n, layout.c, layout.hw, *layout.spatial[1:], call.weight.stride(-1),
@@ -183,12 +176,13 @@ def two_pass(call: Call) -> None:
 def pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
     """Partial sums over the spatial dims, fp32 [N, splits, C]."""
     layout = common_layout(x.shape, x.stride())
-    config = pool_config(layout, x.element_size(), device_of(x.device))
+    front = pre_activation != "identity"
+    problem = PassProblem.pool(layout, x.dtype, x.element_size(), front, device_of(x.device))
+    config: Any = chosen(x, problem).config
     partial = scratch((layout.n, config.splits, layout.c), torch.float32, x.device)
-    grid = (layout.n * config.splits * -(-layout.c // config.block_c),)
     run(
-        pool_kernel, grid,
-        x, partial, *vectors(None if pre_activation == "identity" else bn), bn_eps,
+        pool_kernel, (layout.n * config.tiles(layout),),
+        x, partial, *vectors(bn if front else None), bn_eps,
         layout.c, layout.hw, *layout.spatial[1:], *layout.strides[0],
         PRE_ACTIVATION=pre_activation, SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         VEC_C=config.vec_c, VEC_HW=config.vec_hw, WINDOW=config.window, FLAT=layout.flat,
@@ -233,9 +227,16 @@ def captured(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-@cache
+def chosen(x: Tensor, problem: Problem) -> Choice:
+    """Kernel and config for a problem of x."""
+    return select(problem, may_read=not captured(x))
+
+
 def device_of(device: torch.device) -> Device:
-    if device.type == "cpu":
-        return _INTERPRETER
-    properties = torch.cuda.get_device_properties(device)
-    return Device.of(properties)
+    """What launches are made for."""
+    return device_of_trial() or (_INTERPRETER if device.type == "cpu" else _gpu(device))
+
+
+@cache
+def _gpu(device: torch.device) -> Device:
+    return Device.of(torch.cuda.get_device_properties(device))

@@ -70,7 +70,7 @@ def _statistics(call: Call, unbiased: Tensor) -> None:
     strides = (hw, 1) if layout.contiguous else (1, c)
     mean, spread = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))
     run(
-        image_statistics_kernel, (n * config.splits * -(-c // config.block_c),),
+        image_statistics_kernel, (n * config.tiles(layout),),
         x, mean, spread, c, hw, chunk, *strides,
         SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         VEC_C=config.vec_c, VEC_HW=config.vec_hw, num_warps=config.num_warps,

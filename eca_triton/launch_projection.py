@@ -13,7 +13,6 @@ from .kernels.projection import projection_kernel
 from .tuning.choice import Choice
 from .tuning.product import ProductConfig
 from .tuning.projection import projection_config
-from .tuning.select import select
 
 
 def gates(
@@ -58,7 +57,7 @@ def rescaled(call: ProductCall) -> None:
     """Fills call.out."""
     x = call.x
     with launch.on_device_of(x):
-        launched(call, select(call.problem(launch.device_of(x.device)), may_read=not launch.captured(x)))
+        launched(call, launch.chosen(x, call.problem(launch.device_of(x.device))))
 
 
 def launched(call: ProductCall, choice: Choice) -> None:

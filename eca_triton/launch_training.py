@@ -15,7 +15,6 @@ from .tuning.choice import Choice
 from .tuning.heuristic import batch_norm_backward_blocks
 from .tuning.lagged import LaggedConfig
 from .tuning.layout import common_layout
-from .tuning.select import select
 from .tuning.tile_backward import TileBackwardConfig
 from .tuning.tile_channels_last import TileChannelsLastConfig
 
@@ -68,8 +67,7 @@ def copy_back(call: BackwardCall, dense: BackwardCall) -> None:
 
 def one_launch(call: BackwardCall) -> bool:
     """Fills all outputs from one read of the maps, and says so, if `select` knows a kernel."""
-    problem = call.problem(launch.device_of(call.x.device))
-    return launched(call, select(problem, may_read=not launch.captured(call.x)))
+    return launched(call, launch.chosen(call.x, call.problem(launch.device_of(call.x.device))))
 
 
 def launched(call: BackwardCall, choice: Choice) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,10 @@ from .direct import run, scratch
 from .kernels.affine import affine_backward_kernel, affine_kernel
 from .kernels.moments import moments_kernel
 from .kernels.terms import backward_terms_kernel, forward_terms_kernel
-from .tuning.config import Config
-from .tuning.heuristic import affine_block, gate_block, moments_config, near_gate_block
+from .tuning.config import Config, FlatConfig
+from .tuning.heuristic import gate_block, near_gate_block
 from .tuning.layout import Layout
+from .tuning.problem import Pass, PassProblem
 
 
 def forward(call: Call) -> None:
@@ -28,10 +31,11 @@ def rescale(call: Call, partial: Tensor, inv_hw: float, pooled: Tensor | None) -
     """What of `forward` follows pooling; partial: fp32 [N, splits, C], contiguous, sums over 1 / inv_hw."""
     layout = call.layout
     factor, offset = forward_terms(call, partial, inv_hw, pooled)
+    config = _chosen(call, "affine")
     run(
-        affine_kernel, _flat_grid(layout),
+        affine_kernel, (layout.n * config.tiles(layout),),
         call.x, _center(call.bn), factor, offset, call.residual, call.out, call.mask,
-        layout.c, layout.hw, layout.c * layout.hw, ACTIVATION=call.activation, **_flat(layout),
+        layout.c, layout.hw, layout.c * layout.hw, ACTIVATION=call.activation, **_flat(layout, config),
     )  # fmt: skip
 
 
@@ -56,10 +60,10 @@ def moments(call: BackwardCall, factor: Tensor | None, offset: Tensor | None, ga
     """The first pass of `backward`: fills gamma of `backward_terms_kernel`, and all of the call but d_x."""
     x, layout = call.x, call.layout
     n, c, hw = layout.n, layout.c, layout.hw
-    config = moments_config(layout, call.itemsize, launch.device_of(x.device))
+    config = _chosen(call, "moments")
     p_sum, p_dot_x = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))
     run(
-        moments_kernel, (n * config.splits * -(-c // config.block_c),),
+        moments_kernel, (n * config.tiles(layout),),
         call.dy, x, call.residual, call.mask, _center(call.bn), factor, offset, call.d_residual,
         p_sum, p_dot_x, c, hw, *((hw, 1) if layout.contiguous else (1, c)),
         ACTIVATION=call.activation, BITS_ALONG=_bits_along(layout, config), SPLITS=config.splits,
@@ -90,10 +94,11 @@ def gradients_of_maps(
     activation = call.activation
     if call.d_gate is not None and d_residual is not None:  # p, which need not be found a second time
         dy, d_residual, mask, residual, activation = d_residual, None, None, None, "identity"
+    config = _chosen(call, "affine_backward")
     run(
-        affine_backward_kernel, _flat_grid(layout),
+        affine_backward_kernel, (layout.n * config.tiles(layout),),
         dy, call.x, residual, mask, _center(call.bn), factor, offset, beta, gamma, call.d_x, d_residual,
-        layout.c, layout.hw, layout.c * layout.hw, ACTIVATION=activation, **_flat(layout),
+        layout.c, layout.hw, layout.c * layout.hw, ACTIVATION=activation, **_flat(layout, config),
     )  # fmt: skip
 
 
@@ -128,16 +133,19 @@ def _bits_along(layout: Layout, config: Config) -> str:
     return "c" if layout.c % 8 == config.block_c % 8 == 0 else ""
 
 
-def _flat_grid(layout: Layout) -> tuple[int]:
-    return (layout.n * -(-layout.c * layout.hw // affine_block(layout)),)
+def _chosen(call: Call | BackwardCall, step: Pass) -> Any:
+    """Config of one of the launches."""
+    problem = PassProblem.of(call.problem(launch.device_of(call.x.device)), step)
+    return launch.chosen(call.x, problem).config
 
 
-def _flat(layout: Layout) -> dict[str, int | bool]:
+def _flat(layout: Layout, config: FlatConfig) -> dict[str, int | bool]:
     """How the affine kernels walk an image."""
     run_length = layout.hw if layout.contiguous else layout.c
     vec = next(vec for vec in (8, 4, 2, 1) if run_length % vec == 0)
     return {
         "CHANNELS_LAST": not layout.contiguous,
-        "BLOCK": affine_block(layout),
+        "BLOCK": config.block,
         "VEC": vec,
+        "num_warps": config.num_warps,
     }

@@ -53,11 +53,16 @@ class Bench:
 
     def machine(self) -> Machine:
         return Machine(
-            torch.device("cpu"), self.properties, self.l2_bytes, self.launch, self._objections, self._timer
+            torch.device("cpu"),
+            self.properties,
+            self.l2_bytes,
+            lambda call, problem, choice: self.launch(call, choice),
+            self._objections,
+            self._timer,
         )
 
     def _objections(self, functions: Sequence[Callable[[], object]]) -> list[str]:
-        return [self.objection(function.args[1]) for function in functions]
+        return [self.objection(function.args[2]) for function in functions]
 
     def _timer(self, calls: timing.Calls, sets: int, samples: int) -> Mapping[str, list[float]]:
         self.timed.append((tuple(calls), samples))

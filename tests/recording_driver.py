@@ -83,7 +83,7 @@ def recorded_launches(stream: list[int]) -> Iterator[list[Launch]]:
     )
     with (
         mock.patch.object(triton.runtime.driver, "_active", driver),
-        mock.patch.object(launch, "device_of", return_value=Device(num_sms=132, warp_size=32)),
+        mock.patch.object(launch, "_INTERPRETER", Device(num_sms=132, warp_size=32)),
         mock.patch.object(implementation, "_launcher", launcher),
     ):
         _forget()

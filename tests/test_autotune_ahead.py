@@ -56,7 +56,7 @@ def lagged() -> tuple[Example, Choice]:
 
 
 def launch_of(each: Example, choice: Choice) -> Launch:
-    (launch,) = launches_of(lambda: launch_as(each.call(META), choice))
+    (launch,) = launches_of(lambda: launch_as(each.call(META), each.call(META).problem(H200), choice))
     return launch
 
 
@@ -72,7 +72,7 @@ def test_the_code_is_that_of_the_launch(tmp_path: Path, monkeypatch: pytest.Monk
     launch = launch_of(each, choice)
     assert launch.kernel is tile_kernel
     (ahead,) = compiled([launch])
-    launch_as(each.call(torch.device("cpu")), choice)
+    launch_as(each.call(torch.device("cpu")), each.call(META).problem(H200), choice)
     assert list(tile_kernel.device_caches[0][0].values()) == [ahead]
 
 
@@ -110,7 +110,7 @@ def test_every_function_has_its_own_answer(lagged: tuple[Example, Choice]) -> No
     each, choice = lagged
     odd = Choice("lagged", replace(choice.config, block_c=48))  # no power of two
     choices = (choice, starved(choice), odd, choice)
-    launching = [lambda c=c: launch_as(each.call(META), c) for c in choices]
+    launching = [lambda c=c: launch_as(each.call(META), each.call(META).problem(H200), c) for c in choices]
     fine, spills, odd_one, again = objections(launching, SHARED)
     assert fine == again == ""
     assert spills.startswith("spills ")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 import torch
-from tuned import H200, product
+from tuned import H200, one_of_two, product
 
 from eca_triton.tuning import lagged, tile, tile_backward
 from eca_triton.tuning.allowed import allowed
@@ -16,7 +17,7 @@ from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged import LaggedConfig
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import EcaProblem, Problem
+from eca_triton.tuning.problem import EcaProblem, Pass, Problem
 from eca_triton.tuning.product import most_sums
 from eca_triton.tuning.tile_backward import TileBackwardConfig
 from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
@@ -81,11 +82,21 @@ PRODUCTS: list[Problem] = [
 ]  # fmt: skip
 
 
+PASSES: list[Problem] = [
+    one_of_two(step, n, c, hw, last, device=device)
+    for step in get_args(Pass)
+    for n in (1, 128)
+    for c, hw in [(256, 3136), (171, 784), (1024, 196), (2048, 49), (19, 3136), (1, 1)]
+    for last in (False, True)
+    for device in (H200, MI300)
+]
+
+
 def test_the_heuristic_comes_first_and_every_candidate_may_run() -> None:
-    for each in [*any_problems(400), *PRODUCTS]:
+    for each in [*any_problems(400), *PRODUCTS, *PASSES]:
         found = candidates(each)
         assert found[0] == each.heuristic()
-        assert (Choice("two_pass", None) in found) == (each.kind != "product")
+        assert (Choice("two_pass", None) in found) == (each.kind in ("forward", "backward"))
         assert len(set(found)) == len(found) <= MOST
         assert all(allowed(each, choice) for choice in found[1:])
 
@@ -187,3 +198,29 @@ def test_a_products_blocks_pad_little_or_no_more_than_the_heuristics() -> None:
             for axis, size in (("hw", each.layout.hw), ("c", each.layout.c), ("i", each.reduced)):
                 block, most = getattr(choice.config, f"block_{axis}"), getattr(usual, f"block_{axis}")
                 assert -size % block <= max(0.25 * size, -size % most)
+
+
+def test_a_passs_threads_have_vectors_to_wait_for_and_registers_for_their_sums() -> None:
+    for each in PASSES:
+        for choice in candidates(each)[1:]:
+            config: Any = choice.config
+            threads = config.num_warps * each.device.warp_size
+            if each.step in ("affine", "affine_backward"):
+                elements, vector = config.block, 8
+            else:
+                elements, vector = config.block_c * config.block_hw, max(config.vec_c, config.vec_hw)
+                vector = max(vector, config.window)
+            assert threads * vector <= elements <= 8 * threads * vector
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_a_pass_over_a_small_batch_is_cut_into_more_and_into_fewer_ranges(last: bool) -> None:
+    first, *others = (choice.config for choice in candidates(one_of_two("pool", 2, 171, 784, last)))
+    assert len(others) == MOST - 1
+    for field in ("block_c", "block_hw", "splits", "num_warps"):
+        assert {getattr(config, field) for config in others} > {getattr(first, field)}, field
+    assert {(config.vec_c, config.vec_hw) for config in others} == {(first.vec_c, first.vec_hw)}
+
+
+def test_rows_that_start_anywhere_are_read_by_windows_whatever_the_tile() -> None:
+    assert {choice.config.window for choice in candidates(one_of_two("pool", 128, 2048, 49))} == {8}

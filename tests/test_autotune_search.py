@@ -14,7 +14,7 @@ from eca_triton.autotune.progress import Lines, shown
 from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, Task, name_of, search, tasks_of
 from eca_triton.autotune.tune import tune
 from eca_triton.autotune.verify import disagreement
-from eca_triton.ops.schema import ECA
+from eca_triton.ops.schema import ECA, GATE
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
 from eca_triton.tuning import store
@@ -57,6 +57,12 @@ def convolution(channels_last: bool = True, summand: bool = True) -> Example:
     x, terms = meta(n, 24, *spatial).to(memory_format=memory_format), meta(n, c, dtype=torch.float32)
     args = [x, meta(c, 24, 1, 1), terms, terms if summand else None]
     return Example.of(RESCALED_PROJECTION, args, {})
+
+
+def gates(activation: str = "identity") -> Example:
+    """Of a site whose map is rescaled elsewhere, with batch norm before."""
+    vectors = [meta(SHAPE[1]) for _ in range(4)]
+    return Example.of(GATE, [meta(*SHAPE), meta(1, 1, 3), None, *vectors], {"pre_activation": activation})
 
 
 def task(example: Example | None = None) -> Task:
@@ -121,7 +127,7 @@ def test_a_candidate_that_cannot_be_launched_is_left_out() -> None:
     assert outcome.choice == third
 
 
-@pytest.mark.parametrize("activation", ["identity", "relu", "silu"])
+@pytest.mark.parametrize("activation", ["identity", "relu", "silu", "hardswish"])
 @pytest.mark.parametrize("operator", [ECA, ECA_FORWARD, ECA_BACKWARD], ids=lambda op: op._opname)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 def test_a_winner_with_any_wrong_output_is_not_taken(
@@ -158,6 +164,24 @@ def test_a_product_is_verified_too(summand: bool) -> None:
         by_reference(call, choice)
         if choice == second and not call.x.is_meta:
             call.out[-1, -1, -1, -1] += 1 + call.out.abs().max()
+
+    outcome = search(each, Bench(faster(second), launch=launch).machine())
+    assert outcome.choice != second
+    assert outcome.dropped[second].startswith("wrong result: images 0 to 1: out is off by ")
+
+
+@pytest.mark.parametrize("activation", ["identity", "silu"])
+def test_gates_are_verified_so_that_one_position_too_few_shows(activation: str) -> None:
+    each = task(gates(activation))
+    assert each.key.kernel == "pool"
+    _, second, *_ = candidates(each.problem)
+    bench = Bench(faster(second))
+    assert search(each, bench.machine()).choice == second
+
+    def launch(call, choice):
+        """Leaves the last of the 64 positions out."""
+        part = call if choice != second else call._replace(x=call.x.flatten(2)[..., :-1])
+        by_reference(part, choice)
 
     outcome = search(each, Bench(faster(second), launch=launch).machine())
     assert outcome.choice != second

@@ -31,9 +31,9 @@ layouts = pytest.mark.parametrize(
 )
 
 
-def network(layout: torch.memory_format) -> tuple[torch.nn.Module, torch.Tensor]:
-    x = torch.empty(SHAPE, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
-    return eca_triton.ECA(channels=SHAPE[1]).to(torch.bfloat16), x
+def network(layout: torch.memory_format, channels: int = SHAPE[1]) -> tuple[torch.nn.Module, torch.Tensor]:
+    x = torch.empty((SHAPE[0], channels, *SHAPE[2:]), dtype=torch.bfloat16, device="meta")
+    return eca_triton.ECA(channels=channels).to(torch.bfloat16), x.to(memory_format=layout)
 
 
 class Bottleneck(torch.nn.Module):
@@ -84,11 +84,24 @@ def test_the_product_before_a_site_is_searched_written_and_compiled_by_the_table
         assert_as_good_as(got, module(x, residual), exact(x.double(), residual.double()))
 
 
-@layouts
-def test_a_search_times_what_it_compiled_and_verifies_the_winner(layout: torch.memory_format) -> None:
-    module, x = network(layout)
+@pytest.mark.parametrize(
+    ("channels", "training", "kernels"),
+    [
+        (256, False, {"forward"}),
+        (171, False, {"pool", "rescale"}),
+        (171, True, {"pool", "affine", "moments", "affine_backward"}),
+    ],
+    ids=["one launch", "two passes", "two passes in training"],
+)
+def test_a_search_times_what_it_compiled_and_verifies_the_winner(
+    channels: int, training: bool, kernels: set[str]
+) -> None:
+    module, x = network(torch.channels_last, channels)
     machine = this_machine()
-    for task in tasks_of(sites_of(module, (x,), training=False).examples, machine.properties):
+    x.requires_grad_(training)
+    tasks = tasks_of(sites_of(module, (x,), training=training).examples, machine.properties)
+    assert {task.key.kernel for task in tasks} == kernels
+    for task in tasks:
         outcome = search(task, machine)
         assert not outcome.problem
         assert outcome.choice is not None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -15,12 +16,12 @@ from recording_driver import Launch, plans, recorded_launches, weight
 from torch import Tensor
 from tuned import H200, changed, entry, key_of, product
 
-from eca_triton import deviceless, launch, launch_projection
+from eca_triton import deviceless, launch
 from eca_triton.compile.passes import LoweringPass
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import EcaProblem, ProductProblem
+from eca_triton.tuning.problem import EcaProblem, Pass, PassProblem, ProductProblem
 from eca_triton.tuning.select import select
 from eca_triton.tuning.table import serialize
 
@@ -98,9 +99,50 @@ def test_a_product_follows_it_too_and_is_a_plan_again(launches: list[Launch]) ->
     for _ in range(2):
         OPS.rescaled_projection(*args)
     assert programs(launches) == [2, 2, 16, 16]
-    with mock.patch.object(launch_projection, "select", side_effect=AssertionError("asked again")):
+    with mock.patch.object(launch, "select", side_effect=AssertionError("asked again")):
         OPS.rescaled_projection(*args)
     assert plans() == 1
+
+
+def test_the_pooling_of_a_gate_follows_it(launches: list[Launch]) -> None:
+    w = weight()
+    OPS.gate(X, w)
+    layout = common_layout(X.shape, X.stride())
+    pool = PassProblem.pool(layout, X.dtype, X.element_size(), False, H200)
+    usual: Any = pool.heuristic().config
+    store.save({key_of(pool): entry(changed(pool.heuristic(), block_c=usual.block_c // 2))})
+    OPS.gate(X, w)
+    before, _, after, _ = programs(launches)
+    assert after == 2 * before
+
+
+@pytest.mark.parametrize("step", ["pool", "affine", "moments", "affine_backward"])
+def test_so_does_every_launch_of_two_passes_in_training(launches: list[Launch], step: Pass) -> None:
+    """A map of 30 channels, channels-last, which no kernel takes whole."""
+    x = torch.randn(2, 30, 16, 16).to(memory_format=torch.channels_last)
+    w = weight()
+
+    def once() -> list[int]:
+        launches.clear()
+        with torch.enable_grad():
+            OPS.eca(x.clone().requires_grad_(), w, activation="silu").backward(x)
+        return programs(launches)
+
+    before = once()
+    asked: list[PassProblem] = []
+
+    def asking(problem: PassProblem, **options: bool) -> Choice:
+        asked.append(problem)
+        return select(problem, **options)
+
+    store.reload()  # forgets what was planned
+    with mock.patch.object(launch, "select", asking):
+        assert once() == before
+    (problem,) = [each for each in asked if each.kind == step]
+    usual: Any = problem.heuristic().config
+    half = {"block": usual.block // 2} if "affine" in step else {"block_c": usual.block_c // 2}
+    store.save({key_of(problem): entry(changed(problem.heuristic(), **half))})
+    assert [after / usual for after, usual in zip(once(), before, strict=True)].count(2) == 1
 
 
 def test_a_file_that_changes_meanwhile_is_seen_after_reload(launches: list[Launch]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product as combinations
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from tuned import H200, backward, changed, forward, product
+from tuned import H200, backward, changed, forward, one_of_two, product
 
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.problem import Pass, Problem
 
 CHANNELS, POSITIONS = (1, 8, 24, 100, 256, 2048), (1, 17, 49, 192, 196, 784, 3136, 131 * 97)
 
@@ -41,6 +42,19 @@ def test_whatever_the_heuristic_chooses_for_a_product_is_allowed() -> None:
         assert allowed(problem, problem.heuristic()), problem
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("itemsize", [2, 4], ids=str)
+@pytest.mark.parametrize("sms", [4, 132])
+def test_whatever_the_heuristic_chooses_for_a_pass_is_allowed(last: bool, itemsize: int, sms: int) -> None:
+    device = replace(H200, num_sms=sms)
+    for n, c, hw, step in combinations((1, 128), CHANNELS, POSITIONS, get_args(Pass)):
+        sizes = {"itemsize": itemsize}
+        if step != "pool":
+            sizes["dy_itemsize" if step in ("moments", "affine_backward") else "x_itemsize"] = itemsize
+        problem = one_of_two(step, n, c, hw, last, device=device, **sizes)
+        assert allowed(problem, problem.heuristic()), problem
+
+
 TILE = forward(128, 256, 3136)
 ODD = forward(128, 2048, 49)
 BITS = forward(128, 512, 784, bits=True)
@@ -50,6 +64,11 @@ LAST = forward(128, 1024, 196, last=True)
 LAGGED = forward(128, 256, 3136, last=True)
 LAGGED_BITS = backward(128, 256, 3136, last=True, activation="relu", bits=True, stored=True)
 PRODUCT = product(128, 256, 3136, 64)
+POOL = one_of_two("pool", 128, 256, 3136)
+POOL_LAST = one_of_two("pool", 1, 256, 3136, last=True)
+WINDOWS = one_of_two("pool", 128, 2048, 49)
+MOMENTS = one_of_two("moments", 128, 256, 3136)
+AFFINE = one_of_two("affine", 128, 256, 3136)
 FLAT_LAGGED = forward(128, 64, 112 * 112, maps=3, taps=63)
 
 SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
@@ -109,6 +128,30 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("product", PRODUCT, {"num_stages": 9}, "code would be endless"),
     ("product", product(8, 256, 196, 512), {"block_i": 512}, "shared memory has no room for the stages"),
     ("product", product(2**18, 2048, 3136, 64), {"block_hw": 16, "block_c": 16}, "programs are int32"),
+    ("pool", POOL, {"block_c": 3}, "blocks are powers of two"),
+    ("pool", POOL, {"block_hw": 0}, "blocks are powers of two"),
+    ("pool", POOL, {"splits": 3}, "ranges are powers of two"),
+    ("pool", POOL, {"num_warps": 64}, "no program has so many threads"),
+    ("pool", POOL, {"block_c": 512, "num_warps": 32}, "there are no more channels"),
+    ("pool", POOL, {"block_hw": 8192, "num_warps": 32}, "there are no more positions"),
+    ("pool", POOL, {"splits": 32}, "a range has a step"),
+    ("pool", POOL_LAST, {"block_hw": 16, "splits": 64}, "the gates would add too many sums"),
+    ("pool", POOL, {"vec_hw": 16}, "vectors have 16 bytes"),
+    ("pool", POOL, {"vec_c": 8}, "channels are not contiguous"),
+    ("pool", POOL_LAST, {"vec_hw": 8}, "positions are not contiguous"),
+    ("pool", POOL, {"window": 3}, "vectors are powers of two"),
+    ("pool", POOL, {"block_c": 256, "num_warps": 4}, "registers have no room for the sums"),
+    ("pool", one_of_two("pool", 2**22, 2048, 49), {"block_c": 1}, "programs are int32"),
+    ("pool", WINDOWS, {"window": 16}, "a window has 16 bytes"),
+    ("pool", WINDOWS, {"block_hw": 4}, "a window belongs to two steps"),
+    ("rescale", one_of_two("rescale", 128, 2048, 49), {"window": 8}, "windows are for sums"),
+    ("moments", MOMENTS, {"block_c": 128, "block_hw": 256}, "two sums of each"),
+    ("affine", AFFINE, {"block": 96}, "blocks are powers of two"),
+    ("affine", AFFINE, {"block": 32}, "a program has eight bytes of bits"),
+    ("affine", AFFINE, {"num_warps": 3}, "warps are powers of two"),
+    ("affine", AFFINE, {"block": 2**15}, "registers have no room"),
+    ("affine", one_of_two("affine", 1, 8, 17), {"block": 512}, "there are no more elements"),
+    ("affine", one_of_two("affine", 2**18, 2048, 3136), {"block": 64}, "programs are int32"),
 ]
 
 
@@ -130,6 +173,9 @@ def test_a_config_that_would_go_wrong_is_not(
         (LAST, forward(128, 1024, 196, last=True, taps=19)),
         (PRODUCT, replace(PRODUCT, device=replace(H200, shared_bytes=48 << 10), kept_itemsize=4)),
         (PRODUCT, replace(PRODUCT, layout=TILE.layout)),
+        (WINDOWS, one_of_two("pool", 1, 3, 49)),
+        (WINDOWS, one_of_two("pool", 128, 2048, 49, last=True)),
+        (AFFINE, replace(AFFINE, layout=common_layout((2, 256, 49, 64), (2**24, 2**16, 128, 1)))),
     ],
     ids=[
         "an image of 2**31",
@@ -138,6 +184,9 @@ def test_a_config_that_would_go_wrong_is_not(
         "taps past the halo",
         "a GPU with less shared memory",
         "a contiguous result",
+        "the last window ends behind the tensor",
+        "no rows of windows",
+        "an image with gaps",
     ],
 )
 def test_a_config_of_another_problem_may_be_wrong(problem: Problem, other: Problem) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tuned import H200, backward, forward, key_of, product
+from tuned import H200, backward, forward, key_of, one_of_two, product
 
 from eca_triton.tuning.choice import Choice, choose, choose_backward
 from eca_triton.tuning.config import Device
@@ -33,6 +33,20 @@ KEYS = {
     "product/bfloat16/channels_last/c256/hw3136/i64/maps2+summand/9.0/many": product(128, 256, 3136, 64),
     "product/float16/channels_last/c512/hw784/i128/maps2+wide4/9.0/part": product(
         1, 512, 784, 128, dtype="torch.float16", out_itemsize=4, summand=False
+    ),
+    "pool/bfloat16/channels_last/c171/hw784/maps1/9.0/few": one_of_two("pool", 128, 171, 784, last=True),
+    "pool/float16/contiguous/c64/hw49/maps1+front/9.0/part": one_of_two(
+        "pool", 8, 64, 49, dtype="torch.float16", front=True
+    ),
+    "rescale/bfloat16/contiguous/c64/hw49/maps3+front/9.0/part": one_of_two(
+        "rescale", 8, 64, 49, maps=3, front=True
+    ),
+    "affine/bfloat16/contiguous/c64/hw49/maps2+bits/9.0/part": one_of_two("affine", 8, 64, 49, bits=True),
+    "moments/bfloat16/channels_last/c171/hw784/maps4+recomputed+stored/9.0/few": one_of_two(
+        "moments", 128, 171, 784, last=True, maps=4, activation="silu", stored=True
+    ),
+    "affine_backward/bfloat16/contiguous/c64/hw49/maps3+wide4/9.0/part": one_of_two(
+        "affine_backward", 8, 64, 49, itemsize=4
     ),
 }
 
@@ -89,6 +103,8 @@ def test_what_no_table_can_know_has_no_key() -> None:
         "forward/bfloat16/contiguous/c\u0663/hw3136/k5/maps2/9.0/many",
         "forward/bfloat16/contiguous/c256/hw3136/i5/maps2/9.0/many",
         "product/bfloat16/channels_last/c256/hw3136/k64/maps2/9.0/many",
+        "product/bfloat16/channels_last/c256/hw3136/maps2/9.0/many",
+        "pool/bfloat16/channels_last/c256/hw3136/k5/maps1/9.0/many",
     ],
 )  # fmt: skip
 def test_other_texts_are_no_keys(text: str) -> None:

@@ -9,7 +9,7 @@ from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import EcaProblem, Problem, ProductProblem
+from eca_triton.tuning.problem import EcaProblem, Pass, PassProblem, Problem, ProductProblem
 from eca_triton.tuning.table import Entry, Table
 
 H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0", shared_bytes=227 << 10)
@@ -36,6 +36,16 @@ def product(n: int, c: int, hw: int, reduced: int, **changes: Any) -> ProductPro
     options = {"dtype": "bfloat16", "x_itemsize": 2, "out_itemsize": 2, "summand": True, "device": H200}
     layout = common_layout((n, c, hw), (c * hw, 1, c))
     return ProductProblem.of(layout, reduced=reduced, **(options | changes))
+
+
+def one_of_two(step: Pass, n: int, c: int, hw: int, last: bool = False, **changes: Any) -> PassProblem:
+    """A launch of two passes in bf16; pooling reads x alone."""
+    if step == "pool":
+        layout = forward(n, c, hw, last, maps=1).layout
+        options = {"dtype": "bfloat16", "itemsize": 2, "front": False, "device": H200}
+        return PassProblem.pool(layout, **(options | changes))
+    whole = forward if step in ("rescale", "affine") else backward
+    return PassProblem.of(whole(n, c, hw, last, **changes), step)
 
 
 def key_of(problem: Problem) -> Key:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call, ProductCall
+from ..call import BackwardCall, Call, GateCall, ProductCall
 from ..ops.implementation import backward_call, forward_call
-from ..ops.schema import ECA, SiteArguments, check_and_allocate_eca
+from ..ops.schema import ECA, GATE, SiteArguments, check_and_allocate_eca, check_and_allocate_gate
 from ..ops.schema_projection import (
     RESCALED_PROJECTION,
     RescaledArguments,
@@ -28,6 +28,7 @@ from ..ops.schema_training import (
 )
 
 ARGUMENTS: dict[Callable[..., Any], Any] = {
+    GATE: SiteArguments,
     ECA: SiteArguments,
     RESCALED_PROJECTION: RescaledArguments,
     ECA_FORWARD: ForwardArguments,
@@ -35,10 +36,10 @@ ARGUMENTS: dict[Callable[..., Any], Any] = {
 }
 """The operators whose kernels can be tuned, and the names of their arguments."""
 
-OF_INFERENCE = {ECA, RESCALED_PROJECTION}
+OF_INFERENCE = {GATE, ECA, RESCALED_PROJECTION}
 """Those whose maps Inductor lays out."""
 
-AnyCall = Call | BackwardCall | ProductCall
+AnyCall = GateCall | Call | BackwardCall | ProductCall
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,43 @@ class Example:
     Attributes:
         operator: Key of `ARGUMENTS`.
         arguments: By name, in the schema's order; a `Form` in the place of a tensor.
+        templated: Whether Inductor makes the map by our template: gain, residual and activation are not the
+            operator's own but stand behind it, and become part of that kernel. Its config is asked for
+            without them; where no kernel takes the map, only the gates are ours.
     """
 
     operator: Callable[..., Any]
     arguments: tuple[tuple[str, object], ...]
+    templated: bool = False
 
     @classmethod
     def of(cls, operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
         """Of a call with these arguments."""
         a = ARGUMENTS[operator](*args, **kwargs)
         return cls(operator, tuple((name, Form.of(value)) for name, value in a._asdict().items()))
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether the call of `eca` itself goes on behind the rescaling: then there is no template."""
+        a = dict(self.arguments)
+        return (a["gain"], a["residual"], a["activation"]) != (1.0, None, "identity")
+
+    def in_template(self, gain: float, residual: torch.dtype | None, activation: str) -> Example:
+        """The call of `eca` with what Inductor fuses behind it.
+
+        residual: The dtype of one in x's order, which is what fuses. One that is wider than x and the result
+            is left out, since it would ask for narrower vectors.
+        """
+        a: dict[str, Any] = dict(self.arguments)
+        widest = max(self.x.dtype.itemsize, (a["out_dtype"] or self.x.dtype).itemsize)
+        added = None if residual is None or residual.itemsize > widest else replace(self.x, dtype=residual)
+        a |= {"gain": gain, "residual": added, "activation": activation}
+        return replace(self, arguments=tuple(a.items()), templated=True)
+
+    def gates(self) -> Example:
+        """What is ours of a call of `eca` where Inductor rescales the map."""
+        no_tail = {"gain": 1.0, "residual": None, "activation": "identity"}
+        return Example(GATE, tuple((dict(self.arguments) | no_tail).items()))
 
     @property
     def x(self) -> Form:
@@ -100,7 +128,7 @@ class Example:
         )
 
     def call(self, device: torch.device, seed: int = 0) -> AnyCall | None:
-        """What the launcher would be given, on a device; None where no kernel that can be tuned makes a map.
+        """What the launcher would be given, on a device; None where no kernel that can be tuned runs.
 
         Inputs are random, outputs uninitialised. On the meta device neither has elements.
         """
@@ -110,6 +138,12 @@ class Example:
             for name, value in self.arguments
         }
         return _CALLS[self.operator](**values)
+
+
+def _gate(**values: Any) -> GateCall:
+    # The pooling, which is tuned, is the same for any result, and what is wrong with it shows in this one.
+    a, out = check_and_allocate_gate(**values | {"out_dtype": torch.float32})
+    return GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out)
 
 
 def _eca(**values: Any) -> Call:
@@ -145,6 +179,8 @@ def _tensor(name: str, form: Form, device: torch.device, generator: torch.Genera
     tensor = torch.empty_strided(owned, form.stride, dtype=form.dtype, device=device)
     if generator is not None and form.dtype.is_floating_point:
         tensor.normal_(generator=generator)
+        if name == "x":  # gates that differ, else a mean of too few elements would hardly show
+            tensor.add_(tensor.new_empty(*owned[:2], *[1] * (tensor.ndim - 2)).normal_(generator=generator))
         if name in ("bn_var", "bn_weight"):
             tensor.abs_().add_(0.5)
     elif generator is not None:  # bits
@@ -153,6 +189,7 @@ def _tensor(name: str, form: Form, device: torch.device, generator: torch.Genera
 
 
 _CALLS: dict[Callable[..., Any], Callable[..., AnyCall | None]] = {
+    GATE: _gate,
     ECA: _eca,
     RESCALED_PROJECTION: _rescaled_projection,
     ECA_FORWARD: _eca_forward,

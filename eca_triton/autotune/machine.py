@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from ..call import BackwardCall, Call, ProductCall
+from ..call import BackwardCall, Call, GateCall, ProductCall
 from ..timing import Timer, time_in_turn
 from ..tuning.choice import Choice
 from ..tuning.config import Device
+from ..tuning.problem import Problem
+from ..tuning.select import Trial, trying
 from .examples import AnyCall
 
-Launch = Callable[[AnyCall, Choice], None]
+Launch = Callable[[AnyCall, Problem, Choice], None]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Machine:
         device: Where tensors are.
         properties: What the heuristics ask of it.
         l2_bytes: L2 cache, which must be cold when a launch is timed.
-        launch: Fills a call's outputs as chosen.
+        launch: Fills a call's outputs, with a choice for one of its problems.
         objections: For functions that launch, given meta tensors: why each is not worth trying, or "".
         timer: Takes the time of calls.
     """
@@ -55,35 +57,55 @@ def this_machine() -> Machine:
     )
 
 
-def launch_as(call: AnyCall, choice: Choice) -> None:
-    """Fill the outputs of a call, whose maps are in one order, as chosen; no table is asked."""
-    _LAUNCHERS[type(call)](call, choice)
+def launch_as(call: AnyCall, problem: Problem, choice: Choice) -> None:
+    """Fill the outputs of a call, whose maps are in one order, with this choice for one of its problems."""
+    trial = Trial(problem.device, {problem: choice}.get)
+    with trying(trial):
+        _LAUNCHERS[type(call)](call)
+    assert problem in trial.asked, f"another launch than {problem}"
 
 
-def _forward(call: Call, choice: Choice) -> None:
+def problems_of(call: AnyCall, device: Device) -> list[Problem]:
+    """What the launches of a call on the meta device ask about on a GPU, by the heuristics."""
+    from .ahead import launches_of
+
+    trial = Trial(device, lambda problem: problem.heuristic())
+    with trying(trial):
+        launches_of(partial(_LAUNCHERS[type(call)], call))
+    return list(dict.fromkeys(trial.asked))
+
+
+def _gate(call: GateCall) -> None:
+    from .. import launch
+
+    launch.gate(call)
+
+
+def _forward(call: Call) -> None:
     from .. import launch, launch_two_pass
 
-    if not launch.launched(call, choice):
+    if not launch.one_launch(call):
         if call.pooled is None:
             launch.two_pass(call)
         else:
             launch_two_pass.forward(call)
 
 
-def _backward(call: BackwardCall, choice: Choice) -> None:
+def _backward(call: BackwardCall) -> None:
     from .. import launch_training, launch_two_pass
 
-    if not launch_training.launched(call, choice):
+    if not launch_training.one_launch(call):
         launch_two_pass.backward(call)
 
 
-def _product(call: ProductCall, choice: Choice) -> None:
+def _product(call: ProductCall) -> None:
     from .. import launch_projection
 
-    launch_projection.launched(call, choice)
+    launch_projection.rescaled(call)
 
 
-_LAUNCHERS: dict[type, Callable[[Any, Choice], None]] = {
+_LAUNCHERS: dict[type, Callable[[Any], None]] = {
+    GateCall: _gate,
     Call: _forward,
     BackwardCall: _backward,
     ProductCall: _product,

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from ..timing import Call as Timed
 from ..timing import input_sets
+from ..tuning.allowed import allowed
 from ..tuning.candidates import candidates
 from ..tuning.choice import Choice
 from ..tuning.config import Device
 from ..tuning.key import Key
-from ..tuning.problem import Problem
+from ..tuning.problem import EcaProblem, Problem
 from ..tuning.table import Entry, integers
 from .examples import AnyCall, Example
-from .machine import Machine
+from .machine import Machine, problems_of
 from .verify import disagreement
 
 SCREENING = 5  # samples of every candidate by itself: enough to tell the fast from the slow
@@ -34,13 +35,15 @@ class Task:
 
     Attributes:
         key: What the result is filed under.
-        problem: Of the example.
+        problem: Of the launch, as the key has it.
+        asked: As the example's launch asks about it: with the residual that a template does not know of.
         example: A call of this key.
         sites: How often the model makes such calls.
     """
 
     key: Key
     problem: Problem
+    asked: Problem
     example: Example
     sites: int
 
@@ -92,29 +95,36 @@ Watch = Callable[[Choice, float, float], None]
 
 
 def tasks_of(examples: Mapping[Example, int], device: Device) -> list[Task]:
-    """One task per distinct key, in the order of the sites."""
+    """One task per distinct key where there is something to choose, in the order of the sites."""
     tasks: dict[Key, Task] = {}
     for example, sites in examples.items():
-        call = example.call(torch.device("meta"))
-        if call is None:
-            continue
-        problem = call.problem(device)
-        key = Key.of(problem)
-        if key is None:
-            continue
-        earlier = tasks.get(key)
-        if earlier is None:
-            tasks[key] = Task(key, problem, example, sites)
-        else:
-            tasks[key] = Task(key, earlier.problem, earlier.example, earlier.sites + sites)
+        for task in _tasks(example, sites, device):
+            earlier = tasks.get(task.key)
+            tasks[task.key] = task if earlier is None else replace(earlier, sites=earlier.sites + sites)
     return list(tasks.values())
+
+
+def _tasks(example: Example, sites: int, device: Device) -> Iterator[Task]:
+    call = example.call(torch.device("meta"))
+    problems = [] if call is None else problems_of(call, device)
+    if example.templated and len(problems) > 1:  # no kernel takes the map whole
+        yield from _tasks(example.gates(), sites, device)
+        return
+    for asked in problems:
+        problem = asked
+        if example.templated:
+            assert isinstance(asked, EcaProblem), "one launch is all of it"
+            problem = asked.without_residual()
+        key = Key.of(problem)
+        if key is not None and len(candidates(problem)) > 1:
+            yield Task(key, problem, asked, example, sites)
 
 
 def search(task: Task, machine: Machine, watch: Watch = lambda choice, time_us, best_us: None) -> Outcome:
     """Find the fastest choice for a task; nothing is written."""
     begin = time.monotonic()
-    choices = candidates(task.problem)
-    heuristic = choices[0]
+    heuristic, *others = candidates(task.problem)
+    choices = [heuristic, *(choice for choice in others if allowed(task.asked, choice))]
     dropped = _not_worth_trying(task, machine, choices)
     calls = _calls(task.example, machine)
     timed: dict[Choice, float] = {}
@@ -122,7 +132,7 @@ def search(task: Task, machine: Machine, watch: Watch = lambda choice, time_us, 
         if choice in dropped:
             continue
         try:
-            timed |= _medians([choice], calls, machine, SCREENING)
+            timed |= _medians([choice], task, calls, machine, SCREENING)
         except Exception as error:  # Triton's own have no common class: too many registers for a launch, ...
             dropped[choice] = _short(error)
             _stop_if_broken(machine.device)
@@ -130,10 +140,10 @@ def search(task: Task, machine: Machine, watch: Watch = lambda choice, time_us, 
         watch(choice, timed[choice], min(timed.values()))
     fastest = sorted(timed, key=timed.__getitem__)[:FINALISTS]
     finalists = [*fastest, *([heuristic] if heuristic in timed and heuristic not in fastest else [])]
-    medians = _medians(finalists, calls, machine, SAMPLES)
+    medians = _medians(finalists, task, calls, machine, SAMPLES)
     winner = None
     for choice in sorted(finalists, key=medians.__getitem__):
-        wrong = disagreement(calls[0], partial(machine.launch, calls[0], choice))
+        wrong = disagreement(calls[0], partial(machine.launch, calls[0], task.asked, choice))
         if not wrong:
             winner = choice
             break
@@ -158,13 +168,12 @@ def name_of(choice: Choice) -> str:
 def _not_worth_trying(task: Task, machine: Machine, choices: list[Choice]) -> dict[Choice, str]:
     """What their code says against candidates, but the first one, the heuristic's, which sets the mark.
 
-    All are compiled here, in parallel, but two passes: their configs depend on the device.
+    All are compiled here, in parallel.
     """
     meta = task.example.call(torch.device("meta"))
     assert meta is not None, "it has a key"
-    one_launch = [choice for choice in choices if choice.config is not None]
-    reasons = machine.objections([partial(machine.launch, meta, choice) for choice in one_launch])
-    found = {choice: reason for choice, reason in zip(one_launch, reasons, strict=True) if reason}
+    reasons = machine.objections([partial(machine.launch, meta, task.asked, each) for each in choices])
+    found = {choice: reason for choice, reason in zip(choices, reasons, strict=True) if reason}
     found.pop(choices[0], None)
     return found
 
@@ -179,10 +188,10 @@ def _calls(example: Example, machine: Machine) -> list[AnyCall]:
 
 
 def _medians(
-    choices: list[Choice], calls: list[AnyCall], machine: Machine, samples: int
+    choices: list[Choice], task: Task, calls: list[AnyCall], machine: Machine, samples: int
 ) -> dict[Choice, float]:
     def launching(choice: Choice) -> Timed:
-        return lambda index: machine.launch(calls[index], choice)
+        return lambda index: machine.launch(calls[index], task.asked, choice)
 
     named = {name_of(choice): choice for choice in choices}
     times = machine.timer({name: launching(choice) for name, choice in named.items()}, len(calls), samples)

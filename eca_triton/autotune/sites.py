@@ -13,11 +13,15 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..compile.graph import value
+from ..compile.neighbours import Closing, closing, tail_of
 from ..compile.passes import lower_graph
+from ..compile.probe import Sizes
 from ..compile.record import SiteRecord
 from ..compile.settings import Settings
 from ..compile.where import naming
 from ..deviceless.stand_in import StandIn
+from ..ops.schema import ECA
 from .examples import ARGUMENTS, OF_INFERENCE, Example
 
 
@@ -54,7 +58,7 @@ def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Si
 
         def run(*args: Any) -> Any:
             with compiled:
-                return gm.forward(*args)
+                return gm.forward(*args) if training else _Templates(gm, compiled).run(*args)
 
         return run
 
@@ -89,13 +93,40 @@ def _backward(results: Any, listener: _Listener) -> None:
 
 
 class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the calls of operators that can be tuned."""
+    """Counts the calls of operators that can be tuned; `node`: an `eca` of inference that is being run."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[Example] = Counter()
+        self.node: fx.Node | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in ARGUMENTS:
-            self.calls[Example.of(func, args, kwargs or {})] += 1
+            example = Example.of(func, args, kwargs or {})
+            self.calls[example if self.node is None else _in_template(example, self.node)] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _in_template(example: Example, node: fx.Node) -> Example:
+    """The call that a node makes, with the tail that Inductor will fuse behind it, unless it has its own."""
+    if example.has_tail:
+        return example
+    sizes = Sizes()
+    tail = closing(node, tail_of(node, sizes), sizes) or Closing(1.0, None, "identity", ())
+    residual = None if tail.residual is None else value(tail.residual).dtype
+    return example.in_template(tail.gain, residual, tail.activation)
+
+
+class _Templates(fx.Interpreter):
+    """Runs a lowered graph of inference, and tells the listener whenever Inductor will ask our template."""
+
+    def __init__(self, gm: fx.GraphModule, listener: _Listener) -> None:
+        super().__init__(gm)
+        self.listener = listener
+
+    def run_node(self, node: fx.Node) -> Any:
+        self.listener.node = node if node.target is ECA else None
+        try:
+            return super().run_node(node)
+        finally:
+            self.listener.node = None

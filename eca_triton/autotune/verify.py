@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import reference, reference_training
-from ..call import BackwardCall, Call, ProductCall
+from ..call import BackwardCall, Call, GateCall, ProductCall
 from .examples import AnyCall
 
 RUNS = 3  # programs that wait for each other meet in another order each time
@@ -43,13 +43,15 @@ def disagreement(call: AnyCall, launch: Callable[[], object]) -> str:
 
 
 def _first_problem(call: AnyCall) -> str:
+    # Gates are near each other whatever the map is: they are judged by their own dtype, float32.
+    dtype = call.out.dtype if isinstance(call, GateCall) else call.x.dtype
     for first, part in _parts(call):
         exact, native = _reference(_as_double(part)), _reference(part)
         for name, got in part.outputs.items():
             if name == "mask":
                 problem = _wrong_bits(got, exact["before"], native["before"], part)
             else:
-                problem = _too_far(name, got, native[name], exact[name], part.x.dtype)
+                problem = _too_far(name, got, native[name], exact[name], dtype)
             if problem:
                 return f"images {first} to {first + part.x.shape[0] - 1}: {problem}"
     return ""
@@ -96,6 +98,11 @@ def _avoid_corners(call: BackwardCall) -> None:
 def _reference(call: AnyCall) -> Values:
     """What the outputs should be, in the dtype of the arithmetic on the call's x."""
     return _REFERENCES[type(call)](call, reference.compute_dtype(call.x))
+
+
+def _gate(call: GateCall, dtype: torch.dtype) -> Values:
+    options = {name: getattr(call, name) for name in ("bn", "bn_eps", "pre_activation", "circular", "gate")}
+    return {"out": reference.gate(call.x, call.weight, call.bias, **options, out_dtype=dtype)}
 
 
 def _forward(call: Call, dtype: torch.dtype) -> Values:
@@ -163,6 +170,7 @@ def _double(value: Any) -> Any:
 
 
 _REFERENCES: dict[type, Callable[[Any, torch.dtype], Values]] = {
+    GateCall: _gate,
     Call: _forward,
     BackwardCall: _backward,
     ProductCall: _product,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import reference, reference_training
-from ..call import BackwardCall, Call, ProductCall
+from ..call import BackwardCall, Call, GateCall, ProductCall
 from ..direct import Calls, scratch
 from ..private import untraced
 from .schema import (
@@ -78,7 +78,7 @@ def _gate(*args: Any, **kwargs: Any) -> Tensor:
     if launch is None:
         return out.copy_(reference.gate(a.x, a.weight, a.bias, **a.gate_options, out_dtype=out.dtype))
     with CALLS[GATE].first(args, kwargs, (out,)):
-        launch.gate(a.x, a.weight, a.bias, **a.gate_options, out=out)
+        launch.gate(GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out))
     return out
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from . import lagged, product, tile, tile_channels_last
 from .choice import Choice
-from .heuristic import VECTOR_BYTES, power_of_2
+from .heuristic import LEAST_FLAT, MAX_SPLITS, VECTOR_BYTES, power_of_2
 from .layout import Layout
-from .problem import EcaProblem, Problem, ProductProblem
+from .problem import EcaProblem, PassProblem, Problem, ProductProblem
 from .tile import OCTET
 
 MAX_THREADS = 1024
@@ -129,6 +129,47 @@ def _two_pass(problem: EcaProblem, config: None) -> bool:
     return True
 
 
+def _pass(problem: PassProblem, config: Any) -> bool:
+    layout = problem.layout
+    span = layout.hw + config.window - 1
+    sums = 2 if problem.step == "moments" else 1  # in fp32, of every element of a tile
+    return (
+        _powers_of_2(config.block_c, config.block_hw, config.splits, config.num_warps)
+        and _powers_of_2(config.vec_c, config.vec_hw, config.window)
+        and config.block_c <= power_of_2(layout.c)
+        and config.block_hw <= power_of_2(span)
+        and config.splits <= min(MAX_SPLITS, -(-span // config.block_hw))
+        and max(config.vec_c, config.vec_hw, config.window) * problem.itemsize <= VECTOR_BYTES
+        and layout.vector(1, config.vec_c) == config.vec_c
+        and layout.vector(2, config.vec_hw) == config.vec_hw
+        and (config.window == 1 or _windows_fit(problem, config))
+        and _share_fits(problem, 4 * sums * config.block_c * config.block_hw, config.num_warps)
+        and layout.n * config.tiles(layout) <= MAX_PROGRAMS
+    )
+
+
+def _windows_fit(problem: PassProblem, config: Any) -> bool:
+    """Rows are read from the vector before their first element on, so no vector may end behind the tensor."""
+    layout = problem.layout
+    return (
+        problem.step == "pool"
+        and layout.contiguous
+        and layout.n * _image(layout) % config.window == config.block_hw % config.window == 0
+        and config.window <= layout.hw
+    )
+
+
+def _flat(problem: PassProblem, config: Any) -> bool:
+    layout = problem.layout
+    return (
+        (layout.contiguous or layout.dense_channels_last)
+        and _powers_of_2(config.block, config.num_warps)
+        and LEAST_FLAT <= config.block <= max(LEAST_FLAT, power_of_2(_image(layout)))
+        and _share_fits(problem, 4 * config.block, config.num_warps)
+        and layout.n * config.tiles(layout) <= MAX_PROGRAMS
+    )
+
+
 def _vectors_fit(problem: EcaProblem, vec: int, windowed: bool) -> bool:
     layout = problem.layout
     if (problem.bits and vec != OCTET) or (not problem.bits and vec * problem.itemsize > VECTOR_BYTES):
@@ -156,5 +197,7 @@ _RULES: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
     "forward": {"tile": _tile, **_EITHER_WAY},
     "backward": {"tile": _tile_backward, **_EITHER_WAY},
     "product": {"product": _product},
+    **{each: {each: _pass} for each in ("pool", "rescale", "moments")},
+    **{each: {each: _flat} for each in ("affine", "affine_backward")},
 }
 """Whether a kernel computes a problem with a config, by kind of problem."""

@@ -7,7 +7,7 @@ multiprocessors idle or mostly move padding are dropped, and of many the ones ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from math import log2
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 from . import lagged, lagged_backward, tile, tile_backward, tile_channels_last, tile_channels_last_backward
 from .allowed import allowed
 from .choice import Choice
-from .heuristic import VECTOR_BYTES, power_of_2
-from .problem import EcaProblem, Problem, ProductProblem
+from .config import FlatConfig
+from .heuristic import LEAST_FLAT, MAX_SPLITS, VECTOR_BYTES, power_of_2
+from .problem import EcaProblem, PassProblem, Problem, ProductProblem
 from .product import LEAST, ProductConfig, most_sums
 
 MOST = 32  # of a problem: compiling one takes seconds of a core
@@ -30,6 +31,8 @@ STAGES = (2, 3, 4)  # of a product's loop
 LEAST_SUMS = 32  # of a thread: with fewer, loading the factors costs more than the product
 FEW_SUMS = 8  # but more programs may outweigh that where there are not enough of them
 RUN_BYTES = 64  # of a row of factors in one step: half a line
+DOUBLINGS = (-2, -1, 0, 1, 2)  # of the heuristic's numbers, for a pass
+PASS_VECTORS = (1, 8)  # of a thread in a step of a pass: fewer leave memory idle, more do not fit beside sums
 
 
 def candidates(problem: Problem) -> list[Choice]:
@@ -157,6 +160,47 @@ def _products(problem: ProductProblem) -> Iterator[Choice]:
                 yield Choice("product", ProductConfig(block_hw, block_c, block_i, num_warps, num_stages))
 
 
+def _passes(problem: PassProblem) -> Iterator[Choice]:
+    """Tiles around the heuristic's, in more and in fewer ranges of positions."""
+    usual: Any = problem.heuristic().config
+    layout, itemsize = problem.layout, problem.itemsize
+    span = layout.hw + usual.window - 1
+    blocks_c = _around(usual.block_c, layout.c)
+    blocks_hw = _around(usual.block_hw, span)
+    vector = max(usual.vec_c, usual.vec_hw, usual.window) * itemsize
+    for block_c, block_hw, num_warps in product(blocks_c, blocks_hw, _scaled(usual.num_warps)):
+        share = block_c * block_hw * itemsize / (num_warps * problem.device.warp_size * vector)
+        if not PASS_VECTORS[0] <= share <= PASS_VECTORS[1]:
+            continue
+        steps = -(-span // block_hw)
+        for splits in _scaled(usual.splits):
+            if splits <= min(steps, MAX_SPLITS):
+                yield Choice(
+                    problem.step,
+                    replace(usual, block_c=block_c, block_hw=block_hw, splits=splits, num_warps=num_warps),
+                )
+
+
+def _flat(problem: PassProblem) -> Iterator[Choice]:
+    """Longer and shorter pieces of an image."""
+    usual: Any = problem.heuristic().config
+    for block, num_warps in product(_scaled(usual.block), _scaled(usual.num_warps)):
+        share = block * problem.itemsize / (num_warps * problem.device.warp_size * VECTOR_BYTES)
+        if block >= LEAST_FLAT and PASS_VECTORS[0] <= share <= PASS_VECTORS[1]:
+            yield Choice(problem.step, FlatConfig(block, num_warps))
+
+
+def _scaled(usual: int) -> list[int]:
+    """Powers of two around one."""
+    return [number for number in (int(usual * 2.0**each) for each in DOUBLINGS) if number >= 1]
+
+
+def _around(usual: int, size: int) -> list[int]:
+    """Blocks around the heuristic's that hardly pad, or no more than that does."""
+    most = max(PADDING, _padding(size, usual))
+    return [block for block in _scaled(usual) if block <= power_of_2(size) and _padding(size, block) <= most]
+
+
 def _blocks(size: int, usual: int) -> list[int]:
     """Of an axis of a product: those that hardly pad, or no more than the heuristic's block does."""
     largest, most = max(LEAST, power_of_2(size)), max(PADDING, _padding(size, usual))
@@ -212,5 +256,7 @@ _KERNELS: dict[str, tuple[Callable[[Any], Iterator[Choice]], ...]] = {
     "forward": _ONE_LAUNCH,
     "backward": _ONE_LAUNCH,
     "product": (_products,),
+    **dict.fromkeys(("pool", "rescale", "moments"), (_passes,)),
+    **dict.fromkeys(("affine", "affine_backward"), (_flat,)),
 }
 """What kernels there are for a kind of problem, each with its choices."""

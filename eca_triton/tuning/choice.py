@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import Device
+from .config import Config, Device, FlatConfig
 from .lagged import LaggedConfig, lagged_config
 from .lagged_backward import lagged_backward_config
 from .layout import Layout
@@ -18,18 +18,34 @@ from .tile_channels_last_backward import tile_channels_last_backward_config
 STARVED_BYTES = 16 << 10  # an SM by itself streams about 30 bytes per ns: longer than a launch takes
 
 
+Kernel = Literal[
+    "tile", "tile_channels_last", "lagged", "two_pass", "product",
+    "pool", "rescale", "moments", "affine", "affine_backward",
+]  # fmt: skip
+AnyConfig = (
+    TileConfig
+    | TileBackwardConfig
+    | TileChannelsLastConfig
+    | LaggedConfig
+    | ProductConfig
+    | Config
+    | FlatConfig
+)
+
+
 @dataclass(frozen=True)
 class Choice:
     """A kernel of the map and its config.
 
     Attributes:
         kernel: "tile" and "tile_channels_last" keep a part of the map in registers, "lagged" has it come back
-            from L2, "two_pass" reads it twice; "product" makes it of fewer channels.
-        config: None for "two_pass", whose two launches have configs of their own.
+            from L2, "two_pass" reads it twice; "product" makes it of fewer channels; the others are launches
+            of two passes.
+        config: None for "two_pass", whose launches are problems of their own.
     """
 
-    kernel: Literal["tile", "tile_channels_last", "lagged", "two_pass", "product"]
-    config: TileConfig | TileBackwardConfig | TileChannelsLastConfig | LaggedConfig | ProductConfig | None
+    kernel: Kernel
+    config: AnyConfig | None
 
 
 def choose(

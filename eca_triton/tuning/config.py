@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .layout import Layout
+
 
 @dataclass(frozen=True)
 class Device:
@@ -58,3 +60,24 @@ class Config:
     vec_c: int = 1
     vec_hw: int = 1
     window: int = 1
+
+    def tiles(self, layout: Layout) -> int:
+        """Programs of one image."""
+        return self.splits * -(-layout.c // self.block_c)
+
+
+@dataclass(frozen=True)
+class FlatConfig:
+    """How a kernel that walks an image as it lies in memory cuts its work.
+
+    Attributes:
+        block: elements of one program, a power of two.
+        num_warps: warps of one program.
+    """
+
+    block: int
+    num_warps: int = 4
+
+    def tiles(self, layout: Layout) -> int:
+        """Programs of one image."""
+        return -(-layout.c * layout.hw // self.block)

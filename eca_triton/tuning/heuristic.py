@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import Config, Device
+from .config import Config, Device, FlatConfig
 from .layout import Layout
 
 VECTOR_BYTES = 16  # the widest load or store of a thread
@@ -12,6 +12,7 @@ SCALARS = 8  # elements per thread where vectors are impossible: each needs an a
 MIN_TILE = 1024  # elements; below this the loop and the final reduction cost more than the loads
 MAX_SPLITS = 32  # every gate adds this many partial sums
 PROGRAMS_PER_SM = 8  # 64 KB in flight per SM
+LEAST_FLAT = 64  # elements of a program that walks an image: eight bytes of bits
 
 
 def pool_config(layout: Layout, itemsize: int, device: Device) -> Config:
@@ -69,9 +70,9 @@ def batch_statistics_blocks(n: int) -> tuple[int, int]:
     return min(power_of_2(n), 16 * THREADS // 32), 32
 
 
-def affine_block(layout: Layout) -> int:
-    """Elements of an image per program of the affine kernels: two vectors of bf16 per thread."""
-    return min(16 * THREADS, max(64, power_of_2(layout.c * layout.hw)))
+def affine_config(layout: Layout) -> FlatConfig:
+    """Config of the affine kernels: two vectors of bf16 per thread."""
+    return FlatConfig(min(16 * THREADS, max(LEAST_FLAT, power_of_2(layout.c * layout.hw))))
 
 
 def power_of_2(size: int) -> int:

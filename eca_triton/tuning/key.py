@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import get_args
 
-from .problem import Problem
+from .problem import Pass, Problem
 
 # A multiprocessor holds about so much of a map in its registers while kernels run: 64K registers of 4 bytes,
 # of which programs keep a quarter for it.
 RESIDENT_BYTES = 64 << 10
 WAVES = 4  # above, the last wave, which may be partial, hardly counts
 
+_TERMS: dict[str, str] = {"forward": "k", "backward": "k", "product": "i"}
+"""What terms are called, where they count: taps, or the channels of a product's input."""
 _TEXT = re.compile(
-    r"(forward|backward|product)/([a-z0-9]+)/(contiguous|channels_last)"
-    r"/c(\d{1,10})/hw(\d{1,10})/(k|i)(\d{1,10})/([a-z0-9+]+)"
+    rf"({'|'.join((*_TERMS, *get_args(Pass)))})/([a-z0-9]+)/(contiguous|channels_last)"
+    r"/c(\d{1,10})/hw(\d{1,10})(?:/(k|i)(\d{1,10}))?/([a-z0-9+]+)"
     r"/(\d+\.\d+)/(part|few|many)",
     re.ASCII,
 )
-_TERMS: dict[str, str] = {"forward": "k", "backward": "k", "product": "i"}
-"""What terms are called: taps, or the channels of a product's input."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Key:
 
     Attributes:
         gpu: Name of the product. Not in the text: a table says it once for all its keys.
-        kernel: "forward", "backward" or "product".
+        kernel: "forward", "backward", "product", or a pass: "pool".
         dtype: Of x, in the backward of dy: "bfloat16".
         layout: "contiguous" or "channels_last".
         c: Channels.
         hw: Spatial elements.
-        terms: Of the sum over channels that makes an element: taps, or the channels of a product's input.
+        terms: Of the sum over channels that makes an element: taps, or the channels of a product's input; 0
+            of a pass.
         flags: The number of maps, "maps2"; bytes of the largest element where another map has more than
             the first, "wide4"; and which of the problem's own hold: "bits", "front", "recomputed", "stored",
             "summand"; joined by "+".
@@ -54,7 +56,7 @@ class Key:
 
     @classmethod
     def of(cls, problem: Problem) -> Key | None:
-        """The key of a problem; None where only two passes compute it, or where no table knows the device."""
+        """The key of a problem; None where its maps are in no order, or where no table knows the device."""
         layout, device = problem.layout, problem.device
         if not device.name or not (layout.contiguous or layout.dense_channels_last):
             return None
@@ -83,14 +85,15 @@ class Key:
             ValueError: the text is none of `str(key)`.
         """
         match = _TEXT.fullmatch(text)
-        if match is None or match[6] != _TERMS[match[1]]:
+        if match is None or match[6] != _TERMS.get(match[1]):
             raise ValueError(f"not a key: {text[:200]!r}")
         kernel, dtype, layout, c, hw, _, terms, flags, capability, occupancy = match.groups()
-        return cls(gpu, kernel, dtype, layout, int(c), int(hw), int(terms), flags, capability, occupancy)
+        return cls(gpu, kernel, dtype, layout, int(c), int(hw), int(terms or 0), flags, capability, occupancy)
 
     def __str__(self) -> str:
+        terms = f"/{_TERMS[self.kernel]}{self.terms}" if self.kernel in _TERMS else ""
         return (
-            f"{self.kernel}/{self.dtype}/{self.layout}/c{self.c}/hw{self.hw}/{_TERMS[self.kernel]}{self.terms}"
+            f"{self.kernel}/{self.dtype}/{self.layout}/c{self.c}/hw{self.hw}{terms}"
             f"/{self.flags}/{self.capability}/{self.occupancy}"
         )
 

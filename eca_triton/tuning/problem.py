@@ -6,16 +6,18 @@ Where kinds of problems differ otherwise, tables by kind say how: in allowed.py,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .choice import Choice, choose, choose_backward
 from .config import Device
+from .heuristic import affine_config, moments_config, pool_config, rescale_config
 from .layout import Layout
 from .product import product_config
 
 Direction = Literal["forward", "backward"]
-Kind = Literal["forward", "backward", "product"]
+Pass = Literal["pool", "rescale", "moments", "affine", "affine_backward"]
+Kind = Direction | Literal["product"] | Pass
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Problem(ABC):
     @property
     @abstractmethod
     def terms(self) -> int:
-        """Of a sum over channels."""
+        """Of a sum over channels; 0 where their number hardly matters."""
 
     @property
     @abstractmethod
@@ -139,6 +141,10 @@ class EcaProblem(Problem):
         """Those of the attributes that are flags."""
         return tuple(name for name in ("bits", "front", "recomputed", "stored") if getattr(self, name))
 
+    def without_residual(self) -> EcaProblem:
+        """Of a forward that has one, where it is added by what Inductor puts into the same kernel."""
+        return replace(self, layout=replace(self.layout, strides=self.layout.strides[:2]))
+
     def heuristic(self) -> Choice:
         """The kernel where nothing was tuned."""
         if self.direction == "forward":
@@ -200,6 +206,57 @@ class ProductProblem(Problem):
     def heuristic(self) -> Choice:
         """The kernel where nothing was tuned."""
         return Choice("product", product_config(self.layout.c, self.layout.hw, self.reduced))
+
+
+@dataclass(frozen=True)
+class PassProblem(Problem):
+    """Of one launch of an operator that takes two over its maps.
+
+    Attributes:
+        step: What the launch computes, by the name of its kernel.
+        holding: Which flags of the operator hold.
+    """
+
+    step: Pass
+    holding: tuple[str, ...] = ()
+
+    @classmethod
+    def pool(cls, layout: Layout, dtype: object, itemsize: int, front: bool, device: Device) -> PassProblem:
+        """Sums of x, from its layout alone, and its dtype: torch's, or its name."""
+        return cls(layout, _name(dtype), itemsize, itemsize, device, "pool", ("front",) if front else ())
+
+    @classmethod
+    def of(cls, problem: EcaProblem, step: Pass) -> PassProblem:
+        """Another launch, over all maps of the problem."""
+        p = problem
+        return cls(p.layout, p.dtype, p.kept_itemsize, p.itemsize, p.device, step, p.flags)
+
+    @property
+    def kind(self) -> Kind:
+        """The step."""
+        return self.step
+
+    @property
+    def maps(self) -> int:
+        """All have x's shape."""
+        return len(self.layout.strides)
+
+    @property
+    def terms(self) -> int:
+        """Of a few values per image and channel at most."""
+        return 0
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those of the operator."""
+        return self.holding
+
+    def heuristic(self) -> Choice:
+        """The config where nothing was tuned."""
+        if self.step == "affine" or self.step == "affine_backward":
+            return Choice(self.step, affine_config(self.layout))
+        configs = {"pool": pool_config, "rescale": rescale_config, "moments": moments_config}
+        return Choice(self.step, configs[self.step](self.layout, self.itemsize, self.device))
 
 
 def _name(dtype: object) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 
 from .allowed import allowed
 from .choice import Choice
+from .config import Device
 from .key import Key
 from .lagged import LaggedConfig
 from .problem import Problem
@@ -18,6 +22,40 @@ log = logging.getLogger("eca_triton")
 MAX_CHOSEN = 4096  # problems; networks have dozens
 
 
+@dataclass
+class Trial:
+    """Launches that tuning makes, or only looks at: how `select` answers them.
+
+    Attributes:
+        device: That they are for, wherever their tensors are.
+        decide: The choice for a problem; None: as outside of a trial.
+        asked: The problems so far.
+    """
+
+    device: Device
+    decide: Callable[[Problem], Choice | None]
+    asked: list[Problem] = field(default_factory=list)
+
+
+_trial: ContextVar[Trial | None] = ContextVar("eca_triton_trial", default=None)
+
+
+@contextmanager
+def trying(trial: Trial) -> Iterator[None]:
+    """Within it `select` answers by the trial."""
+    token = _trial.set(trial)
+    try:
+        yield
+    finally:
+        _trial.reset(token)
+
+
+def device_of_trial() -> Device | None:
+    """That of the trial around this call, if there is one."""
+    trial = _trial.get()
+    return None if trial is None else trial.device
+
+
 def select(problem: Problem, may_read: bool = True) -> Choice:
     """What was tuned for the problem, else the heuristic's choice.
 
@@ -25,6 +63,12 @@ def select(problem: Problem, may_read: bool = True) -> Choice:
         problem: What is to be computed, and where.
         may_read: False in a graph capture, where no file is read.
     """
+    trial = _trial.get()
+    if trial is not None:
+        trial.asked.append(problem)
+        decided = trial.decide(problem)
+        if decided is not None:
+            return decided
     table, _, chosen = in_force(may_read)
     choice = chosen.get(problem)
     if choice is None:

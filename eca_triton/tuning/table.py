@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from typing import Any
 
-from .choice import Choice
+from .choice import AnyConfig, Choice
+from .config import Config, FlatConfig
 from .key import Key
 from .lagged import LaggedConfig
 from .product import ProductConfig
@@ -24,15 +25,17 @@ from .tile_channels_last import TileChannelsLastConfig
 
 SCHEMA = 1
 MAX_INTEGER = 2**31 - 1  # what a kernel's constant may be
-_EITHER_WAY: dict[str, type | None] = {
+_EITHER_WAY: dict[str, type[AnyConfig] | None] = {
     "tile_channels_last": TileChannelsLastConfig,
     "lagged": LaggedConfig,
     "two_pass": None,
 }
-CONFIGS: dict[str, dict[str, type | None]] = {
+CONFIGS: dict[str, dict[str, type[AnyConfig] | None]] = {
     "forward": {"tile": TileConfig, **_EITHER_WAY},
     "backward": {"tile": TileBackwardConfig, **_EITHER_WAY},
     "product": {"product": ProductConfig},
+    **{each: {each: Config} for each in ("pool", "rescale", "moments")},
+    **{each: {each: FlatConfig} for each in ("affine", "affine_backward")},
 }
 """The class of each kernel's config, by kind of problem."""
 # Bounds how long a program waits, and is never reached: nothing to tune.

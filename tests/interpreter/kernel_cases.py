@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eca_triton import launch
+from eca_triton.call import GateCall
 
 LAYOUTS: dict[str, Callable[[tuple[int, ...], torch.dtype], Tensor]] = {
     "contiguous": lambda shape, dtype: torch.randn(shape).to(dtype),
@@ -64,10 +65,11 @@ class Site:
     def gates_by_kernel(self, dtype: torch.dtype | None = None) -> Tensor:
         """[N, C] from `launch.gate`, into a buffer full of NaN."""
         out = torch.full(self.x.shape[:2], float("nan"), dtype=dtype or self.x.dtype)
-        launch.gate(
+        call = GateCall(
             self.x, self.weight, self.bias, self.bn, self.bn_eps,
             self.pre_activation, self.circular, self.gate, out,
         )  # fmt: skip
+        launch.gate(call)
         return out
 
     def map_by_kernel(self, function: Callable[..., None] = launch.eca, *config: object) -> Tensor:

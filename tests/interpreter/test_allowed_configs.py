@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable
+from typing import get_args
 from unittest import mock
 
 import pytest
@@ -12,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import eca_triton
-from eca_triton import launch, launch_projection, launch_training
+from eca_triton import launch
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.config import Config, FlatConfig
 from eca_triton.tuning.heuristic import power_of_2
 from eca_triton.tuning.lagged import LaggedConfig
-from eca_triton.tuning.problem import EcaProblem, Problem, ProductProblem
+from eca_triton.tuning.problem import EcaProblem, Pass, PassProblem, Problem, ProductProblem
 from eca_triton.tuning.product import ProductConfig
 from eca_triton.tuning.tile import TileConfig
 from eca_triton.tuning.tile_backward import TileBackwardConfig
@@ -62,7 +65,20 @@ def product(problem: ProductProblem, pick: Pick) -> ProductConfig:
     return ProductConfig(pick(8, 256), pick(8, 256), pick(8, 256), pick(1, 32), num_stages=pick(1, 8))
 
 
+def one_of_two(problem: PassProblem, pick: Pick) -> Config:
+    return Config(
+        block_c=pick(2, 32), block_hw=pick(4, 64), splits=pick(1, 32), num_warps=pick(1, 8),
+        vec_c=pick(1, 4), vec_hw=pick(1, 4), window=pick(1, 4),
+    )  # fmt: skip
+
+
+def flat(problem: PassProblem, pick: Pick) -> FlatConfig:
+    return FlatConfig(pick(64, 2048), pick(1, 8))
+
+
 RANDOM = {"tile": tile, "tile_channels_last": tile_channels_last, "lagged": lagged, "product": product}
+RANDOM |= {"pool": one_of_two, "rescale": one_of_two, "moments": one_of_two}
+RANDOM |= {"affine": flat, "affine_backward": flat}
 
 
 def some(kernel: str, problem: Problem) -> Choice:
@@ -108,14 +124,53 @@ def test_random_configs_compute_what_torch_does(
         return choice
 
     for _ in range(ROUNDS):
-        with (
-            mock.patch.object(launch, "select", select),
-            mock.patch.object(launch_training, "select", select),
-        ):
+        with mock.patch.object(launch, "select", select):
             got = step(lambda x, w, r: eca_triton.eca(x, w, residual=r, activation=activation), x, w, r, dy)
         for one, other in zip(got, exact, strict=True):
             torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
     assert len(chosen) == 2 * ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("shape", "last", "activation"),  # of ReLU there are bits; SiLU's slope is computed anew
+    [
+        ((1, 16, 7, 7), False, "relu"),
+        ((2, 8, 4, 12), False, "silu"),
+        ((2, 24, 3, 6), True, "relu"),
+        ((1, 17, 3, 3), True, "silu"),
+    ],
+    ids=["windows", "contiguous", "channels_last", "odd channels_last"],
+)
+def test_random_configs_of_two_passes_compute_what_torch_does(
+    shape: tuple[int, ...], last: bool, activation: str
+) -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    memory_format = torch.channels_last if last else torch.contiguous_format
+    x, r, dy = (torch.randn(shape).to(memory_format=memory_format) for _ in range(3))
+    w = torch.randn(1, 1, 5)
+    function = {"relu": F.relu, "silu": F.silu}[activation]
+    exact = step(lambda x, w, r: function(by_torch(x, w) + r), *(each.double() for each in (x, w, r, dy)))
+    gates = gates_by_torch(function(x.double()), w.double())
+    chosen: dict[str, set[Choice]] = defaultdict(set)
+
+    def select(problem: Problem, may_read: bool) -> Choice:
+        if not isinstance(problem, PassProblem):
+            return Choice("two_pass", None)
+        choice = some(problem.step, problem)
+        chosen[problem.step].add(choice)
+        return choice
+
+    for _ in range(ROUNDS):
+        with mock.patch.object(launch, "select", select):
+            got = step(lambda x, w, r: eca_triton.eca(x, w, residual=r, activation=activation), x, w, r, dy)
+            with torch.no_grad():
+                alone = eca_triton.eca(x, w, residual=r, activation=activation)
+            found = eca_triton.eca_gate(x, w, pre_activation=activation)
+        for one, other in zip((*got, alone, found), (*exact, exact[0], gates), strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+    assert set(chosen) == set(get_args(Pass))
+    assert all(len(chosen[name]) > 1 for name in ("pool", "rescale", "moments"))
 
 
 @pytest.mark.parametrize("summand", [False, True], ids=["factor", "and summand"])
@@ -139,7 +194,7 @@ def test_random_configs_of_a_product_compute_what_torch_does(
         chosen.add(choice := some("product", problem))
         return choice
 
-    with mock.patch.object(launch_projection, "select", select):
+    with mock.patch.object(launch, "select", select):
         for _ in range(2 * ROUNDS):
             got = torch.ops.eca_triton.rescaled_projection(x, matrix, factor, shift)
             torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4)
@@ -147,8 +202,11 @@ def test_random_configs_of_a_product_compute_what_torch_does(
 
 
 def by_torch(x: Tensor, w: Tensor) -> Tensor:
-    gates = F.conv1d(x.mean((2, 3)).unsqueeze(1), w, padding=w.shape[-1] // 2).sigmoid()
-    return x * gates.view(*x.shape[:2], 1, 1)
+    return x * gates_by_torch(x, w).view(*x.shape[:2], 1, 1)
+
+
+def gates_by_torch(x: Tensor, w: Tensor) -> Tensor:
+    return F.conv1d(x.mean((2, 3)).unsqueeze(1), w, padding=w.shape[-1] // 2).sigmoid()[:, 0]
 
 
 def step(function: Callable[..., Tensor], *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -10,16 +12,17 @@ from autotune_machine import Bench
 from torch import nn
 
 import eca_triton
-from eca_triton import launch, launch_projection, launch_training
+from eca_triton import launch
 from eca_triton.autotune.examples import Example
 from eca_triton.autotune.machine import launch_as
-from eca_triton.autotune.search import search, tasks_of
+from eca_triton.autotune.search import Task, search, tasks_of
 from eca_triton.autotune.sites import sites_of
 from eca_triton.autotune.verify import disagreement
-from eca_triton.ops.schema import ECA
+from eca_triton.ops.schema import ECA, GATE
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
 from eca_triton.tuning.candidates import candidates
+from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.problem import Problem
 from eca_triton.tuning.select import select
@@ -36,12 +39,20 @@ def example(operator: object, shape: tuple[int, ...], channels_last: bool, dtype
     order = mask_order_for(x, x, "relu")
     args = [x, band, None, *vectors, x]
     options = {"activation": "relu"} | ({} if operator is ECA else {"mask_order": order})
+    if operator is GATE:
+        args, options = args[:-1], {"pre_activation": "relu"}
     if operator is ECA_BACKWARD:
         bits = None if order == "none" else x.new_empty(shape[0], x[0].numel() // 8, dtype=torch.uint8)
         pooled = x.new_empty(shape[:2], dtype=torch.float32)
         args = [x, *args[:7], x if bits is None else None, pooled, bits]
         options |= {"wants_residual": True, "wants_bn": True}
     return Example.of(operator, args, options)
+
+
+def assert_right(task: Task, choice: Choice) -> None:
+    call = task.example.call(CPU)
+    with mock.patch("eca_triton.autotune.verify.RUNS", 1):
+        assert not disagreement(call, partial(launch_as, call, task.asked, choice)), choice
 
 
 @pytest.mark.parametrize("operator", [ECA_FORWARD, ECA_BACKWARD], ids=lambda op: op._opname)
@@ -59,10 +70,27 @@ def test_one_candidate_of_each_kernel_and_the_farthest_compute_what_the_referenc
 ) -> None:
     (task,) = tasks_of({example(operator, shape, channels_last, dtype): 1}, FEW)
     found = candidates(task.problem)
-    with mock.patch("eca_triton.autotune.verify.RUNS", 1):
-        for choice in {*{choice.kernel: choice for choice in found}.values(), found[1]}:
-            call = task.example.call(CPU)
-            assert not disagreement(call, lambda call=call, choice=choice: launch_as(call, choice)), choice
+    for choice in {*{choice.kernel: choice for choice in found}.values(), found[1]}:
+        assert_right(task, choice)
+
+
+@pytest.mark.parametrize("operator", [GATE, ECA, ECA_FORWARD, ECA_BACKWARD], ids=lambda op: op._opname)
+def test_some_candidates_of_every_launch_of_two_passes_compute_what_the_reference_does(
+    operator: object,
+) -> None:
+    """Of a map that no kernel takes whole, for its channels make no vector."""
+    tasks = tasks_of({example(operator, (2, 30, 9, 9), True, torch.float32): 1}, FEW)
+    passes = [task for task in tasks if task.key.kernel not in ("forward", "backward")]
+    assert [task.key.kernel for task in passes] == {
+        GATE: ["pool"],
+        ECA: ["pool", "rescale"],
+        ECA_FORWARD: ["pool", "affine"],
+        ECA_BACKWARD: ["moments", "affine_backward"],
+    }[operator]
+    for task in passes:
+        found = candidates(task.problem)
+        for choice in (found[1], found[-1]):
+            assert_right(task, choice)
 
 
 def convolution(n: int, reduced: int, c: int, side: int, dtype: torch.dtype) -> Example:
@@ -79,10 +107,8 @@ def test_the_nearest_and_the_farthest_candidates_of_a_product_compute_what_the_r
     (task,) = tasks_of({convolution(2, 72, 80, 12, dtype): 1}, FEW)
     found = candidates(task.problem)
     assert len(found) > 3
-    with mock.patch("eca_triton.autotune.verify.RUNS", 1):
-        for choice in (*found[:2], *found[-2:]):
-            call = task.example.call(CPU)
-            assert not disagreement(call, lambda call=call, choice=choice: launch_as(call, choice)), choice
+    for choice in (*found[:2], *found[-2:]):
+        assert_right(task, choice)
 
 
 @pytest.mark.parametrize("summand", [False, True], ids=["factor", "and summand"])
@@ -91,7 +117,7 @@ def test_the_problem_of_a_product_is_the_one_that_its_launch_asks_about(summand:
     terms = torch.rand(2, 40)
     args = [x, torch.randn(40, 24, 1, 1, dtype=torch.float16), terms, terms if summand else None]
     options = {"out_dtype": torch.float32}
-    with mock.patch.object(launch_projection, "select", side_effect=select) as asked:
+    with mock.patch.object(launch, "select", side_effect=select) as asked:
         RESCALED_PROJECTION(*args, **options)
     made = Example.of(RESCALED_PROJECTION, args, options).call(torch.device("meta"))
     assert asked.call_args.args == (made.problem(launch.device_of(CPU)),)
@@ -99,7 +125,7 @@ def test_the_problem_of_a_product_is_the_one_that_its_launch_asks_about(summand:
 
 def test_a_search_runs_to_its_end_with_the_kernels() -> None:
     (task,) = tasks_of({example(ECA, (1, 8, 4, 4), False, torch.float32): 1}, FEW)
-    outcome = search(task, Bench(launch=launch_as, properties=FEW).machine())
+    outcome = search(task, replace(Bench(properties=FEW).machine(), launch=launch_as))
     assert outcome.choice == task.problem.heuristic()
     assert not outcome.problem
     assert outcome.entry is None
@@ -132,7 +158,7 @@ def test_the_problems_of_a_model_are_those_that_its_launches_ask_about(
         asked.add(problem)
         return select(problem, **options)
 
-    with mock.patch.object(launch, "select", asking), mock.patch.object(launch_training, "select", asking):
+    with mock.patch.object(launch, "select", asking):
         with torch.set_grad_enabled(training):
             out = model(x.requires_grad_(training))
         if training:

@@ -1,0 +1,103 @@
+"""The calls that a model's sites become: what is tuned is what runs, with what Inductor puts around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from autotune_machine import H200
+from deviceless_models import Tail
+from torch import Tensor, nn
+
+from eca_triton.autotune.search import Task, tasks_of
+from eca_triton.autotune.sites import sites_of
+
+
+class Ended(Tail):
+    """A bottleneck whose attention is followed by something else than a residual and ReLU."""
+
+    def __init__(self, channels: int, end: Any) -> None:
+        super().__init__(channels)
+        self.end = end
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.end(self.eca(self.bn(self.conv(x))), residual)
+
+
+def tasks(
+    module: nn.Module, channels: int = 1024, side: int = 14, residual: torch.dtype = torch.bfloat16
+) -> list[Task]:
+    """Of inference in bf16, channels-last, batch 128."""
+    module = module.to(device="meta", dtype=torch.bfloat16, memory_format=torch.channels_last).eval()
+    inputs = (
+        torch.empty(128, size, side, side, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
+        for size, dtype in ((channels // 4, torch.bfloat16), (channels, residual))
+    )
+    return tasks_of(sites_of(module, tuple(inputs), training=False).examples, H200)
+
+
+def tail_of(task: Task) -> tuple[float, Any, str]:
+    """Its gain, the dtype of its residual, its activation."""
+    call = task.example.call(torch.device("meta"))
+    return call.gain, None if call.residual is None else call.residual.dtype, call.activation
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (lambda y, r: torch.relu(y + r), (1.0, torch.bfloat16, "relu")),
+        (lambda y, r: nn.functional.silu(2 * y), (2.0, None, "silu")),
+        (lambda y, r: y.mul(0.5) + r, (0.5, torch.bfloat16, "identity")),
+        (lambda y, r: y, (1.0, None, "identity")),
+        (lambda y, r: torch.tanh(y), (1.0, None, "identity")),
+    ],
+    ids=["residual and ReLU", "gain and SiLU", "gain and residual", "nothing", "something else"],
+)
+def test_a_template_is_timed_with_what_inductor_fuses_behind_it(end: Any, expected: tuple[Any, ...]) -> None:
+    (task,) = tasks(Ended(1024, end))
+    assert str(task.key) == "forward/bfloat16/channels_last/c1024/hw196/k5/maps2+front/9.0/many"
+    assert tail_of(task) == expected
+    assert task.problem.maps == 2
+    assert task.asked.maps == (2 if expected[1] is None else 3)
+
+
+def test_a_residual_that_would_ask_for_narrower_vectors_is_left_out() -> None:
+    (task,) = tasks(Tail(1024), residual=torch.float32)
+    assert tail_of(task) == (1.0, None, "relu")
+    assert task.asked == task.problem
+
+
+def test_equal_sites_with_other_tails_are_one_key() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Ended(1024, lambda y, r: y), Tail(1024)
+
+        def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+            return self.first(x, residual), self.second(x, residual)
+
+    (task,) = tasks(Two())
+    assert task.sites == 2
+    assert tail_of(task) == (1.0, None, "identity"), "of the first"
+
+
+def test_where_no_kernel_takes_the_map_its_pooling_is_tuned() -> None:
+    pruned = Ended(684, lambda y, r: torch.relu(y))
+    pruned.conv, pruned.bn = nn.Conv2d(171, 171, 3, padding=1, bias=False), nn.BatchNorm2d(171)
+    (task,) = tasks(pruned, 684, 28)
+    assert str(task.key) == "pool/bfloat16/channels_last/c171/hw784/maps1/9.0/few"
+    assert list(task.example.call(torch.device("meta")).outputs) == ["out"]
+
+
+def test_a_call_of_the_operator_has_its_own_residual() -> None:
+    class Eager(nn.Module):
+        def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+            weight = x.new_empty(1, 1, 5)
+            return 2 * torch.ops.eca_triton.eca.default(residual, weight, residual=residual)
+
+    (task,) = tasks(Eager())
+    assert tail_of(task) == (1.0, torch.bfloat16, "identity")
+    assert task.problem.maps == 3
+    assert task.asked == task.problem
+    assert not task.example.templated
