@@ -182,12 +182,12 @@ def _op(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
 
 
 def _two_pass(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    from eca_triton import launch
+    from eca_triton.launch import forward as launch_forward
 
     kind, conv, bn = tail.kind, tail.conv, None if tail.norm is None else _vectors(tail.norm)
     out = torch.empty_like(x)
     options = (1e-5, kind.pre_activation, kind.circular, kind.gate, kind.gain, residual, kind.activation)
-    launch.two_pass(Call(x, conv.weight, conv.bias, bn, *options, out))
+    launch_forward.two_pass(Call(x, conv.weight, conv.bias, bn, *options, out))
     return out
 
 

@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from unittest import mock
 
 import pytest
@@ -44,18 +43,18 @@ def stub_h200(folder: Path) -> Iterator[Callable[[], int]]:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from eca_triton import launch
+    from eca_triton.launch import devices
 
-    def launcher(x: torch.Tensor) -> ModuleType:
-        return launch
+    def have_kernels(x: torch.Tensor) -> bool:
+        return True  # and, unlike a mock, keeps no x
 
     with (
         mock.patch.dict(
             "os.environ", TRITON_LIBCUDA_PATH=str(folder), TRITON_CACHE_DIR=str(folder / "cache")
         ),
         mock.patch.object(triton.runtime.driver, "_active", None),
-        mock.patch.object(launch, "device_of", return_value=H200),
-        mock.patch.object(implementation, "_launcher", launcher),
+        mock.patch.object(devices, "device_of", return_value=H200),
+        mock.patch.object(implementation, "have_kernels", have_kernels),
     ):
         from triton.backends.nvidia.driver import CudaDriver
 

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from eca_triton import launch
+from eca_triton.launch import devices
 from eca_triton.tuning.config import Device
 
 TARGETS = {  # of Triton's compiler
@@ -82,7 +82,7 @@ def captured(target: str, function: Callable[..., None], *arguments: object) -> 
         assert set(named) == set(kernel.arg_names)
         launches.append(Launch(kernel, named, options, grid, target))
 
-    device = mock.patch.object(launch, "device_of", return_value=DEVICES[target])
+    device = mock.patch.object(devices, "device_of", return_value=DEVICES[target])
     with mock.patch.object(JITFunction, "run", record), device:
         function(*arguments)
     return launches

@@ -14,8 +14,9 @@ import torch
 import triton
 from aot import TARGETS, Launch, captured, compiled
 
-from eca_triton import launch, launch_training
 from eca_triton.call import BackwardCall, Call
+from eca_triton.launch import forward as launch_forward
+from eca_triton.launch import training as launch_training
 
 FILE = Path(__file__).with_suffix(".json")
 VERSION = ".".join(triton.__version__.split(".")[:2])
@@ -70,7 +71,7 @@ def launched(site: str, target: str) -> Launch:
     bn = tuple(torch.empty(shape[1], device="meta") for _ in range(4)) if tail else None
     (item,) = captured(
         target,
-        launch.eca,
+        launch_forward.eca,
         Call(
             x, torch.empty(1, 1, taps, device="meta"), None, bn, 1e-5,
             "identity", False, "sigmoid", 1.0, x if tail else None, "relu" if tail else "identity", x,
@@ -93,7 +94,7 @@ def launched_in_training(site: str, target: str) -> Launch:
         pooled, mask, x, residual, pooled, None, None,
     )  # fmt: skip
     if "forward" in site:
-        function, call = launch.one_launch, Call(
+        function, call = launch_forward.one_launch, Call(
             x, weight, None, None, 0.0, "identity", False, "sigmoid", 1.0, residual, activation, x,
             pooled, mask,
         )  # fmt: skip

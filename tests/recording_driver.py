@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import NamedTuple
 from unittest import mock
 
@@ -15,13 +15,15 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from eca_triton import (
-    launch,
-    launch_batch_norm,
-    launch_channels_last,
-    launch_projection,
-    launch_training,
-    launch_two_pass,
+from eca_triton.launch import (
+    batch_norm,
+    channels_last,
+    devices,
+    forward,
+    gates,
+    projection,
+    training,
+    two_pass,
 )
 from eca_triton.ops import implementation
 from eca_triton.ops.implementation import CALLS
@@ -29,9 +31,7 @@ from eca_triton.tuning.config import Device
 
 KERNELS = {
     value
-    for module in (
-        launch, launch_batch_norm, launch_channels_last, launch_projection, launch_training, launch_two_pass,
-    )
+    for module in (batch_norm, channels_last, forward, gates, projection, training, two_pass)
     for value in vars(module).values()
     if isinstance(value, JITFunction)
 }  # fmt: skip
@@ -67,8 +67,8 @@ def recorded_launches(stream: list[int]) -> Iterator[list[Launch]]:
             if leave is not None:
                 leave(launch_metadata)
 
-    def launcher(x: torch.Tensor) -> ModuleType:
-        return launch  # and, unlike a mock, keeps no x
+    def have_kernels(x: torch.Tensor) -> bool:
+        return True  # and, unlike a mock, keeps no x
 
     driver = SimpleNamespace(
         get_current_target=lambda: GPUTarget("cuda", 90, 32),
@@ -83,8 +83,8 @@ def recorded_launches(stream: list[int]) -> Iterator[list[Launch]]:
     )
     with (
         mock.patch.object(triton.runtime.driver, "_active", driver),
-        mock.patch.object(launch, "_INTERPRETER", Device(num_sms=132, warp_size=32)),
-        mock.patch.object(implementation, "_launcher", launcher),
+        mock.patch.object(devices, "_INTERPRETER", Device(num_sms=132, warp_size=32)),
+        mock.patch.object(implementation, "have_kernels", have_kernels),
     ):
         _forget()
         yield launches

@@ -8,8 +8,12 @@ import pytest
 import torch
 from aot import TARGETS, Launch, captured, compiled
 
-from eca_triton import launch, launch_projection, launch_training, launch_two_pass
 from eca_triton.call import BackwardCall, Call
+from eca_triton.launch import forward as launch_forward
+from eca_triton.launch import gates as launch_gates
+from eca_triton.launch import projection as launch_projection
+from eca_triton.launch import training as launch_training
+from eca_triton.launch import two_pass as launch_two_pass
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",
@@ -65,7 +69,7 @@ def test_pooling_reads_the_map_in_vectors_only(
     out = meta(*shape[:2], dtype=dtype)
     pool, gate = captured(
         target,
-        launch.gate,
+        launch_gates.gate,
         x,
         meta(1, 1, k),
         None,
@@ -95,7 +99,7 @@ def test_rescaling_streams_vectors(
     x, residual, out = (meta(*shape, dtype=dtype, memory_format=memory_format) for _ in range(3))
     _, rescale = captured(
         target,
-        launch.two_pass,
+        launch_forward.two_pass,
         Call(
             x, meta(1, 1, k), None, batch_norm(shape[1]), 1e-5,
             "identity", False, "sigmoid", 1.0, residual, "relu", out,
@@ -156,7 +160,7 @@ def test_an_activation_before_pooling_keeps_the_vectors(
     for size in (56, 7):
         x = meta(128, 256, size, size, dtype=torch.bfloat16, memory_format=memory_format)
         pool, _ = captured(
-            target, launch.gate, x, meta(1, 1, 5), None, batch_norm(256), 1e-5,
+            target, launch_gates.gate, x, meta(1, 1, 5), None, batch_norm(256), 1e-5,
             "silu", False, "sigmoid", meta(128, 256),
         )  # fmt: skip
         code = compiled(pool)
@@ -168,9 +172,9 @@ def test_an_activation_before_pooling_keeps_the_vectors(
 @pytest.mark.parametrize("target", TARGETS)
 def test_gates_of_pooled_values_and_their_backward(target: str) -> None:
     pooled, weight, bias = meta(128, 2048, dtype=torch.bfloat16), meta(1, 1, 7), meta(1)
-    launches = captured(target, launch.gate_from_pool, pooled, weight, bias, True, "sigmoid", pooled)
+    launches = captured(target, launch_gates.gate_from_pool, pooled, weight, bias, True, "sigmoid", pooled)
     launches += captured(
-        target, launch.gate_from_pool_backward,
+        target, launch_gates.gate_from_pool_backward,
         pooled, pooled, weight, bias, True, "sigmoid", pooled, weight, bias,
     )  # fmt: skip
     assert len(launches) == 3
@@ -185,7 +189,7 @@ def test_maps_with_gaps_and_many_taps_do_not_spill() -> None:
     out = meta(8, 64, 32, 32, dtype=torch.bfloat16)
     for item in captured(
         "sm_90",
-        launch.eca,
+        launch_forward.eca,
         Call(
             x, meta(1, 1, 31), meta(1), batch_norm(64), 1e-5,
             "silu", True, "hard_sigmoid", 2.0, out, "gelu", out,
@@ -200,7 +204,7 @@ def test_grids_have_one_axis(batch: int) -> None:
     x = meta(batch, 3, 5, 5)
     for item in captured(
         "sm_90",
-        launch.two_pass,
+        launch_forward.two_pass,
         Call(x, meta(1, 1, 3), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "relu", x),
     ):
         assert len(item.grid) == 1

@@ -98,12 +98,14 @@ def _as_tuple(value: object) -> tuple[Tensor, ...]:
 
 def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: list[Launch]) -> None:
     x = torch.randn(1, 256, 56, 56, dtype=torch.float16).to(memory_format=torch.channels_last)
-    from eca_triton import launch, launch_channels_last
+    from eca_triton.call import Call
+    from eca_triton.launch import channels_last as launch_channels_last
+    from eca_triton.launch import devices
     from eca_triton.tuning.lagged import lagged_config
 
     out, calls = torch.empty_like(x), direct.Calls()
-    call = launch.Call(x, weight(), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out)
-    config = lagged_config(call.layout, 2, False, launch.device_of(x.device))
+    call = Call(x, weight(), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out)
+    config = lagged_config(call.layout, 2, False, devices.device_of(x.device))
     assert config is not None
     zeros = mock.Mock(side_effect=torch.zeros)
     with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.weight), {}, (out,)):

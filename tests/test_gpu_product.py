@@ -51,7 +51,8 @@ def test_values(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 def test_every_candidate_computes_what_torch_does() -> None:
     """One launch each, also of those that the compiled code speaks against."""
-    from eca_triton import launch, launch_projection
+    from eca_triton.launch import devices
+    from eca_triton.launch import projection as launch_projection
 
     x, matrix, factor, summand = inputs(2, 96, 160, 20, torch.bfloat16)
     native = by_torch(x, matrix, factor, summand).to(torch.bfloat16)
@@ -59,7 +60,7 @@ def test_every_candidate_computes_what_torch_does() -> None:
     call = ProductCall(
         x, matrix, factor, summand, torch.empty_like(native, memory_format=torch.channels_last)
     )
-    choices = candidates(call.problem(launch.device_of(x.device)))
+    choices = candidates(call.problem(devices.device_of(x.device)))
     assert len(choices) > 1
     for choice in choices:
         call.out.fill_(float("nan"))

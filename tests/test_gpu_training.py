@@ -88,7 +88,7 @@ class Case:
 
     def kernels(self) -> tuple[str, str]:
         """Of the forward that saves, and of the backward."""
-        from eca_triton.launch import device_of
+        from eca_triton.launch.devices import device_of
 
         x, residual = self.tensors["x"], self.tensors.get("residual")
         layout, itemsize = common_layout(x.shape, x.stride()), x.element_size()

@@ -90,7 +90,7 @@ def test_the_wheel_works_where_it_is_installed(archives: tuple[Path, Path], tmp_
     """Away from the checkout: device code imports, torch.compile finds the backend by its entry point."""
     zipfile.ZipFile(archives[1]).extractall(tmp_path)
     code = """
-        import eca_triton.launch, eca_triton.kernels, torch._dynamo
+        import eca_triton.launch.forward, eca_triton.kernels, torch._dynamo
         assert "eca_triton" in torch._dynamo.list_backends(exclude_tags=())
         print(eca_triton.kernels.__file__)
         """

@@ -16,8 +16,9 @@ from recording_driver import Launch, plans, recorded_launches, weight
 from torch import Tensor
 from tuned import H200, changed, entry, key_of, product
 
-from eca_triton import deviceless, launch
+from eca_triton import deviceless
 from eca_triton.compile.passes import LoweringPass
+from eca_triton.launch import devices
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.layout import common_layout
@@ -34,7 +35,7 @@ OPS = torch.ops.eca_triton
 def launches() -> Iterator[list[Launch]]:
     with (
         recorded_launches([0]) as launches,
-        mock.patch.object(launch, "device_of", return_value=H200),
+        mock.patch.object(devices, "device_of", return_value=H200),
         torch.no_grad(),
     ):
         yield launches
@@ -99,7 +100,7 @@ def test_a_product_follows_it_too_and_is_a_plan_again(launches: list[Launch]) ->
     for _ in range(2):
         OPS.rescaled_projection(*args)
     assert programs(launches) == [2, 2, 16, 16]
-    with mock.patch.object(launch, "select", side_effect=AssertionError("asked again")):
+    with mock.patch.object(devices, "select", side_effect=AssertionError("asked again")):
         OPS.rescaled_projection(*args)
     assert plans() == 1
 
@@ -136,7 +137,7 @@ def test_so_does_every_launch_of_two_passes_in_training(launches: list[Launch], 
         return select(problem, **options)
 
     store.reload()  # forgets what was planned
-    with mock.patch.object(launch, "select", asking):
+    with mock.patch.object(devices, "select", asking):
         assert once() == before
     (problem,) = [each for each in asked if each.kind == step]
     usual: Any = problem.heuristic().config
@@ -163,7 +164,7 @@ def test_in_a_graph_capture_nothing_is_read(launches: list[Launch], monkeypatch:
     w = weight()
     store.save({key_of(FORWARD): entry(DOUBLE)})
     with monkeypatch.context() as capture:
-        capture.setattr(launch, "captured", lambda x: True)
+        capture.setattr(devices, "captured", lambda x: True)
         capture.setattr(store, "load", None)
         OPS.eca(X, w)
     OPS.eca(torch.randn(2, 64, 8, 8), w)  # reads the tables, and forgets what was planned without them
@@ -179,7 +180,7 @@ def test_with_any_table_a_repeated_call_is_a_plan(launches: list[Launch], text: 
     path.write_text(text)
     w = weight()
     OPS.eca(X, w)
-    with mock.patch.object(launch, "select", side_effect=AssertionError("asked again")):
+    with mock.patch.object(devices, "select", side_effect=AssertionError("asked again")):
         OPS.eca(X, w)
     assert len(launches) == 2
 

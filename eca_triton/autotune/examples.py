@@ -157,17 +157,17 @@ def _rescaled_projection(**values: Any) -> ProductCall | None:
 
 
 def _eca_forward(**values: Any) -> Call:
-    from .. import launch_training
+    from ..launch import training
 
     a, outs = check_and_allocate_eca_forward(**values)
-    return launch_training.arranged(forward_call(a, outs), a.mask_order)
+    return training.arranged(forward_call(a, outs), a.mask_order)
 
 
 def _eca_backward(**values: Any) -> BackwardCall | None:
-    from .. import launch_training
+    from ..launch import training
 
     a, outs = check_and_allocate_eca_backward(**values)
-    call = launch_training.arranged_backward(backward_call(a, outs), a.mask_order)
+    call = training.arranged_backward(backward_call(a, outs), a.mask_order)
     return None if call.d_x is None else call
 
 

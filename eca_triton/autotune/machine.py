@@ -76,32 +76,32 @@ def problems_of(call: AnyCall, device: Device) -> list[Problem]:
 
 
 def _gate(call: GateCall) -> None:
-    from .. import launch
+    from ..launch import gates
 
-    launch.gate(call)
+    gates.gate(call)
 
 
 def _forward(call: Call) -> None:
-    from .. import launch, launch_two_pass
+    from ..launch import forward, two_pass
 
-    if not launch.one_launch(call):
+    if not forward.one_launch(call):
         if call.pooled is None:
-            launch.two_pass(call)
+            forward.two_pass(call)
         else:
-            launch_two_pass.forward(call)
+            two_pass.forward(call)
 
 
 def _backward(call: BackwardCall) -> None:
-    from .. import launch_training, launch_two_pass
+    from ..launch import training, two_pass
 
-    if not launch_training.one_launch(call):
-        launch_two_pass.backward(call)
+    if not training.one_launch(call):
+        two_pass.backward(call)
 
 
 def _product(call: ProductCall) -> None:
-    from .. import launch_projection
+    from ..launch import projection
 
-    launch_projection.rescaled(call)
+    projection.rescaled(call)
 
 
 _LAUNCHERS: dict[type, Callable[[Any], None]] = {

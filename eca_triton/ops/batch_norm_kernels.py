@@ -42,7 +42,7 @@ def take(a: Arguments, *others: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not number_of_dispatch_modes()
         and all(tensor is None or type(tensor) in _PLAIN for tensor in (*a[:6], *others))
-        and implementation._launcher(a.x) is not None
+        and implementation.have_kernels(a.x)
     )
 
 
@@ -82,7 +82,7 @@ CALLS.update({forward: Calls(), backward: Calls()})
 
 
 def _first_forward(a: Arguments, order: str, options: dict[str, object]) -> tuple[Tensor, ...]:
-    from .. import launch_batch_norm
+    from ..launch import batch_norm
 
     n, c = a.x.shape[:2]
     bits = 0 if order == "none" else a.x[0].numel() // 8
@@ -97,7 +97,7 @@ def _first_forward(a: Arguments, order: str, options: dict[str, object]) -> tupl
         residual=a.residual, out=out, pooled=means, mask=mask if bits else None, **_options(a),
     )  # fmt: skip
     with CALLS[forward].first(a[:6], options, outs):
-        launch_batch_norm.forward(call, unbiased, order)
+        batch_norm.forward(call, unbiased, order)
     return outs
 
 
@@ -110,7 +110,7 @@ def _first_backward(
     tensors: tuple[Tensor | None, ...],
     options: dict[str, object],
 ) -> tuple[Tensor, ...]:
-    from .. import launch_batch_norm
+    from ..launch import batch_norm
 
     means, mean, var, mask = statistics
     means, mask = means.contiguous(), None if mask is None else mask.contiguous()  # if somebody moved them
@@ -136,7 +136,7 @@ def _first_backward(
             d_gate=d_gate, p_sum=p_sum, p_dot_x=p_dot_x, **_options(a),
         )  # fmt: skip
         if d_x is not None or d_residual is not None or d_gate is not None:
-            launch_batch_norm.backward(call, order, *d_parameters)
+            batch_norm.backward(call, order, *d_parameters)
     return outs
 
 

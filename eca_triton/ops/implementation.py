@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -74,35 +73,37 @@ def _first_of(op: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable
 @_first_of(GATE)
 def _gate(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_gate(*args, **kwargs)
-    launch = _launcher(a.x)
-    if launch is None:
+    if not have_kernels(a.x):
         return out.copy_(reference.gate(a.x, a.weight, a.bias, **a.gate_options, out_dtype=out.dtype))
+    from ..launch import gates
+
     with CALLS[GATE].first(args, kwargs, (out,)):
-        launch.gate(GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out))
+        gates.gate(GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out))
     return out
 
 
 @_first_of(ECA)
 def _eca(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_eca(*args, **kwargs)
-    launch = _launcher(a.x)
-    if launch is None:
+    if not have_kernels(a.x):
         # In the dtype of the arithmetic: the copy into `out` is the one rounding.
         dtype = reference.compute_dtype(a.x)
         return out.copy_(reference.eca(a.x, a.weight, a.bias, **a.eca_options, out_dtype=dtype))
+    from ..launch import forward
+
     with CALLS[ECA].first(args, kwargs, (out,)):
-        launch.eca(launch.Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
+        forward.eca(Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
     return out
 
 
 @_first_of(ECA_FORWARD)
 def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     a, outs = check_and_allocate_eca_forward(*args, **kwargs)
-    if _launcher(a.x) is not None:
-        from .. import launch_training
+    if have_kernels(a.x):
+        from ..launch import training
 
         with CALLS[ECA_FORWARD].first(args, kwargs, outs):
-            launch_training.eca_forward(forward_call(a, outs), a.mask_order)
+            training.eca_forward(forward_call(a, outs), a.mask_order)
         return outs
     results = reference_training.eca_forward(
         a.x, a.weight, a.bias, **a.options, mask_order=a.mask_order, out_dtype=outs[0].dtype
@@ -115,7 +116,7 @@ def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
 @_first_of(ECA_BACKWARD)
 def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
     a, outs = check_and_allocate_eca_backward(*args, **kwargs)
-    if _launcher(a.x) is not None:
+    if have_kernels(a.x):
         with CALLS[ECA_BACKWARD].first(args, kwargs, outs):
             _launch_backward(a, outs)
         return outs
@@ -130,12 +131,12 @@ def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
 
 
 def _launch_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
-    from .. import launch_training
+    from ..launch import training
 
     call = backward_call(a, outs)
-    launch_training.eca_backward(call, a.mask_order)
+    training.eca_backward(call, a.mask_order)
     if a.wants_band or a.wants_bn:
-        launch_training.parameter_gradients(call, *(out if out.numel() else None for out in outs[2:]))
+        training.parameter_gradients(call, *(out if out.numel() else None for out in outs[2:]))
 
 
 def forward_call(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> Call:
@@ -167,11 +168,12 @@ def backward_call(a: BackwardArguments, outs: tuple[Tensor, ...]) -> BackwardCal
 def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_gate_from_pool(*args, **kwargs)
     options: dict[str, Any] = {"circular": a.circular, "gate": a.gate}
-    launch = _launcher(a.pooled)
-    if launch is None:
+    if not have_kernels(a.pooled):
         return out.copy_(reference.gate_from_pool(a.pooled, a.weight, a.bias, **options, out_dtype=out.dtype))
+    from ..launch import gates
+
     with CALLS[GATE_FROM_POOL].first(args, kwargs, (out,)):
-        launch.gate_from_pool(a.pooled, a.weight, a.bias, **options, out=out)
+        gates.gate_from_pool(a.pooled, a.weight, a.bias, **options, out=out)
     return out
 
 
@@ -179,15 +181,16 @@ def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
 def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     a, outs = check_and_allocate_gate_from_pool_backward(*args, **kwargs)
     options: dict[str, Any] = {"circular": a.circular, "gate": a.gate}
-    launch = _launcher(a.pooled)
-    if launch is None:
+    if not have_kernels(a.pooled):
         grads = reference.gate_from_pool_backward(a.grad, a.pooled, a.weight, a.bias, **options)
         for out, grad in zip(outs, grads, strict=True):
             out.copy_(grad)
     else:
+        from ..launch import gates
+
         d_pooled, d_weight, d_bias = outs
         with CALLS[GATE_FROM_POOL_BACKWARD].first(args, kwargs, outs):
-            launch.gate_from_pool_backward(
+            gates.gate_from_pool_backward(
                 a.grad, a.pooled, a.weight, a.bias, **options,
                 d_pooled=d_pooled, d_weight=d_weight, d_bias=d_bias,
             )  # fmt: skip
@@ -197,15 +200,15 @@ def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor,
 @_first_of(GATE_FROM_PROJECTION)
 def _gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_gate_from_projection(*args, **kwargs)
-    if out.numel() == 0 or _launcher(a.pooled) is None:
+    if out.numel() == 0 or not have_kernels(a.pooled):
         gates = reference.gate_from_projection(
             a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=out.dtype
         )
         return out.copy_(gates)
-    from .. import launch_projection
+    from ..launch import projection
 
     with CALLS[GATE_FROM_PROJECTION].first(args, kwargs, (out,)):
-        launch_projection.gates(a.pooled, a.projection, a.weight, a.bias, **a.options, out=out, shift=None)
+        projection.gates(a.pooled, a.projection, a.weight, a.bias, **a.options, out=out, shift=None)
     return out
 
 
@@ -213,13 +216,13 @@ def _gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
 def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     a, outs = check_and_allocate_affine_from_projection(*args, **kwargs)
     out, shift = outs
-    if out.numel() == 0 or _launcher(a.pooled) is None:
+    if out.numel() == 0 or not have_kernels(a.pooled):
         terms = reference.affine_from_projection(a.pooled, a.projection, a.weight, a.bias, **a.options)
         return out.copy_(terms[0]), shift.copy_(terms[1])
-    from .. import launch_projection
+    from ..launch import projection
 
     with CALLS[AFFINE_FROM_PROJECTION].first(args, kwargs, outs):
-        launch_projection.gates(a.pooled, a.projection, a.weight, a.bias, **a.options, out=out, shift=shift)
+        projection.gates(a.pooled, a.projection, a.weight, a.bias, **a.options, out=out, shift=shift)
     return outs
 
 
@@ -229,32 +232,34 @@ def _rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
     # Channels that are not innermost make rows of a matrix that no vector access reads; Triton's interpreter
     # multiplies the bits of bf16.
     bits = a.x.dtype == torch.bfloat16 and a.x.device.type == "cpu"
-    if out.numel() == 0 or not channels_last(a.x) or bits or _launcher(a.x) is None:
+    if out.numel() == 0 or not channels_last(a.x) or bits or not have_kernels(a.x):
         dtype = reference.compute_dtype(a.x)
         return out.copy_(
             reference.rescaled_projection(a.x, a.projection, a.factor, a.summand, out_dtype=dtype)
         )
-    from .. import launch_projection
+    from ..launch import projection
 
     with CALLS[RESCALED_PROJECTION].first(args, kwargs, (out,)):
-        launch_projection.rescaled(ProductCall(a.x, a.projection, a.factor, a.summand, out))
+        projection.rescaled(ProductCall(a.x, a.projection, a.factor, a.summand, out))
     return out
 
 
-def _launcher(x: Tensor) -> ModuleType | None:
-    """The module that launches our kernels on x, or None where the reference computes."""
+def have_kernels(x: Tensor) -> bool:
+    """Whether our kernels run for x; else the reference computes."""
     if x.device.type != "cuda" and not (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
-        return None
-    launch = _import_launch()
-    return launch if launch is not None and launch.supports(x) else None
+        return False
+    supports = _supports()
+    return supports is not None and supports(x)
 
 
 @functools.cache
-def _import_launch() -> ModuleType | None:
-    """The first import of Triton, when the first operator runs on a device that has kernels."""
+def _supports() -> Callable[[Tensor], bool] | None:
+    """What the kernels take; None where there is no Triton, which the launchers are the first to import."""
     if importlib.util.find_spec("triton") is None:
         return None
-    return importlib.import_module("eca_triton.launch")
+    from ..launch.devices import supports
+
+    return supports
 
 
 # One function for every device: it is below autograd, and asks x where to go.

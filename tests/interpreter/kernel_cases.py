@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eca_triton import launch
-from eca_triton.call import GateCall
+from eca_triton.call import BatchNorm, Call, GateCall
+from eca_triton.launch import forward as launch_forward
+from eca_triton.launch import gates as launch_gates
 
 LAYOUTS: dict[str, Callable[[tuple[int, ...], torch.dtype], Tensor]] = {
     "contiguous": lambda shape, dtype: torch.randn(shape).to(dtype),
@@ -43,7 +44,7 @@ class Site:
     x: Tensor
     weight: Tensor
     bias: Tensor | None = None
-    bn: launch.BatchNorm | None = None
+    bn: BatchNorm | None = None
     bn_eps: float = 1e-3
     pre_activation: str = "identity"
     circular: bool = False
@@ -63,24 +64,24 @@ class Site:
         return replace(self, **{field.name: cast(getattr(self, field.name)) for field in fields(self)})
 
     def gates_by_kernel(self, dtype: torch.dtype | None = None) -> Tensor:
-        """[N, C] from `launch.gate`, into a buffer full of NaN."""
+        """[N, C] from `launch_gates.gate`, into a buffer full of NaN."""
         out = torch.full(self.x.shape[:2], float("nan"), dtype=dtype or self.x.dtype)
         call = GateCall(
             self.x, self.weight, self.bias, self.bn, self.bn_eps,
             self.pre_activation, self.circular, self.gate, out,
         )  # fmt: skip
-        launch.gate(call)
+        launch_gates.gate(call)
         return out
 
-    def map_by_kernel(self, function: Callable[..., None] = launch.eca, *config: object) -> Tensor:
-        """A map like x, into a buffer full of NaN, from `launch.eca` or a function that it chooses."""
+    def map_by_kernel(self, function: Callable[..., None] = launch_forward.eca, *config: object) -> Tensor:
+        """A map like x, into a buffer full of NaN, from `forward.eca` or a function that it chooses."""
         out = torch.empty_like(self.x).fill_(float("nan"))
         function(self.call(out), *config)
         return out
 
-    def call(self, out: Tensor) -> launch.Call:
+    def call(self, out: Tensor) -> Call:
         """What the launchers take."""
-        return launch.Call(**{field.name: getattr(self, field.name) for field in fields(self)}, out=out)
+        return Call(**{field.name: getattr(self, field.name) for field in fields(self)}, out=out)
 
     def by_torch(self) -> tuple[Tensor, Tensor]:
         """Gates and map in plain torch, every step in x's dtype."""
@@ -103,7 +104,7 @@ def gates_by_torch(pooled: Tensor, weight: Tensor, bias: Tensor | None, circular
     return GATES[gate](F.conv1d(rows, weight.reshape(1, 1, -1), bias)[:, 0])
 
 
-def batch_norm(channels: int, dtype: torch.dtype, affine: bool = True) -> launch.BatchNorm:
+def batch_norm(channels: int, dtype: torch.dtype, affine: bool = True) -> BatchNorm:
     """Statistics far from (0, 1), so that forgetting any of them shows."""
     mean, var = torch.randn(channels), torch.rand(channels) + 0.5
     weight, bias = torch.rand(channels) + 0.5, torch.randn(channels)

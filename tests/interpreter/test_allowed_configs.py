@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import eca_triton
-from eca_triton import launch
+from eca_triton.launch import devices
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Config, FlatConfig
@@ -124,7 +124,7 @@ def test_random_configs_compute_what_torch_does(
         return choice
 
     for _ in range(ROUNDS):
-        with mock.patch.object(launch, "select", select):
+        with mock.patch.object(devices, "select", select):
             got = step(lambda x, w, r: eca_triton.eca(x, w, residual=r, activation=activation), x, w, r, dy)
         for one, other in zip(got, exact, strict=True):
             torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
@@ -162,7 +162,7 @@ def test_random_configs_of_two_passes_compute_what_torch_does(
         return choice
 
     for _ in range(ROUNDS):
-        with mock.patch.object(launch, "select", select):
+        with mock.patch.object(devices, "select", select):
             got = step(lambda x, w, r: eca_triton.eca(x, w, residual=r, activation=activation), x, w, r, dy)
             with torch.no_grad():
                 alone = eca_triton.eca(x, w, residual=r, activation=activation)
@@ -194,7 +194,7 @@ def test_random_configs_of_a_product_compute_what_torch_does(
         chosen.add(choice := some("product", problem))
         return choice
 
-    with mock.patch.object(launch, "select", select):
+    with mock.patch.object(devices, "select", select):
         for _ in range(2 * ROUNDS):
             got = torch.ops.eca_triton.rescaled_projection(x, matrix, factor, shift)
             torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4)

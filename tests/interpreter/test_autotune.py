@@ -12,12 +12,12 @@ from autotune_machine import Bench
 from torch import nn
 
 import eca_triton
-from eca_triton import launch
 from eca_triton.autotune.examples import Example
 from eca_triton.autotune.machine import launch_as
 from eca_triton.autotune.search import Task, search, tasks_of
 from eca_triton.autotune.sites import sites_of
 from eca_triton.autotune.verify import disagreement
+from eca_triton.launch import devices
 from eca_triton.ops.schema import ECA, GATE
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
@@ -117,10 +117,10 @@ def test_the_problem_of_a_product_is_the_one_that_its_launch_asks_about(summand:
     terms = torch.rand(2, 40)
     args = [x, torch.randn(40, 24, 1, 1, dtype=torch.float16), terms, terms if summand else None]
     options = {"out_dtype": torch.float32}
-    with mock.patch.object(launch, "select", side_effect=select) as asked:
+    with mock.patch.object(devices, "select", side_effect=select) as asked:
         RESCALED_PROJECTION(*args, **options)
     made = Example.of(RESCALED_PROJECTION, args, options).call(torch.device("meta"))
-    assert asked.call_args.args == (made.problem(launch.device_of(CPU)),)
+    assert asked.call_args.args == (made.problem(devices.device_of(CPU)),)
 
 
 def test_a_search_runs_to_its_end_with_the_kernels() -> None:
@@ -158,12 +158,12 @@ def test_the_problems_of_a_model_are_those_that_its_launches_ask_about(
         asked.add(problem)
         return select(problem, **options)
 
-    with mock.patch.object(launch, "select", asking):
+    with mock.patch.object(devices, "select", asking):
         with torch.set_grad_enabled(training):
             out = model(x.requires_grad_(training))
         if training:
             out.sum().backward()
-    device = launch.device_of(CPU)
+    device = devices.device_of(CPU)
     found = {
         example.call(torch.device("meta")).problem(device)
         for example in sites_of(model, (x.detach().requires_grad_(training),), training=training).examples

@@ -13,7 +13,7 @@ from kernel_cases import LAYOUTS, assert_earned, covering, gates_by_torch, label
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eca_triton import launch_batch_norm
+from eca_triton.launch import batch_norm as launch_batch_norm
 from eca_triton.ops import BATCH_NORM_ECA
 
 NAMES = ("x", "weight", "bias", "bn_weight", "bn_bias", "residual")

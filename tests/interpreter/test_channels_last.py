@@ -10,7 +10,7 @@ import torch
 from kernel_cases import ACTIVATIONS, LAYOUTS, Site, assert_earned, batch_norm, covering, label
 from torch import Tensor
 
-from eca_triton import launch_channels_last
+from eca_triton.launch import channels_last as launch_channels_last
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged import lagged_config
 from eca_triton.tuning.layout import Layout, common_layout

@@ -10,7 +10,7 @@ import torch
 from backward_cases import Backward, Gradients
 from kernel_cases import ACTIVATIONS, LAYOUTS, Site, assert_earned, batch_norm, covering, label
 
-from eca_triton import launch_backward_channels_last
+from eca_triton.launch import backward_channels_last as launch_backward_channels_last
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged_backward import lagged_backward_config
 from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config

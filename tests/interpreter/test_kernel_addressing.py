@@ -6,7 +6,8 @@ import pytest
 import torch
 from kernel_cases import Site
 
-from eca_triton import launch
+from eca_triton.launch import forward as launch_forward
+from eca_triton.launch import gates as launch_gates
 
 FAR = 2**30 + 16  # elements; fits int32, twice as much does not
 
@@ -32,7 +33,7 @@ def test_offsets_past_int32(shape: tuple[int, ...], strides: tuple[int, ...]) ->
     expected = Site(near, weight, residual=near).map_by_kernel()
     assert torch.equal(Site(near, weight, residual=far).map_by_kernel(), expected), "residual"
     out = torch.empty(2 * FAR + 64, dtype=torch.float16).as_strided(shape, strides)
-    launch.eca(Site(far, weight, residual=near).call(out))
+    launch_forward.eca(Site(far, weight, residual=near).call(out))
     assert torch.equal(out, expected), "x and out"
 
 
@@ -42,8 +43,8 @@ def test_pooled_rows_past_int32() -> None:
     far = torch.empty(2 * FAR + 64, dtype=torch.float16).as_strided((3, 5), (FAR, 1)).copy_(near)
     weight = torch.randn(3)
     got, expected = (torch.empty(3, 5) for _ in range(2))
-    launch.gate_from_pool(far, weight, None, False, "sigmoid", got)
-    launch.gate_from_pool(near, weight, None, False, "sigmoid", expected)
+    launch_gates.gate_from_pool(far, weight, None, False, "sigmoid", got)
+    launch_gates.gate_from_pool(near, weight, None, False, "sigmoid", expected)
     assert torch.equal(got, expected)
 
 
@@ -51,5 +52,5 @@ def test_more_images_than_a_grid_axis_takes() -> None:
     torch.manual_seed(0)
     pooled, weight = torch.randn(65_537, 2), torch.randn(1)
     out = torch.full((65_537, 2), float("nan"))
-    launch.gate_from_pool(pooled, weight, None, False, "sigmoid", out)
+    launch_gates.gate_from_pool(pooled, weight, None, False, "sigmoid", out)
     torch.testing.assert_close(out, torch.sigmoid(pooled * weight))

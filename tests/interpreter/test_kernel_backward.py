@@ -7,7 +7,7 @@ import torch
 from kernel_cases import assert_earned, covering, gates_by_torch, label
 from torch import Tensor
 
-from eca_triton import launch
+from eca_triton.launch import gates as launch_gates
 
 CASES = covering(
     {
@@ -39,7 +39,7 @@ def by_kernel(
     outs = tuple(
         torch.empty_like(like).fill_(float("nan")) for like in (pooled, weight, weight.flatten()[:1])
     )
-    launch.gate_from_pool_backward(grad, pooled, weight, bias, circular, gate, *outs)
+    launch_gates.gate_from_pool_backward(grad, pooled, weight, bias, circular, gate, *outs)
     return outs
 
 

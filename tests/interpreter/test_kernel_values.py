@@ -17,7 +17,9 @@ from kernel_cases import (
     label,
 )
 
-from eca_triton import launch
+from eca_triton.launch import devices
+from eca_triton.launch import forward as launch_forward
+from eca_triton.launch import gates as launch_gates
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.heuristic import pool_config
 from eca_triton.tuning.layout import common_layout
@@ -86,7 +88,9 @@ def test_gates_are_as_exact_as_eager(row: dict[str, object]) -> None:
     assert_earned(site.gates_by_kernel(), native, exact)
 
 
-@pytest.mark.parametrize("function", [launch.eca, launch.two_pass], ids=["chosen", "two_pass"])
+@pytest.mark.parametrize(
+    "function", [launch_forward.eca, launch_forward.two_pass], ids=["chosen", "two_pass"]
+)
 @pytest.mark.parametrize("row", ECA_CASES, ids=label)
 def test_maps_are_as_exact_as_eager(row: dict[str, object], function: Callable[..., None]) -> None:
     site = site_of(row)
@@ -114,7 +118,7 @@ def test_rows_read_by_aligned_windows_take_nothing_from_their_neighbours(hw: int
 def test_a_map_cut_over_many_programs_gives_the_same_gates(
     layout: str, spatial: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "device_of", lambda device: H200)
+    monkeypatch.setattr(devices, "device_of", lambda device: H200)
     torch.manual_seed(0)
     x = LAYOUTS[layout]((1, 8, *spatial), torch.float16)
     site = Site(x=x, weight=torch.randn(3), bn=batch_norm(8, torch.float32), residual=torch.randn_like(x))
@@ -146,7 +150,7 @@ def test_gates_from_pooled_values_of_any_stride(dtype: torch.dtype, circular: bo
     wide = torch.randn(40, 6).to(dtype)
     for pooled in (wide, wide.t(), wide.t()[::2, 1::2], wide[:1].expand(5, 6)):
         out = torch.full(pooled.shape, float("nan"), dtype=dtype)
-        launch.gate_from_pool(pooled, weight, bias, circular, gate, out)
+        launch_gates.gate_from_pool(pooled, weight, bias, circular, gate, out)
         native = gates_by_torch(pooled, weight, bias, circular, gate)
         exact = gates_by_torch(pooled.double(), weight.double(), bias.double(), circular, gate)
         assert_earned(out, native, exact)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._dynamo.backends.registry import lookup_backend
 
-from eca_triton import launch
 from eca_triton.compile.passes import lower_graph
 from eca_triton.compile.settings import Settings
+from eca_triton.launch import gates
 
 
 class Bottleneck(nn.Module):
@@ -80,13 +80,13 @@ def test_a_network_on_the_kernels_is_as_exact_as_eager(
     launches = []
 
     def count(name: str) -> None:
-        kernel = getattr(launch, name)
+        kernel = getattr(gates, name)
 
         def counted(*args: object, **kwargs: object) -> None:
             launches.append(name)
             kernel(*args, **kwargs)
 
-        monkeypatch.setattr(launch, name, counted)
+        monkeypatch.setattr(gates, name, counted)
 
     for name in ("gate", "gate_from_pool", "gate_from_pool_backward"):
         count(name)

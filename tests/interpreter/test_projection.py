@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from kernel_cases import assert_earned, batch_norm, covering, gates_by_torch, label
 from torch import Tensor
 
-from eca_triton import launch_projection
+from eca_triton.launch import projection as launch_projection
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.projection import projection_config
 

@@ -7,7 +7,7 @@ import torch
 from kernel_cases import Site, assert_earned, batch_norm, covering, label
 from torch import Tensor
 
-from eca_triton import launch
+from eca_triton.launch import forward as launch_forward
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.tile import TileConfig, tile_config
@@ -27,7 +27,7 @@ def config_of(site: Site, device: Device) -> TileConfig:
 
 
 def by_tile(site: Site, device: Device) -> Tensor:
-    return site.map_by_kernel(launch.tile, config_of(site, device))
+    return site.map_by_kernel(launch_forward.tile, config_of(site, device))
 
 
 CASES = covering(

@@ -9,9 +9,9 @@ import torch
 from kernel_cases import Site, assert_earned, batch_norm, covering, label
 from torch import Tensor
 
-from eca_triton import launch
 from eca_triton.call import BackwardCall
-from eca_triton.launch_backward import tile_backward
+from eca_triton.launch import forward as launch_forward
+from eca_triton.launch.backward import tile_backward
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.tile import tile_config
@@ -62,7 +62,7 @@ def forward(site: Site, device: Device, bits: bool) -> tuple[Tensor, Tensor, Ten
     pooled = torch.full((n, c), NAN)
     mask = torch.full((n, x[0].numel() // 8), 0b10011010, dtype=torch.uint8) if bits else None
     out = torch.empty_like(x).fill_(NAN)
-    launch.tile(site.call(out)._replace(pooled=pooled, mask=mask), config)
+    launch_forward.tile(site.call(out)._replace(pooled=pooled, mask=mask), config)
     return out, pooled, mask
 
 

@@ -5,37 +5,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import launch, launch_two_pass
-from .call import BackwardCall, Call, vectors
-from .direct import run, scratch
-from .kernels.batch_norm_backward import batch_norm_backward_kernel
-from .launch_backward import tile_backward
-from .launch_backward_channels_last import lagged_backward, tile_channels_last_backward
-from .tuning.choice import Choice
-from .tuning.heuristic import batch_norm_backward_blocks
-from .tuning.lagged import LaggedConfig
-from .tuning.layout import common_layout
-from .tuning.tile_backward import TileBackwardConfig
-from .tuning.tile_channels_last import TileChannelsLastConfig
+from ..call import BackwardCall, Call, vectors
+from ..direct import run, scratch
+from ..kernels.batch_norm_backward import batch_norm_backward_kernel
+from ..tuning.choice import Choice
+from ..tuning.heuristic import batch_norm_backward_blocks
+from ..tuning.lagged import LaggedConfig
+from ..tuning.layout import common_layout
+from ..tuning.tile_backward import TileBackwardConfig
+from ..tuning.tile_channels_last import TileChannelsLastConfig
+from . import devices, forward, gates, two_pass
+from .backward import tile_backward
+from .backward_channels_last import lagged_backward, tile_channels_last_backward
 
 
 def eca_forward(call: Call, mask_order: str) -> None:
     """Fills call.out, call.pooled and, in mask_order, call.mask. The call's pre_activation is "identity"."""
-    with launch.on_device_of(call.x):
+    with devices.on_device_of(call.x):
         dense = arranged(call, mask_order)
-        if not launch.one_launch(dense):
-            launch_two_pass.forward(dense)
+        if not forward.one_launch(dense):
+            two_pass.forward(dense)
         if dense.out is not call.out:
             call.out.copy_(dense.out)
 
 
 def eca_backward(call: BackwardCall, mask_order: str) -> None:
     """Fills call.d_x, d_residual, d_gate, p_sum and p_dot_x, as far as there are any."""
-    with launch.on_device_of(call.x):
+    with devices.on_device_of(call.x):
         dense = arranged_backward(call, mask_order)
         # Two passes alone leave out d_x and d_gate where nobody needs them.
         if dense.d_x is None or not one_launch(dense):
-            launch_two_pass.backward(dense)
+            two_pass.backward(dense)
         copy_back(call, dense)
 
 
@@ -67,7 +67,7 @@ def copy_back(call: BackwardCall, dense: BackwardCall) -> None:
 
 def one_launch(call: BackwardCall) -> bool:
     """Fills all outputs from one read of the maps, and says so, if `select` knows a kernel."""
-    return launched(call, launch.chosen(call.x, call.problem(launch.device_of(call.x.device))))
+    return launched(call, devices.chosen(call.x, call.problem(devices.device_of(call.x.device))))
 
 
 def launched(call: BackwardCall, choice: Choice) -> bool:
@@ -103,8 +103,8 @@ def parameter_gradients(
     if d_bias is None:
         d_bias = scratch((1,), torch.float32, x.device)
     d_pooled = scratch((n, c), torch.float32, x.device)
-    with launch.on_device_of(x):
-        launch.gate_from_pool_backward(
+    with devices.on_device_of(x):
+        gates.gate_from_pool_backward(
             call.d_gate, call.pooled, weight, call.bias, call.circular, call.gate,
             d_pooled, d_weight, d_bias, call.bn, call.bn_eps,
         )  # fmt: skip

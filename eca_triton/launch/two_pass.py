@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import launch
-from .call import BackwardCall, BatchNorm, Call, vectors
-from .direct import run, scratch
-from .kernels.affine import affine_backward_kernel, affine_kernel
-from .kernels.moments import moments_kernel
-from .kernels.terms import backward_terms_kernel, forward_terms_kernel
-from .tuning.config import Config, FlatConfig
-from .tuning.heuristic import gate_block, near_gate_block
-from .tuning.layout import Layout
-from .tuning.problem import Pass, PassProblem
+from ..call import BackwardCall, BatchNorm, Call, vectors
+from ..direct import run, scratch
+from ..kernels.affine import affine_backward_kernel, affine_kernel
+from ..kernels.moments import moments_kernel
+from ..kernels.terms import backward_terms_kernel, forward_terms_kernel
+from ..tuning.config import Config, FlatConfig
+from ..tuning.heuristic import gate_block, near_gate_block
+from ..tuning.layout import Layout
+from ..tuning.problem import Pass, PassProblem
+from . import devices, gates
 
 
 def forward(call: Call) -> None:
@@ -24,7 +24,7 @@ def forward(call: Call) -> None:
 
     The call's pre_activation is "identity", its maps are all contiguous or all channels-last.
     """
-    rescale(call, launch.pool(call.x, None, 0.0, "identity"), 1.0 / call.layout.hw, call.pooled)
+    rescale(call, gates.pool(call.x, None, 0.0, "identity"), 1.0 / call.layout.hw, call.pooled)
 
 
 def rescale(call: Call, partial: Tensor, inv_hw: float, pooled: Tensor | None) -> None:
@@ -135,8 +135,8 @@ def _bits_along(layout: Layout, config: Config) -> str:
 
 def _chosen(call: Call | BackwardCall, step: Pass) -> Any:
     """Config of one of the launches."""
-    problem = PassProblem.of(call.problem(launch.device_of(call.x.device)), step)
-    return launch.chosen(call.x, problem).config
+    problem = PassProblem.of(call.problem(devices.device_of(call.x.device)), step)
+    return devices.chosen(call.x, problem).config
 
 
 def _flat(layout: Layout, config: FlatConfig) -> dict[str, int | bool]:

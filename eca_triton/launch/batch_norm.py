@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import launch, launch_two_pass
-from .call import BackwardCall, Call
-from .direct import run, scratch
-from .kernels.batch_statistics import batch_statistics_kernel, image_statistics_kernel
-from .launch_training import arranged, arranged_backward, copy_back, parameter_gradients
-from .tuning.heuristic import batch_statistics_blocks, moments_config
-from .tuning.layout import common_layout
+from ..call import BackwardCall, Call
+from ..direct import run, scratch
+from ..kernels.batch_statistics import batch_statistics_kernel, image_statistics_kernel
+from ..tuning.heuristic import batch_statistics_blocks, moments_config
+from ..tuning.layout import common_layout
+from . import devices, two_pass
+from .training import arranged, arranged_backward, copy_back, parameter_gradients
 
 
 def forward(call: Call, unbiased: Tensor, mask_order: str) -> None:
@@ -22,11 +22,11 @@ def forward(call: Call, unbiased: Tensor, mask_order: str) -> None:
 
     Four launches. The call's pre_activation is "identity"; statistics are fp32, of more than one element.
     """
-    with launch.on_device_of(call.x):
+    with devices.on_device_of(call.x):
         dense = arranged(call, mask_order)
         _statistics(dense, unbiased)
         assert dense.pooled is not None, "the means of every image, of which the gates are made"
-        launch_two_pass.rescale(dense, dense.pooled[:, None, :], 1.0, None)
+        two_pass.rescale(dense, dense.pooled[:, None, :], 1.0, None)
         if dense.out is not call.out:
             call.out.copy_(dense.out)
 
@@ -43,21 +43,21 @@ def backward(
 
     p_sum and p_dot_x are wanted with d_gate; d_gate where more is than d_residual.
     """
-    with launch.on_device_of(call.x):
+    with devices.on_device_of(call.x):
         dense = arranged_backward(call, mask_order)
         parameters = d_weight, d_bias, d_bn_weight, d_bn_bias
         if dense.d_x is None:
-            launch_two_pass.backward(dense)
+            two_pass.backward(dense)
             if dense.d_gate is not None:
                 parameter_gradients(dense, *parameters)
         else:
             device = call.x.device
             beta = scratch((call.x.shape[1],), torch.float32, device)
             gamma = scratch(tuple(call.pooled.shape), torch.float32, device)
-            factor, offset = launch_two_pass.forward_terms(dense, call.pooled[:, None, :], 1.0, None)
-            launch_two_pass.moments(dense, factor, offset, None)
+            factor, offset = two_pass.forward_terms(dense, call.pooled[:, None, :], 1.0, None)
+            two_pass.moments(dense, factor, offset, None)
             parameter_gradients(dense, *parameters, beta, gamma)
-            launch_two_pass.gradients_of_maps(dense, factor, offset, beta, gamma)
+            two_pass.gradients_of_maps(dense, factor, offset, beta, gamma)
         copy_back(call, dense)
 
 
@@ -65,7 +65,7 @@ def _statistics(call: Call, unbiased: Tensor) -> None:
     x = call.x
     layout = common_layout(x.shape, x.stride())
     n, c, hw = layout.n, layout.c, layout.hw
-    config = moments_config(layout, x.element_size(), launch.device_of(x.device))
+    config = moments_config(layout, x.element_size(), devices.device_of(x.device))
     chunk = -(-hw // (config.splits * config.block_hw)) * config.block_hw
     strides = (hw, 1) if layout.contiguous else (1, c)
     mean, spread = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))

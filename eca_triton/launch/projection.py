@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import launch
-from .call import BatchNorm, ProductCall, vectors
-from .direct import run
-from .kernels.product import product_kernel
-from .kernels.projection import projection_kernel
-from .tuning.choice import Choice
-from .tuning.product import ProductConfig
-from .tuning.projection import projection_config
+from ..call import BatchNorm, ProductCall, vectors
+from ..direct import run
+from ..kernels.product import product_kernel
+from ..kernels.projection import projection_kernel
+from ..tuning.choice import Choice
+from ..tuning.product import ProductConfig
+from ..tuning.projection import projection_config
+from . import devices
 
 
 def gates(
@@ -37,11 +37,11 @@ def gates(
     """
     (n, i), c = pooled.shape, projection.shape[0]
     taps = weight.numel()
-    device = launch.device_of(pooled.device)
+    device = devices.device_of(pooled.device)
     config = projection_config(n, c, taps, device)
     nvidia = device.warp_size == 32
     blocks = -(-n // config.block_n) * -(-c // (config.block_c - taps + 1))
-    with launch.on_device_of(pooled):
+    with devices.on_device_of(pooled):
         run(
             projection_kernel, (blocks,),
             pooled, projection, projection_bias, weight, bias, *vectors(bn), bn_eps, out, shift,
@@ -56,8 +56,8 @@ def gates(
 def rescaled(call: ProductCall) -> None:
     """Fills call.out."""
     x = call.x
-    with launch.on_device_of(x):
-        launched(call, launch.chosen(x, call.problem(launch.device_of(x.device))))
+    with devices.on_device_of(x):
+        launched(call, devices.chosen(x, call.problem(devices.device_of(x.device))))
 
 
 def launched(call: ProductCall, choice: Choice) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from .call import Call, vectors
-from .direct import run, scratch
-from .kernels.lagged import lagged_kernel
-from .kernels.tile_channels_last import tile_channels_last_kernel
-from .tuning.lagged import LaggedConfig
-from .tuning.layout import common_layout
-from .tuning.tile_channels_last import TileChannelsLastConfig
+from ..call import Call, vectors
+from ..direct import run, scratch
+from ..kernels.lagged import lagged_kernel
+from ..kernels.tile_channels_last import tile_channels_last_kernel
+from ..tuning.lagged import LaggedConfig
+from ..tuning.layout import common_layout
+from ..tuning.tile_channels_last import TileChannelsLastConfig
 
 
 def tile_channels_last(call: Call, config: TileChannelsLastConfig) -> None:
-    """`launch.eca` for maps that `tile_channels_last_config` takes, as one launch without scratch."""
+    """`forward.eca` for maps that `tile_channels_last_config` takes, as one launch without scratch."""
     x = call.x
     n, c = x.shape[:2]
     hw = x.numel() // (n * c)
@@ -28,7 +28,7 @@ def tile_channels_last(call: Call, config: TileChannelsLastConfig) -> None:
 
 
 def lagged(call: Call, config: LaggedConfig) -> None:
-    """`launch.eca` for maps that `lagged_config` takes, as one launch.
+    """`forward.eca` for maps that `lagged_config` takes, as one launch.
 
     Its scratch belongs to the call, so launches on several streams and replays of a graph do not meet.
     """

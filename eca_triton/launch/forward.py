@@ -1,0 +1,74 @@
+"""Host side of `eca`: one launch where a kernel takes the map, else two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..call import Call, vectors
+from ..direct import run
+from ..kernels.rescale import rescale_kernel
+from ..kernels.tile import tile_kernel
+from ..tuning.choice import Choice
+from ..tuning.lagged import LaggedConfig
+from ..tuning.problem import PassProblem
+from ..tuning.tile import TileConfig
+from ..tuning.tile_channels_last import TileChannelsLastConfig
+from . import devices, gates
+from .channels_last import lagged, tile_channels_last
+
+
+def eca(call: Call) -> None:
+    """Fills call.out."""
+    with devices.on_device_of(call.x):
+        if not one_launch(call):
+            two_pass(call)
+
+
+def one_launch(call: Call) -> bool:
+    """Fills call.out, pooled and mask from one read of the map, and says so, if `select` knows a kernel."""
+    return launched(call, devices.chosen(call.x, call.problem(devices.device_of(call.x.device))))
+
+
+def launched(call: Call, choice: Choice) -> bool:
+    """Fills call.out, pooled and mask as chosen, and says so, unless that takes two passes."""
+    config = choice.config
+    if isinstance(config, TileConfig):
+        tile(call, config)
+    elif isinstance(config, TileChannelsLastConfig):
+        tile_channels_last(call, config)
+    elif isinstance(config, LaggedConfig):
+        lagged(call, config)
+    return config is not None
+
+
+def tile(call: Call, config: TileConfig) -> None:
+    """`eca` for maps that `tile_config` takes, as one launch without scratch."""
+    x = call.x
+    n, c = x.shape[:2]
+    run(
+        tile_kernel, (n * -(-c // config.block_c),),
+        x, call.weight, call.bias, call.residual, call.out, call.pooled, call.mask,
+        *vectors(call.bn), call.bn_eps, call.gain, c, call.weight.stride(-1), HW=x.numel() // (n * c),
+        **call.flags, BLOCK_HALO=config.block_halo, BLOCK_C=config.block_c,
+        BLOCK_HW=config.block_hw, CHUNKS=config.chunks, BLOCK_TAIL=config.block_tail,
+        VEC=config.vec, WINDOWED=config.windowed, PACKED=config.packed, num_warps=config.num_warps,
+    )  # fmt: skip
+
+
+def two_pass(call: Call) -> None:
+    """`eca` for any map, as two launches: pool; gates and rescaling."""
+    x = call.x
+    partial = gates.pool(x, call.bn, call.bn_eps, call.pre_activation)
+    layout = call.layout
+    problem = PassProblem.of(call.problem(devices.device_of(x.device)), "rescale")
+    config: Any = devices.chosen(x, problem).config
+    x_strides, out_strides, residual_strides = layout.strides[0], layout.strides[1], layout.strides[-1]
+    run(
+        rescale_kernel, (layout.n * config.tiles(layout),),
+        x, partial, call.weight, call.bias, call.residual, call.out, *vectors(call.bn), call.bn_eps,
+        call.gain, 1.0 / layout.hw,
+        layout.n, layout.c, layout.hw, *layout.spatial[1:], call.weight.stride(-1),
+        *x_strides, *residual_strides, *out_strides, **call.flags,
+        POOL_SPLITS=partial.shape[1], SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
+        VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
+    )  # fmt: skip
