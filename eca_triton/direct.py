@@ -1,6 +1,6 @@
 """Eager calls made again: what the first one decided, compiled and launched, launched with new pointers.
 
-`launch.py` says what a call launches. When it does so for the first time, the scratch, kernels, grids and
+`launch` says what a call launches. When it does so for the first time, the scratch, kernels, grids and
 arguments that pass through `run` and `scratch` are noted as a plan, under a key of all that they depend on.
 The same call later is a look-up, its allocations and its launches. Where anything stands in the way (Triton's
 interpreter, a profiler's hook, a Triton with other internals), every call is launched as the first one.

@@ -69,7 +69,7 @@ def problems_of(call: AnyCall, device: Device) -> list[Problem]:
     """What the launches of a call on the meta device ask about on a GPU, by the heuristics."""
     from .ahead import launches_of
 
-    trial = Trial(device, lambda problem: problem.heuristic())
+    trial = Trial(device, Problem.heuristic)
     with trying(trial):
         launches_of(partial(_LAUNCHERS[type(call)], call))
     return list(dict.fromkeys(trial.asked))

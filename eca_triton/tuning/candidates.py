@@ -6,7 +6,7 @@ multiprocessors idle or mostly move padding are dropped, and of many the ones ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import product
 from math import log2
@@ -143,11 +143,11 @@ def _products(problem: ProductProblem) -> Iterator[Choice]:
     first = problem.heuristic()
     usual: Any = first.config
     least = LEAST_SUMS if _programs(first, problem) >= problem.device.num_sms else FEW_SUMS
-    blocks_hw = _blocks(problem.layout.hw, usual.block_hw)
-    blocks_c = _blocks(problem.layout.c, usual.block_c)
+    blocks_hw = _blocks(BLOCKS, problem.layout.hw, usual.block_hw, LEAST)
+    blocks_c = _blocks(BLOCKS, problem.layout.c, usual.block_c, LEAST)
     blocks_i = [
         block
-        for block in _blocks(problem.reduced, usual.block_i)
+        for block in _blocks(BLOCKS, problem.reduced, usual.block_i, LEAST)
         if block >= min(RUN_BYTES // problem.kept_itemsize, usual.block_i)
     ]
     for block_hw, block_c, block_i in product(blocks_hw, blocks_c, blocks_i):
@@ -163,30 +163,26 @@ def _products(problem: ProductProblem) -> Iterator[Choice]:
 def _passes(problem: PassProblem) -> Iterator[Choice]:
     """Tiles around the heuristic's, in more and in fewer ranges of positions."""
     usual: Any = problem.heuristic().config
-    layout, itemsize = problem.layout, problem.itemsize
-    span = layout.hw + usual.window - 1
-    blocks_c = _around(usual.block_c, layout.c)
-    blocks_hw = _around(usual.block_hw, span)
-    vector = max(usual.vec_c, usual.vec_hw, usual.window) * itemsize
+    span = problem.layout.hw + usual.window - 1
+    blocks_c = _blocks(_scaled(usual.block_c), problem.layout.c, usual.block_c)
+    blocks_hw = _blocks(_scaled(usual.block_hw), span, usual.block_hw)
+    vector = max(usual.vec_c, usual.vec_hw, usual.window)
     for block_c, block_hw, num_warps in product(blocks_c, blocks_hw, _scaled(usual.num_warps)):
-        share = block_c * block_hw * itemsize / (num_warps * problem.device.warp_size * vector)
-        if not PASS_VECTORS[0] <= share <= PASS_VECTORS[1]:
+        vectors = block_c * block_hw / (num_warps * problem.device.warp_size * vector)
+        if not PASS_VECTORS[0] <= vectors <= PASS_VECTORS[1]:
             continue
-        steps = -(-span // block_hw)
+        cut = replace(usual, block_c=block_c, block_hw=block_hw, num_warps=num_warps)
         for splits in _scaled(usual.splits):
-            if splits <= min(steps, MAX_SPLITS):
-                yield Choice(
-                    problem.step,
-                    replace(usual, block_c=block_c, block_hw=block_hw, splits=splits, num_warps=num_warps),
-                )
+            if splits <= min(MAX_SPLITS, -(-span // block_hw)):
+                yield Choice(problem.step, replace(cut, splits=splits))
 
 
 def _flat(problem: PassProblem) -> Iterator[Choice]:
     """Longer and shorter pieces of an image."""
     usual: Any = problem.heuristic().config
     for block, num_warps in product(_scaled(usual.block), _scaled(usual.num_warps)):
-        share = block * problem.itemsize / (num_warps * problem.device.warp_size * VECTOR_BYTES)
-        if block >= LEAST_FLAT and PASS_VECTORS[0] <= share <= PASS_VECTORS[1]:
+        vectors = block * problem.itemsize / (num_warps * problem.device.warp_size * VECTOR_BYTES)
+        if block >= LEAST_FLAT and PASS_VECTORS[0] <= vectors <= PASS_VECTORS[1]:
             yield Choice(problem.step, FlatConfig(block, num_warps))
 
 
@@ -195,16 +191,10 @@ def _scaled(usual: int) -> list[int]:
     return [number for number in (int(usual * 2.0**each) for each in DOUBLINGS) if number >= 1]
 
 
-def _around(usual: int, size: int) -> list[int]:
-    """Blocks around the heuristic's that hardly pad, or no more than that does."""
-    most = max(PADDING, _padding(size, usual))
-    return [block for block in _scaled(usual) if block <= power_of_2(size) and _padding(size, block) <= most]
-
-
-def _blocks(size: int, usual: int) -> list[int]:
-    """Of an axis of a product: those that hardly pad, or no more than the heuristic's block does."""
-    largest, most = max(LEAST, power_of_2(size)), max(PADDING, _padding(size, usual))
-    return [block for block in BLOCKS if block <= largest and _padding(size, block) <= most]
+def _blocks(blocks: Iterable[int], size: int, usual: int, least: int = 1) -> list[int]:
+    """Of blocks for an axis, those that hardly pad, or no more than the heuristic's does."""
+    largest, most = max(least, power_of_2(size)), max(PADDING, _padding(size, usual))
+    return [block for block in blocks if block <= largest and _padding(size, block) <= most]
 
 
 def _busiest(choices: list[Choice], problem: Problem) -> int:
