@@ -187,7 +187,7 @@ def _two_pass(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
     kind, conv, bn = tail.kind, tail.conv, None if tail.norm is None else _vectors(tail.norm)
     out = torch.empty_like(x)
     options = (1e-5, kind.pre_activation, kind.circular, kind.gate, kind.gain, residual, kind.activation)
-    launch_forward.two_pass(Call(x, conv.weight, conv.bias, bn, *options, out))
+    launch_forward.pool_and_rescale(Call(x, conv.weight, conv.bias, bn, *options, out))
     return out
 
 

@@ -99,7 +99,7 @@ def test_rescaling_streams_vectors(
     x, residual, out = (meta(*shape, dtype=dtype, memory_format=memory_format) for _ in range(3))
     _, rescale = captured(
         target,
-        launch_forward.two_pass,
+        launch_forward.pool_and_rescale,
         Call(
             x, meta(1, 1, k), None, batch_norm(shape[1]), 1e-5,
             "identity", False, "sigmoid", 1.0, residual, "relu", out,
@@ -204,7 +204,7 @@ def test_grids_have_one_axis(batch: int) -> None:
     x = meta(batch, 3, 5, 5)
     for item in captured(
         "sm_90",
-        launch_forward.two_pass,
+        launch_forward.pool_and_rescale,
         Call(x, meta(1, 1, 3), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "relu", x),
     ):
         assert len(item.grid) == 1

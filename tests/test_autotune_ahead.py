@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -12,18 +13,25 @@ import pytest
 import torch
 from autotune_machine import H200
 from recording_driver import recorded_launches
+from tuned import entry
 
 from eca_triton.autotune import ahead
 from eca_triton.autotune.ahead import Launch, Usage, compiled, launches_of, objections, usage_of
 from eca_triton.autotune.examples import Example
 from eca_triton.autotune.machine import launch_as
+from eca_triton.autotune.search import tasks_of
+from eca_triton.kernels.gate import gate_kernel
 from eca_triton.kernels.lagged import lagged_kernel
+from eca_triton.kernels.pool import pool_kernel
 from eca_triton.kernels.product import product_kernel
+from eca_triton.kernels.rescale import rescale_kernel
 from eca_triton.kernels.tile import tile_kernel
 from eca_triton.ops.schema import ECA
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
+from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.select import select
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",
@@ -106,6 +114,28 @@ def test_a_products_largest_candidates_spill_nothing_and_ask_for_no_more_than_wa
         assert usage.shared_bytes <= choice.config.shared_bytes(2)
 
 
+def test_a_pass_is_tried_whatever_kernel_takes_the_map_by_now(table_folder: Path) -> None:
+    x = torch.empty(16, 2048, 48, 48, device="meta").to(memory_format=torch.channels_last)
+    whole, *passes = reversed(tasks_of({Example.of(ECA, (x, x.new_empty(1, 1, 5)), {}): 1}, H200))
+    store.save({whole.key: entry(candidates(whole.problem)[1])})
+    assert select(whole.problem).kernel == "lagged"
+    kernels = {"pool": [pool_kernel, gate_kernel], "rescale": [pool_kernel, rescale_kernel]}
+    assert {task.key.kernel for task in passes} == kernels.keys()
+    for task in passes:
+        choice = candidates(task.problem)[1]
+        launches = launches_of(partial(launch_as, task.example.call(META), task.asked, choice))
+        assert [launch.kernel for launch in launches] == kernels[task.key.kernel]
+        (own,) = (launch for launch in launches if launch.kernel.__name__ == f"{task.key.kernel}_kernel")
+        assert own.options["BLOCK_C"] == choice.config.block_c
+        assert own.options["SPLITS"] == choice.config.splits
+
+
+def test_a_problem_that_no_launch_asks_about_is_an_error(lagged: tuple[Example, Choice]) -> None:
+    each, choice = lagged
+    with pytest.raises(RuntimeError, match="no launch of this call asks about"):
+        launch_as(each.call(META), example(16).call(META).problem(H200), choice)
+
+
 def test_every_function_has_its_own_answer(lagged: tuple[Example, Choice]) -> None:
     each, choice = lagged
     odd = Choice("lagged", replace(choice.config, block_c=48))  # no power of two
@@ -124,7 +154,8 @@ def test_where_no_tool_can_tell_nothing_is_held_against_the_code(
     lagged: tuple[Example, Choice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each, choice = lagged
+    (binary,) = compiled([launch_of(each, starved(choice))])
     monkeypatch.setattr(ahead.subprocess, "run", mock.Mock(side_effect=FileNotFoundError))
-    usage = usage_of(*compiled([launch_of(each, starved(choice))]))
+    usage = usage_of(binary)
     assert usage == Usage(usage.shared_bytes)
     assert usage.objection(SHARED) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,16 @@ import torch
 from autotune_machine import H200
 from deviceless_models import Tail
 from torch import Tensor, nn
+from tuned import entry
 
+from eca_triton.autotune.examples import Example
 from eca_triton.autotune.search import Task, tasks_of
 from eca_triton.autotune.sites import sites_of
+from eca_triton.ops.schema import ECA, GATE
+from eca_triton.tuning import store
+from eca_triton.tuning.candidates import candidates
+from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.select import select
 
 
 class Ended(Tail):
@@ -68,18 +76,20 @@ def test_a_residual_that_would_ask_for_narrower_vectors_is_left_out() -> None:
     assert task.asked == task.problem
 
 
-def test_equal_sites_with_other_tails_are_one_key() -> None:
-    class Two(nn.Module):
+def test_equal_sites_are_one_key_and_are_timed_with_a_residual_if_one_has_it() -> None:
+    ends = (lambda y, r: y), (lambda y, r: torch.relu(y + r)), (lambda y, r: torch.relu(y))
+
+    class Three(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second = Ended(1024, lambda y, r: y), Tail(1024)
+            self.first, self.second, self.third = (Ended(1024, end) for end in ends)
 
-        def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-            return self.first(x, residual), self.second(x, residual)
+        def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
+            return self.first(x, residual), self.second(x, residual), self.third(x, residual)
 
-    (task,) = tasks(Two())
-    assert task.sites == 2
-    assert tail_of(task) == (1.0, None, "identity"), "of the first"
+    (task,) = tasks(Three())
+    assert task.sites == 3
+    assert tail_of(task) == (1.0, torch.bfloat16, "relu")
 
 
 def test_where_no_kernel_takes_the_map_its_pooling_is_tuned() -> None:
@@ -101,3 +111,42 @@ def test_a_call_of_the_operator_has_its_own_residual() -> None:
     assert task.problem.maps == 3
     assert task.asked == task.problem
     assert not task.example.templated
+
+
+class Calls(nn.Module):
+    """A call of the operator alone."""
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return torch.ops.eca_triton.eca.default(residual, x.new_empty(1, 1, 5)) * 2
+
+
+def test_where_the_heuristic_takes_two_passes_and_a_kernel_could_take_the_map_both_are_tuned() -> None:
+    """48 x 48 in float32, of 16 images: sums of 2048 channels are not ahead for long."""
+    found = {task.key.kernel: task for task in twice(torch.float32, 48, 16)}
+    assert list(found) == ["pool", "forward", "rescale"], "of the template, then of the eager call besides"
+    assert str(found["pool"].key) == "pool/float32/channels_last/c2048/hw2304/maps1/9.0/many"
+    assert found["forward"].problem.heuristic().config is None
+
+
+def test_what_is_in_force_changes_no_tasks(table_folder: Path) -> None:
+    before = twice(torch.float32, 48, 16)
+    (whole,) = (task for task in before if task.key.kernel == "forward")
+    for choice in (candidates(whole.problem)[1], Choice("two_pass", None)):
+        store.save({whole.key: entry(choice)})
+        assert select(whole.problem) == choice
+        assert twice(torch.float32, 48, 16) == before
+
+
+@pytest.mark.parametrize("shape", [(4, 0, 8, 8), (2, 16, 2, 2, 2, 2)], ids=["empty", "four dims"])
+def test_maps_that_the_reference_computes_have_no_keys(shape: tuple[int, ...]) -> None:
+    x = torch.empty(shape, dtype=torch.bfloat16, device="meta")
+    for operator in (ECA, GATE):
+        assert tasks_of({Example.of(operator, [x, x.new_empty(1, 1, 3)], {}): 1}, H200) == []
+    double = Example.of(ECA, [x.new_empty(2, 64, 8, 8, dtype=torch.float64), x.new_empty(1, 1, 3)], {})
+    assert tasks_of({double: 1}, H200) == []
+
+
+def twice(dtype: torch.dtype, side: int, n: int) -> list[Task]:
+    """Of a map of 2048 channels."""
+    x = torch.empty(n, 2048, side, side, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
+    return tasks_of(sites_of(Calls(), (x, x), training=False).examples, H200)

@@ -85,18 +85,19 @@ def test_the_product_before_a_site_is_searched_written_and_compiled_by_the_table
 
 
 @pytest.mark.parametrize(
-    ("channels", "training", "kernels"),
+    ("channels", "layout", "training", "kernels"),
     [
-        (256, False, {"forward"}),
-        (171, False, {"pool", "rescale"}),
-        (171, True, {"pool", "affine", "moments", "affine_backward"}),
+        (256, torch.contiguous_format, False, {"forward"}),
+        (256, torch.channels_last, False, {"forward"}),
+        (171, torch.channels_last, False, {"pool", "rescale"}),
+        (171, torch.channels_last, True, {"pool", "affine", "moments", "affine_backward"}),
     ],
-    ids=["one launch", "two passes", "two passes in training"],
+    ids=["contiguous", "channels_last", "two passes", "two passes in training"],
 )
 def test_a_search_times_what_it_compiled_and_verifies_the_winner(
-    channels: int, training: bool, kernels: set[str]
+    channels: int, layout: torch.memory_format, training: bool, kernels: set[str]
 ) -> None:
-    module, x = network(torch.channels_last, channels)
+    module, x = network(layout, channels)
     machine = this_machine()
     x.requires_grad_(training)
     tasks = tasks_of(sites_of(module, (x,), training=training).examples, machine.properties)

@@ -21,8 +21,9 @@ from eca_triton.compile.passes import LoweringPass
 from eca_triton.launch import devices
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.config import Pass
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import EcaProblem, Pass, PassProblem, ProductProblem
+from eca_triton.tuning.problem import EcaProblem, PassProblem, ProductProblem
 from eca_triton.tuning.select import select
 from eca_triton.tuning.table import serialize
 

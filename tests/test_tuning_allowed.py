@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product as combinations
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from tuned import H200, backward, changed, forward, one_of_two, product
 
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.config import FLAT, TILED
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import Pass, Problem
+from eca_triton.tuning.problem import Problem
 
 CHANNELS, POSITIONS = (1, 8, 24, 100, 256, 2048), (1, 17, 49, 192, 196, 784, 3136, 131 * 97)
 
@@ -47,7 +48,7 @@ def test_whatever_the_heuristic_chooses_for_a_product_is_allowed() -> None:
 @pytest.mark.parametrize("sms", [4, 132])
 def test_whatever_the_heuristic_chooses_for_a_pass_is_allowed(last: bool, itemsize: int, sms: int) -> None:
     device = replace(H200, num_sms=sms)
-    for n, c, hw, step in combinations((1, 128), CHANNELS, POSITIONS, get_args(Pass)):
+    for n, c, hw, step in combinations((1, 128), CHANNELS, POSITIONS, (*TILED, *FLAT)):
         sizes = {"itemsize": itemsize}
         if step != "pool":
             sizes["dy_itemsize" if step in ("moments", "affine_backward") else "x_itemsize"] = itemsize
@@ -145,6 +146,8 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("pool", WINDOWS, {"window": 16}, "a window has 16 bytes"),
     ("pool", WINDOWS, {"block_hw": 4}, "a window belongs to two steps"),
     ("rescale", one_of_two("rescale", 128, 2048, 49), {"window": 8}, "windows are for sums"),
+    ("rescale", one_of_two("rescale", 1, 2**14, 1, taps=255), {"block_c": 2**13, "block_hw": 1}, "no tensor"),
+    ("pool", one_of_two("pool", 1, 8, 2**22), {"block_hw": 2**13, "splits": 16, "num_warps": 32}, "int32"),
     ("moments", MOMENTS, {"block_c": 128, "block_hw": 256}, "two sums of each"),
     ("affine", AFFINE, {"block": 96}, "blocks are powers of two"),
     ("affine", AFFINE, {"block": 32}, "a program has eight bytes of bits"),

@@ -38,7 +38,7 @@ KEYS = {
     "pool/float16/contiguous/c64/hw49/maps1+front/9.0/part": one_of_two(
         "pool", 8, 64, 49, dtype="torch.float16", front=True
     ),
-    "rescale/bfloat16/contiguous/c64/hw49/maps3+front/9.0/part": one_of_two(
+    "rescale/bfloat16/contiguous/c64/hw49/k5/maps3+front/9.0/part": one_of_two(
         "rescale", 8, 64, 49, maps=3, front=True
     ),
     "affine/bfloat16/contiguous/c64/hw49/maps2+bits/9.0/part": one_of_two("affine", 8, 64, 49, bits=True),
@@ -105,6 +105,7 @@ def test_what_no_table_can_know_has_no_key() -> None:
         "product/bfloat16/channels_last/c256/hw3136/k64/maps2/9.0/many",
         "product/bfloat16/channels_last/c256/hw3136/maps2/9.0/many",
         "pool/bfloat16/channels_last/c256/hw3136/k5/maps1/9.0/many",
+        "rescale/bfloat16/channels_last/c256/hw3136/maps2/9.0/many",
     ],
 )  # fmt: skip
 def test_other_texts_are_no_keys(text: str) -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import Device
+from eca_triton.tuning.config import Device, Pass
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import EcaProblem, Pass, PassProblem, Problem, ProductProblem
+from eca_triton.tuning.problem import EcaProblem, PassProblem, Problem, ProductProblem
 from eca_triton.tuning.table import Entry, Table
 
 H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0", shared_bytes=227 << 10)

@@ -118,11 +118,17 @@ def objections(functions: Sequence[Callable[[], object]], shared_limit: int) -> 
     launches = [
         (index, launch) for index, function in enumerate(functions) for launch in launches_of(function)
     ]
+    binaries = compiled([launch for _, launch in launches])
+    said = {id(binary): _objection(binary, shared_limit) for binary in {id(b): b for b in binaries}.values()}
     found = [""] * len(functions)
-    for (index, _), binary in zip(launches, compiled([launch for _, launch in launches]), strict=True):
-        if isinstance(binary, Exception):
-            lines = str(binary).strip().splitlines() or [""]
-            found[index] = f"does not compile: {type(binary).__name__}: {lines[-1][:200]}"
-        else:
-            found[index] = found[index] or usage_of(binary).objection(shared_limit)
+    for (index, _), binary in zip(launches, binaries, strict=True):
+        found[index] = found[index] or said[id(binary)]
     return found
+
+
+def _objection(binary: Any, shared_limit: int) -> str:
+    """To a compiled kernel, or the error that it ended with."""
+    if isinstance(binary, Exception):
+        lines = str(binary).strip().splitlines() or [""]
+        return f"does not compile: {type(binary).__name__}: {lines[-1][:200]}"
+    return usage_of(binary).objection(shared_limit)

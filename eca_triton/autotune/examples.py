@@ -133,11 +133,13 @@ class Example:
         Inputs are random, outputs uninitialised. On the meta device neither has elements.
         """
         generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
-        values = {
+        values: dict[str, Any] = {
             name: _tensor(name, value, device, generator) if isinstance(value, Form) else value
             for name, value in self.arguments
         }
-        return _CALLS[self.operator](**values)
+        from ..launch.devices import supports
+
+        return _CALLS[self.operator](**values) if supports(values["x"]) else None
 
 
 def _gate(**values: Any) -> GateCall:

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from ..ops.schema import ECA
 from ..timing import Call as Timed
 from ..timing import input_sets
 from ..tuning.allowed import allowed
@@ -55,7 +56,7 @@ class Outcome:
     Attributes:
         task: What was searched for.
         choice: The fastest that computes the right result; None where none does.
-        time_us: Median of a launch as chosen; 0 if there is none.
+        time_us: Median of a call as chosen; 0 if there is none.
         heuristic_us: Median of one as the heuristic chooses; None where it cannot be launched.
         timed: How many candidates were.
         dropped: Why candidates were not timed, or do not count.
@@ -95,29 +96,34 @@ Watch = Callable[[Choice, float, float], None]
 
 
 def tasks_of(examples: Mapping[Example, int], device: Device) -> list[Task]:
-    """One task per distinct key where there is something to choose, in the order of the sites."""
+    """One task per distinct key where there is something to choose, in the order of the sites.
+
+    Of a call, those of passes come first: what they are against the other kernels depends on their configs.
+    """
     tasks: dict[Key, Task] = {}
     for example, sites in examples.items():
         for task in _tasks(example, sites, device):
-            earlier = tasks.get(task.key)
-            tasks[task.key] = task if earlier is None else replace(earlier, sites=earlier.sites + sites)
+            known = tasks.get(task.key, task)
+            # A kernel that has room for a residual runs without one, too.
+            most = max(known, task, key=lambda each: each.asked.maps)
+            tasks[task.key] = replace(most, sites=sites if known is task else known.sites + sites)
     return list(tasks.values())
 
 
 def _tasks(example: Example, sites: int, device: Device) -> Iterator[Task]:
     call = example.call(torch.device("meta"))
     problems = [] if call is None else problems_of(call, device)
-    if example.templated and len(problems) > 1:  # no kernel takes the map whole
-        yield from _tasks(example.gates(), sites, device)
-        return
-    for asked in problems:
-        problem = asked
-        if example.templated:
-            assert isinstance(asked, EcaProblem), "one launch is all of it"
+    for asked in sorted(problems, key=lambda each: isinstance(each, EcaProblem)):
+        problem, of = asked, example
+        if asked.kind == "pool" and example.operator is ECA:
+            of = example.gates()  # all that is left of a template, and the more exact comparison
+        elif example.templated and isinstance(asked, EcaProblem):
             problem = asked.without_residual()
+        elif example.templated:
+            continue  # behind the gates stands Inductor's own code
         key = Key.of(problem)
         if key is not None and len(candidates(problem)) > 1:
-            yield Task(key, problem, asked, example, sites)
+            yield Task(key, problem, asked, of, sites)
 
 
 def search(task: Task, machine: Machine, watch: Watch = lambda choice, time_us, best_us: None) -> Outcome:
@@ -172,10 +178,15 @@ def _not_worth_trying(task: Task, machine: Machine, choices: list[Choice]) -> di
     """
     meta = task.example.call(torch.device("meta"))
     assert meta is not None, "it has a key"
-    reasons = machine.objections([partial(machine.launch, meta, task.asked, each) for each in choices])
-    found = {choice: reason for choice, reason in zip(choices, reasons, strict=True) if reason}
-    found.pop(choices[0], None)
-    return found
+    usual, *reasons = machine.objections(
+        [partial(machine.launch, meta, task.asked, each) for each in choices]
+    )
+    # What is said against the heuristic's choice as well may be about another launch of the call.
+    return {
+        choice: reason
+        for choice, reason in zip(choices[1:], reasons, strict=True)
+        if reason and reason != usual
+    }
 
 
 def _calls(example: Example, machine: Machine) -> list[AnyCall]:

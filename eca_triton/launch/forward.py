@@ -8,7 +8,6 @@ from ..call import Call, vectors
 from ..direct import run
 from ..kernels.rescale import rescale_kernel
 from ..kernels.tile import tile_kernel
-from ..tuning.choice import Choice
 from ..tuning.lagged import LaggedConfig
 from ..tuning.problem import PassProblem
 from ..tuning.tile import TileConfig
@@ -21,17 +20,12 @@ def eca(call: Call) -> None:
     """Fills call.out."""
     with devices.on_device_of(call.x):
         if not one_launch(call):
-            two_pass(call)
+            pool_and_rescale(call)
 
 
 def one_launch(call: Call) -> bool:
     """Fills call.out, pooled and mask from one read of the map, and says so, if `select` knows a kernel."""
-    return launched(call, devices.chosen(call.x, call.problem(devices.device_of(call.x.device))))
-
-
-def launched(call: Call, choice: Choice) -> bool:
-    """Fills call.out, pooled and mask as chosen, and says so, unless that takes two passes."""
-    config = choice.config
+    config = devices.chosen(call.x, call.problem(devices.device_of(call.x.device))).config
     if isinstance(config, TileConfig):
         tile(call, config)
     elif isinstance(config, TileChannelsLastConfig):
@@ -55,8 +49,8 @@ def tile(call: Call, config: TileConfig) -> None:
     )  # fmt: skip
 
 
-def two_pass(call: Call) -> None:
-    """`eca` for any map, as two launches: pool; gates and rescaling."""
+def pool_and_rescale(call: Call) -> None:
+    """`eca` for any map, as two launches; the second one makes the gates, too."""
     x = call.x
     partial = gates.pool(x, call.bn, call.bn_eps, call.pre_activation)
     layout = call.layout

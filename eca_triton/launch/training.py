@@ -8,7 +8,6 @@ from torch import Tensor
 from ..call import BackwardCall, Call, vectors
 from ..direct import run, scratch
 from ..kernels.batch_norm_backward import batch_norm_backward_kernel
-from ..tuning.choice import Choice
 from ..tuning.heuristic import batch_norm_backward_blocks
 from ..tuning.lagged import LaggedConfig
 from ..tuning.layout import common_layout
@@ -67,12 +66,7 @@ def copy_back(call: BackwardCall, dense: BackwardCall) -> None:
 
 def one_launch(call: BackwardCall) -> bool:
     """Fills all outputs from one read of the maps, and says so, if `select` knows a kernel."""
-    return launched(call, devices.chosen(call.x, call.problem(devices.device_of(call.x.device))))
-
-
-def launched(call: BackwardCall, choice: Choice) -> bool:
-    """Fills all outputs as chosen, and says so, unless that takes two passes."""
-    config = choice.config
+    config = devices.chosen(call.x, call.problem(devices.device_of(call.x.device))).config
     if isinstance(config, TileBackwardConfig):
         tile_backward(call, config)
     elif isinstance(config, TileChannelsLastConfig):

@@ -12,10 +12,10 @@ from ..direct import run, scratch
 from ..kernels.affine import affine_backward_kernel, affine_kernel
 from ..kernels.moments import moments_kernel
 from ..kernels.terms import backward_terms_kernel, forward_terms_kernel
-from ..tuning.config import Config, FlatConfig
+from ..tuning.config import Config, FlatConfig, Pass
 from ..tuning.heuristic import gate_block, near_gate_block
 from ..tuning.layout import Layout
-from ..tuning.problem import Pass, PassProblem
+from ..tuning.problem import PassProblem
 from . import devices, gates
 
 

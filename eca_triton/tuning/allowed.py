@@ -10,6 +10,7 @@ from typing import Any
 
 from . import lagged, product, tile, tile_channels_last
 from .choice import Choice
+from .config import FLAT, TILED
 from .heuristic import LEAST_FLAT, MAX_SPLITS, VECTOR_BYTES, power_of_2
 from .layout import Layout
 from .problem import EcaProblem, PassProblem, Problem, ProductProblem
@@ -21,6 +22,8 @@ MAX_BLOCKS = 128  # of a loop that is unrolled
 MAX_REGISTERS = (32, 255)
 MAX_STAGES = 8  # of which the loop's head is a copy each
 MAX_PROGRAMS = 2**31 - 1  # of a launch along one axis
+MAX_BEHIND = 2**16  # positions, of which the index of one behind the last still fits into int32
+MAX_ELEMENTS = 2**20  # of a tensor in a kernel, by Triton
 
 
 def allowed(problem: Problem, choice: Choice) -> bool:
@@ -129,7 +132,7 @@ def _two_pass(problem: EcaProblem, config: None) -> bool:
     return True
 
 
-def _pass(problem: PassProblem, config: Any) -> bool:
+def _tiled(problem: PassProblem, config: Any) -> bool:
     layout = problem.layout
     span = layout.hw + config.window - 1
     sums = 2 if problem.step == "moments" else 1  # in fp32, of every element of a tile
@@ -139,6 +142,8 @@ def _pass(problem: PassProblem, config: Any) -> bool:
         and config.block_c <= power_of_2(layout.c)
         and config.block_hw <= power_of_2(span)
         and config.splits <= min(MAX_SPLITS, -(-span // config.block_hw))
+        and config.splits * config.block_hw <= MAX_BEHIND
+        and config.block_c * power_of_2(problem.taps + 1) <= MAX_ELEMENTS
         and max(config.vec_c, config.vec_hw, config.window) * problem.itemsize <= VECTOR_BYTES
         and layout.vector(1, config.vec_c) == config.vec_c
         and layout.vector(2, config.vec_hw) == config.vec_hw
@@ -197,7 +202,7 @@ _RULES: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
     "forward": {"tile": _tile, **_EITHER_WAY},
     "backward": {"tile": _tile_backward, **_EITHER_WAY},
     "product": {"product": _product},
-    **{each: {each: _pass} for each in ("pool", "rescale", "moments")},
-    **{each: {each: _flat} for each in ("affine", "affine_backward")},
+    **{each: {each: _tiled} for each in TILED},
+    **{each: {each: _flat} for each in FLAT},
 }
 """Whether a kernel computes a problem with a config, by kind of problem."""

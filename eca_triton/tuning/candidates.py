@@ -15,7 +15,7 @@ from typing import Any
 from . import lagged, lagged_backward, tile, tile_backward, tile_channels_last, tile_channels_last_backward
 from .allowed import allowed
 from .choice import Choice
-from .config import FlatConfig
+from .config import FLAT, TILED, FlatConfig
 from .heuristic import LEAST_FLAT, MAX_SPLITS, VECTOR_BYTES, power_of_2
 from .problem import EcaProblem, PassProblem, Problem, ProductProblem
 from .product import LEAST, ProductConfig, most_sums
@@ -160,7 +160,7 @@ def _products(problem: ProductProblem) -> Iterator[Choice]:
                 yield Choice("product", ProductConfig(block_hw, block_c, block_i, num_warps, num_stages))
 
 
-def _passes(problem: PassProblem) -> Iterator[Choice]:
+def _tiled(problem: PassProblem) -> Iterator[Choice]:
     """Tiles around the heuristic's, in more and in fewer ranges of positions."""
     usual: Any = problem.heuristic().config
     span = problem.layout.hw + usual.window - 1
@@ -246,7 +246,7 @@ _KERNELS: dict[str, tuple[Callable[[Any], Iterator[Choice]], ...]] = {
     "forward": _ONE_LAUNCH,
     "backward": _ONE_LAUNCH,
     "product": (_products,),
-    **dict.fromkeys(("pool", "rescale", "moments"), (_passes,)),
-    **dict.fromkeys(("affine", "affine_backward"), (_flat,)),
+    **dict.fromkeys(TILED, (_tiled,)),
+    **dict.fromkeys(FLAT, (_flat,)),
 }
 """What kernels there are for a kind of problem, each with its choices."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import Config, Device, FlatConfig
+from .config import Config, Device, FlatConfig, Pass
 from .lagged import LaggedConfig, lagged_config
 from .lagged_backward import lagged_backward_config
 from .layout import Layout
@@ -18,10 +18,7 @@ from .tile_channels_last_backward import tile_channels_last_backward_config
 STARVED_BYTES = 16 << 10  # an SM by itself streams about 30 bytes per ns: longer than a launch takes
 
 
-Kernel = Literal[
-    "tile", "tile_channels_last", "lagged", "two_pass", "product",
-    "pool", "rescale", "moments", "affine", "affine_backward",
-]  # fmt: skip
+Kernel = Literal["tile", "tile_channels_last", "lagged", "two_pass", "product"] | Pass
 AnyConfig = (
     TileConfig
     | TileBackwardConfig
@@ -35,7 +32,7 @@ AnyConfig = (
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel of the map and its config.
+    """A kernel and its config.
 
     Attributes:
         kernel: "tile" and "tile_channels_last" keep a part of the map in registers, "lagged" has it come back

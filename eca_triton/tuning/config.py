@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .layout import Layout
+
+TiledPass = Literal["pool", "rescale", "moments"]
+FlatPass = Literal["affine", "affine_backward"]
+Pass = TiledPass | FlatPass
+"""One launch of an operator that takes two over its maps, by the name of its kernel."""
+TILED: tuple[TiledPass, ...] = get_args(TiledPass)
+FLAT: tuple[FlatPass, ...] = get_args(FlatPass)
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import get_args
 
-from .problem import Pass, Problem
+from .config import FLAT, TILED
+from .problem import Problem
 
 # A multiprocessor holds about so much of a map in its registers while kernels run: 64K registers of 4 bytes,
 # of which programs keep a quarter for it.
 RESIDENT_BYTES = 64 << 10
 WAVES = 4  # above, the last wave, which may be partial, hardly counts
 
-_TERMS: dict[str, str] = {"forward": "k", "backward": "k", "product": "i"}
+_TERMS: dict[str, str] = {"forward": "k", "backward": "k", "rescale": "k", "product": "i"}
 """What terms are called, where they count: taps, or the channels of a product's input."""
 _TEXT = re.compile(
-    rf"({'|'.join((*_TERMS, *get_args(Pass)))})/([a-z0-9]+)/(contiguous|channels_last)"
+    rf"({'|'.join({*_TERMS, *TILED, *FLAT})})/([a-z0-9]+)/(contiguous|channels_last)"
     r"/c(\d{1,10})/hw(\d{1,10})(?:/(k|i)(\d{1,10}))?/([a-z0-9+]+)"
     r"/(\d+\.\d+)/(part|few|many)",
     re.ASCII,
@@ -35,7 +35,7 @@ class Key:
         c: Channels.
         hw: Spatial elements.
         terms: Of the sum over channels that makes an element: taps, or the channels of a product's input; 0
-            of a pass.
+            of other passes than "rescale".
         flags: The number of maps, "maps2"; bytes of the largest element where another map has more than
             the first, "wide4"; and which of the problem's own hold: "bits", "front", "recomputed", "stored",
             "summand"; joined by "+".

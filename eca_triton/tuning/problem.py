@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .choice import Choice, choose, choose_backward
-from .config import Device
+from .config import FLAT, Device, Pass
 from .heuristic import affine_config, moments_config, pool_config, rescale_config
 from .layout import Layout
 from .product import product_config
 
 Direction = Literal["forward", "backward"]
-Pass = Literal["pool", "rescale", "moments", "affine", "affine_backward"]
 Kind = Direction | Literal["product"] | Pass
 
 
@@ -213,12 +212,14 @@ class PassProblem(Problem):
     """Of one launch of an operator that takes two over its maps.
 
     Attributes:
-        step: What the launch computes, by the name of its kernel.
+        step: What the launch computes.
         holding: Which flags of the operator hold.
+        taps: Of the gates that each program makes for itself; 0 where none does.
     """
 
     step: Pass
     holding: tuple[str, ...] = ()
+    taps: int = 0
 
     @classmethod
     def pool(cls, layout: Layout, dtype: object, itemsize: int, front: bool, device: Device) -> PassProblem:
@@ -228,8 +229,8 @@ class PassProblem(Problem):
     @classmethod
     def of(cls, problem: EcaProblem, step: Pass) -> PassProblem:
         """Another launch, over all maps of the problem."""
-        p = problem
-        return cls(p.layout, p.dtype, p.kept_itemsize, p.itemsize, p.device, step, p.flags)
+        p, taps = problem, problem.taps if step == "rescale" else 0
+        return cls(p.layout, p.dtype, p.kept_itemsize, p.itemsize, p.device, step, p.flags, taps)
 
     @property
     def kind(self) -> Kind:
@@ -243,8 +244,8 @@ class PassProblem(Problem):
 
     @property
     def terms(self) -> int:
-        """Of a few values per image and channel at most."""
-        return 0
+        """The taps."""
+        return self.taps
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -253,7 +254,7 @@ class PassProblem(Problem):
 
     def heuristic(self) -> Choice:
         """The config where nothing was tuned."""
-        if self.step == "affine" or self.step == "affine_backward":
+        if self.step in FLAT:
             return Choice(self.step, affine_config(self.layout))
         configs = {"pool": pool_config, "rescale": rescale_config, "moments": moments_config}
         return Choice(self.step, configs[self.step](self.layout, self.itemsize, self.device))

@@ -15,7 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from .choice import AnyConfig, Choice
-from .config import Config, FlatConfig
+from .config import FLAT, TILED, Config, FlatConfig
 from .key import Key
 from .lagged import LaggedConfig
 from .product import ProductConfig
@@ -34,8 +34,8 @@ CONFIGS: dict[str, dict[str, type[AnyConfig] | None]] = {
     "forward": {"tile": TileConfig, **_EITHER_WAY},
     "backward": {"tile": TileBackwardConfig, **_EITHER_WAY},
     "product": {"product": ProductConfig},
-    **{each: {each: Config} for each in ("pool", "rescale", "moments")},
-    **{each: {each: FlatConfig} for each in ("affine", "affine_backward")},
+    **{each: {each: Config} for each in TILED},
+    **{each: {each: FlatConfig} for each in FLAT},
 }
 """The class of each kernel's config, by kind of problem."""
 # Bounds how long a program waits, and is never reached: nothing to tune.

@@ -34,7 +34,7 @@ def test_one_bad_element(layout: str, spatial: tuple[int, int], value: float, ch
     site = Site(x=x, weight=torch.randn(1, 1, 5))
     gates, out = site.by_torch()
     assert_same_special_values(site.gates_by_kernel(), gates)
-    for function in (launch_forward.eca, launch_forward.two_pass):
+    for function in (launch_forward.eca, launch_forward.pool_and_rescale):
         assert_same_special_values(site.map_by_kernel(function), out)
 
 
@@ -73,7 +73,7 @@ def test_activations_treat_nan_and_inf_as_torch(pre_activation: str, activation:
         torch.float64
     ).by_torch()  # on CPUs the vectorised gelu(inf) of fp32 is NaN; on GPUs inf
     assert_same_special_values(site.gates_by_kernel(), gates)
-    for function in (launch_forward.eca, launch_forward.two_pass):
+    for function in (launch_forward.eca, launch_forward.pool_and_rescale):
         assert_same_special_values(site.map_by_kernel(function), out)
 
 

@@ -89,7 +89,7 @@ def test_gates_are_as_exact_as_eager(row: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [launch_forward.eca, launch_forward.two_pass], ids=["chosen", "two_pass"]
+    "function", [launch_forward.eca, launch_forward.pool_and_rescale], ids=["chosen", "two_pass"]
 )
 @pytest.mark.parametrize("row", ECA_CASES, ids=label)
 def test_maps_are_as_exact_as_eager(row: dict[str, object], function: Callable[..., None]) -> None:
