@@ -172,6 +172,8 @@ def _autotune(options: argparse.Namespace, out: TextIO) -> int:
     problem = _impossible(options)
     if not problem and options.target is not None and not options.dry_run:
         problem = "--target is for --dry-run: kernels are timed on the GPU that is there"
+    if not problem and options.target == "none":
+        problem = "--target none has no kernels"
     if problem:
         return _complain(2, problem)
     if find_spec("triton") is None:

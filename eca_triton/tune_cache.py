@@ -33,7 +33,7 @@ def show(file: Path | None, as_json: bool, out: TextIO) -> None:
     elif entries:
         write_table(COLUMNS, [_row(entry) for entry in entries], out, numeric=COLUMNS[4:])
     else:
-        out.write(f"no tuned configs in {', '.join(read) or 'use: ECA_TRITON_TUNED=off'}\n")
+        out.write(f"no tuned configs in {', '.join(read) or f'use: ECA_TRITON_TUNED={store.mode()}'}\n")
 
 
 def merge(files: Sequence[Path], out: TextIO) -> None:

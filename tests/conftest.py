@@ -21,6 +21,7 @@ def table_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     monkeypatch.delenv("ECA_TRITON_TUNED")
     monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(tmp_path / "caches"))
     monkeypatch.setattr(store, "SHIPPED", tmp_path / "shipped")
+    store._warned.clear()
     store.reload()
     yield tmp_path
     monkeypatch.undo()

@@ -274,7 +274,8 @@ def test_every_result_is_written_as_soon_as_it_is_there(
 
     out, said = io.StringIO(), io.StringIO()
     bench = Bench(lambda name: 50.0 if name in winners else 100.0)
-    outcomes = tune([first, second], bench.machine(), Watching(2, said), out, path)
+    outcomes, problem = tune([first, second], bench.machine(), Watching(2, said), out, path)
+    assert not problem
     table, problems = store.load(path)
     assert [set(each) for each in (*tables, table)] == [set(), {first.key}, {first.key, second.key}]
     assert not problems
@@ -295,7 +296,7 @@ def test_on_a_terminal_bars_show_the_best_time_so_far(monkeypatch: pytest.Monkey
 
     out = Terminal()
     with shown(1, out) as progress:
-        outcomes = tune([task()], Bench().machine(), progress, io.StringIO())
+        outcomes, _ = tune([task()], Bench().machine(), progress, io.StringIO())
     assert str(outcomes[0].task.key) in out.getvalue()
     assert "best 100.0 us" in out.getvalue()
     assert "100.0 us by the heuristic, which stays" in out.getvalue()

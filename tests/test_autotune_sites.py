@@ -12,9 +12,11 @@ from deviceless_models import Tail
 from torch import Tensor, nn
 from tuned import entry
 
+from eca_triton import deviceless
 from eca_triton.autotune.examples import Example
 from eca_triton.autotune.search import Task, tasks_of
 from eca_triton.autotune.sites import sites_of
+from eca_triton.compile.record import recording
 from eca_triton.ops.schema import ECA, GATE
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
@@ -150,3 +152,28 @@ def twice(dtype: torch.dtype, side: int, n: int) -> list[Task]:
     """Of a map of 2048 channels."""
     x = torch.empty(n, 2048, side, side, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
     return tasks_of(sites_of(Calls(), (x, x), training=False).examples, H200)
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "plan"),
+    [
+        ("h200", torch.bfloat16, "convblock"),
+        ("h200", torch.float32, "convfold"),
+        ("a100", torch.bfloat16, "convblock"),
+    ],
+    ids=["h200 bf16", "h200 fp32", "a100 bf16"],
+)
+def test_plans_are_those_of_the_compiler_on_that_gpu(target: str, dtype: torch.dtype, plan: str) -> None:
+    class Bottleneck(Tail):
+        def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+            return super().forward(torch.relu(x), residual)
+
+    with torch.device("meta"):
+        module = Bottleneck(512).to(dtype=dtype, memory_format=torch.channels_last).eval()
+        sizes = (128, 128, 28, 28), (128, 512, 28, 28)
+        inputs = tuple(torch.empty(size, dtype=dtype).to(memory_format=torch.channels_last) for size in sizes)
+    with recording() as records:
+        deviceless.lower(module, inputs, target=target, backend="eca_triton")
+    (found,) = sites_of(module, inputs, training=False, target=target).records
+    assert [found.decision] == [record.decision for record in records], "with the times that are predicted"
+    assert found.decision.plan == plan

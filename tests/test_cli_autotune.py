@@ -84,6 +84,8 @@ def test_wrong_arguments_are_told_before_anything_is_traced(capsys: pytest.Captu
     assert main(["autotune", "timm:no_such_model", "--dry-run", "--target", "h2000"]) == 2
     assert main(["autotune", "timm:no_such_model", "--target", "h200"]) == 2
     assert "--target is for --dry-run" in capsys.readouterr().err
+    assert main(["autotune", "timm:no_such_model", "--dry-run", "--target", "none"]) == 2
+    assert "--target none has no kernels" in capsys.readouterr().err
 
 
 def test_a_dry_run_lists_sites_keys_and_candidates(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +150,22 @@ def test_with_a_gpu_it_writes_the_table_and_says_what_was_gained(tmp_path: Path,
     assert "75.0% less" in out.getvalue()
     assert f"keys written to {path}" in out.getvalue()
     assert f"1/2 {task.key}" in err.getvalue()
+
+
+def test_a_table_that_cannot_be_written_stops_no_search(
+    tmp_path: Path, small: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, inputs = small
+    bench = Bench()
+    tasks = tasks_of(sites_of(module, inputs, training=True).examples, bench.properties)
+    winners = {name_of(candidates(task.problem)[1]) for task in tasks}
+    bench.time_us = lambda name: 25.0 if name in winners else 100.0
+    out, path = io.StringIO(), tmp_path / "file" / "tuned.json"
+    path.parent.write_text("no directory")
+    assert command.measure(module, inputs, True, path, out, io.StringIO(), bench.machine()) == 1
+    assert out.getvalue().count("75.0% less") == len(tasks) == 2
+    assert "keys written" not in out.getvalue()
+    assert f"{path} could not be written" in caplog.text
 
 
 def test_a_heuristic_that_is_wrong_is_an_error(

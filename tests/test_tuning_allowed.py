@@ -112,6 +112,7 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("lagged", LAGGED, {"lag": 2**31 - 1}, "tickets are int32"),
     ("lagged", LAGGED, {"max_registers": 8}, "no kernel fits"),
     ("lagged", LAGGED, {"max_registers": 256}, "no thread has so many"),
+    ("lagged", LAGGED, {"num_warps": 32}, "a program cannot have so many"),
     ("lagged", LAGGED, {"block_hw": 2048, "block_c": 256}, "registers have no room"),
     ("lagged", LAGGED_BITS, {"block_c": 4}, "a byte belongs to two tiles"),
     ("lagged", FLAT_LAGGED, {"vec_hw": 1}, "vectors have 16 bytes"),

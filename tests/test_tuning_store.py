@@ -182,7 +182,49 @@ def test_a_table_that_cannot_be_merged_is_put_aside(caplog: pytest.LogCaptureFix
     store.save(table(PROBLEM))
     assert store.load(path)[0] == table(PROBLEM)
     assert path.with_name("tuned.json.unreadable").read_text() == "precious"
-    assert "could not be merged" in caplog.text
+    assert "not all of" in caplog.text
+
+
+def test_a_table_with_entries_of_another_version_is_kept_beside_the_new_one_and_none_replaces_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    document = json.loads(serialize(table(PROBLEM)))
+    document["gpus"][H200.name] |= {"of tomorrow": {}}
+    path = written(store.user_table(), json.dumps(document))
+    store.save(table(OTHER))
+    assert store.load(path) == (table(PROBLEM) | table(OTHER), [])
+    assert json.loads(path.with_name("tuned.json.unreadable").read_text()) == document
+    assert "not a key: 'of tomorrow'" in caplog.text
+    written(path, "precious")
+    store.save(table(OTHER))
+    assert path.with_name("tuned.json.unreadable-2").read_text() == "precious"
+
+
+def test_a_table_that_may_not_be_written_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.save(table(PROBLEM))
+    monkeypatch.setattr(os, "access", lambda file, how: how != os.W_OK)  # root may write everything
+    with pytest.raises(PermissionError):
+        store.save(table(OTHER))
+    assert store.load(path)[0] == table(PROBLEM)
+
+
+def test_a_problem_is_told_once_however_often_tables_are_read(caplog: pytest.LogCaptureFixture) -> None:
+    path = written(store.user_table(), "nonsense")
+    for _ in range(3):
+        assert store.lookup(KEY) is None
+        store.reload()
+    assert len(caplog.records) == 1
+    path.write_text("[]")
+    assert store.lookup(KEY) is None
+    assert len(caplog.records) == 2
+
+
+def test_without_a_home_the_table_is_in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ECA_TRITON_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert store.user_table().is_absolute()
+    assert str(os.getuid()) in store.user_table().parent.name
 
 
 def test_a_disk_that_is_full_leaves_the_table_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def plan(model: nn.Module, inputs: tuple[Any, ...], training: bool, target: str 
 
     target: the GPU to plan for, a key of `TARGETS`; None: this machine's, else an H200.
     """
-    sites = sites_of(model, inputs, training=training)
+    sites = sites_of(model, inputs, training=training, target=target)
     tasks = tasks_of(sites.examples, _device(target))
     _write_sites(sites, out)
     out.write("\n")
@@ -70,16 +70,19 @@ def measure(
         out.write(f"{NOTHING_TO_TUNE}\n")
         return 0
     with shown(len(tasks), err) as progress:
-        outcomes = tune(tasks, machine, progress, err, path)
+        outcomes, unwritten = tune(tasks, machine, progress, err, path)
     _write_outcomes(outcomes, out)
-    written = sum(outcome.entry is not None for outcome in outcomes)
-    out.write(f"\n{written} of {len(outcomes)} keys written to {path or user_table()}\n")
+    faster = sum(outcome.entry is not None for outcome in outcomes)
+    if unwritten:
+        log.error("%s could not be written: %s", path or user_table(), unwritten)
+    else:
+        out.write(f"\n{faster} of {len(outcomes)} keys written to {path or user_table()}\n")
     if path is None and mode() != "user":
         out.write(f"note: ECA_TRITON_TUNED={mode()}: the user's table is not read\n")
     problems = [outcome for outcome in outcomes if outcome.problem]
     for outcome in problems:
         log.error("%s: the heuristic's choice fails: %s", outcome.task.key, outcome.problem)
-    return 1 if problems else 0
+    return 1 if problems or unwritten else 0
 
 
 def _write_sites(sites: Sites, out: TextIO) -> None:

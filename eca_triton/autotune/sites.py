@@ -38,7 +38,9 @@ class Sites:
     examples: Mapping[Example, int]
 
 
-def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Sites:
+def sites_of(
+    model: nn.Module, inputs: tuple[Any, ...], *, training: bool, target: str | None = None
+) -> Sites:
     """Trace a copy of the model that has no elements, compiled and eager; nothing is computed.
 
     Inductor decides about layouts when it compiles: it may run a contiguous model channels-last. So a site
@@ -48,9 +50,10 @@ def sites_of(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Si
         model: Any module, in the dtype and layout that it will run in.
         inputs: Its example inputs.
         training: Forward and backward instead of inference; the copy is in training mode.
+        target: The GPU that plans are made for, a key of `TARGETS`; None: this machine's, else an H200.
     """
     records: list[SiteRecord] = []
-    settings = Settings.from_environment(device="cuda")
+    settings = Settings.from_environment(device="cuda", target=target)
     compiled, eager = _Listener(), _Listener()
 
     def lowered(gm: fx.GraphModule, _: list[Any]) -> Callable[..., Any]:

@@ -15,8 +15,10 @@ from .search import Outcome, Task, name_of, search
 
 def tune(
     tasks: Sequence[Task], machine: Machine, progress: Progress, out: TextIO, path: Path | None = None
-) -> list[Outcome]:
+) -> tuple[list[Outcome], str]:
     """Search and write, key by key: what is interrupted keeps the keys that are done.
+
+    A table that cannot be written stops nothing: what was found can still be shown.
 
     Args:
         tasks: As `tasks_of` makes them for this machine.
@@ -25,22 +27,25 @@ def tune(
         out: Where the lines of TRITON_PRINT_AUTOTUNING=1 go.
         path: Of the table; None: the user's, which later calls of this process go by, too.
 
-    Raises:
-        OSError: the table cannot be written.
+    Returns:
+        tuple: what was found, and why it could not all be written, or "".
     """
     import triton
 
-    outcomes = []
+    outcomes, problem = [], ""
     for task in tasks:
         progress.begin(task, len(candidates(task.problem)))
         outcome = search(task, machine, progress.tried)
-        if outcome.entry is not None:
-            save({task.key: outcome.entry}, path=path)
+        try:
+            if outcome.entry is not None:
+                save({task.key: outcome.entry}, path=path)
+        except OSError as error:
+            problem = problem or str(error)
         progress.end(outcome)
         if triton.knobs.autotuning.print and outcome.choice is not None:
             out.write(_as_triton_prints(outcome))
         outcomes.append(outcome)
-    return outcomes
+    return outcomes, problem
 
 
 def _as_triton_prints(outcome: Outcome) -> str:

@@ -44,22 +44,24 @@ def folds(site: Site) -> bool:
     return not value(site.mul).requires_grad and _same_at(site, site.conv)
 
 
-def becomes_product(site: Site) -> bool:
-    """Whether `fold` makes the convolution a product of matrices that takes what follows into its kernel."""
+def becomes_product(site: Site, device: str) -> bool:
+    """Whether `fold` makes the convolution a product of matrices that takes what follows into its kernel.
+
+    device: The type of the one that runs it.
+    """
     if site.projection is None or not epilogues_of_products() or not _same_at(site, end_of_tail(site)):
         return False
-    made = value(site.projection.node)
+    dtype = value(site.projection.node).dtype
     # A float32 convolution may use tensor cores that a product may not.
-    slower = made.device.type == "cuda" and made.dtype == torch.float32 and not products_keep_precision()
-    return not slower
+    return not (device == "cuda" and dtype == torch.float32 and not products_keep_precision())
 
 
-def becomes_block(site: Site) -> bool:
-    """Whether one op can compute the convolution and rescale it, where Inductor tunes no such product."""
+def becomes_block(site: Site, device: str) -> bool:
+    """As `becomes_product`, of one op that computes and rescales it, where Inductor tunes no such product."""
     if site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
         return False
     made = value(site.projection.node)
-    return bool(made.dim() == 4) and (made.device.type != "cuda" or made.dtype.itemsize == 2)
+    return bool(made.dim() == 4) and (device != "cuda" or made.dtype.itemsize == 2)
 
 
 def _same_at(site: Site, node: fx.Node) -> bool:

@@ -30,6 +30,7 @@ def facts_of(site: Site, settings: Settings) -> Facts:
     grad = value(site.mul).requires_grad
     # Asked only where the answer counts: it takes a moment, and a device, or the wish to plan for one.
     asked = not grad and x.device.type == "cuda"
+    device = settings.device or x.device.type
     convolution = bind(site.conv)
     return Facts(
         images=images,
@@ -40,7 +41,7 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         device=x.device.type,
         channels_last=site.channel_dim != 1 or not x.is_contiguous(),
         grad=grad,
-        target=_target(x.device),
+        target=_target(x.device, settings),
         batch_norm=None if norm is None else "train" if norm.training else "eval",
         activation=site.activation,
         source_is_stored=site.source_is_stored,
@@ -56,13 +57,17 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         casts=value(site.weight).dtype != value(site.conv).dtype,
         expansion=site.projection.expansion if site.projection is not None and folds(site) else None,
         rides=site.projection is not None and not comes_stored(site.projection.input),
-        epilogues=becomes_product(site),
-        products=becomes_block(site) and (products_work(x.device) if asked else settings.device == "cuda"),
+        epilogues=becomes_product(site, device),
+        products=becomes_block(site, device)
+        and (products_work(x.device) if asked else settings.device == "cuda"),
     )
 
 
-def _target(device: torch.device) -> str:
-    """The GPU at hand, or the default one to plan for where there is none."""
-    if device.type != "cuda" or not torch.cuda.is_available():
+def _target(device: torch.device, settings: Settings) -> str:
+    """The GPU that was named, or the one at hand, or the default one to plan for where there is none."""
+    if settings.target is not None:
+        return settings.target
+    if "cuda" not in (device.type, settings.device) or not torch.cuda.is_available():
         return TARGETS[DEFAULT_TARGET].name
-    return target_like(torch.cuda.get_device_properties(device)).name
+    at_hand = device if device.type == "cuda" else torch.cuda.current_device()
+    return target_like(torch.cuda.get_device_properties(at_hand)).name

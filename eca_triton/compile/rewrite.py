@@ -27,7 +27,7 @@ def rewrite(site: Site, plan: Plan) -> None:
     there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
     """
     graph = site.conv.graph
-    if plan == "convblock" or (plan == "convfold" and becomes_product(site)):
+    if plan == "convblock" or (plan == "convfold" and becomes_product(site, value(site.x).device.type)):
         (block_from_projection if plan == "convblock" else fold)(site)
         return
     with graph.inserting_before(site.conv if end_of(site, plan) is None else last_of(site, plan)):

@@ -16,6 +16,7 @@ class Settings:
     Attributes:
         force: Lower on any device and size, also where no win is predicted.
         device: Plan as though the maps were on a device of this type, or None for theirs.
+        target: Of a GPU that need not be there, a key of `TARGETS`, or None for the one at hand.
         plan: One of `PLANS`: "auto" chooses by cost, "off" lowers nothing, any other is the only one allowed.
         strict: Raise `NotLoweredError` where a site stays with Inductor for another reason than cost.
         exported: The graph is a program for inference, which nobody trains.
@@ -24,6 +25,7 @@ class Settings:
 
     force: bool = False
     device: str | None = None
+    target: str | None = None
     plan: str = "auto"
     strict: bool = False
     exported: bool = False
@@ -35,6 +37,7 @@ class Settings:
         *,
         force: bool = False,
         device: str | None = None,
+        target: str | None = None,
         plan: str | None = None,
         strict: bool | None = None,
         exported: bool = False,
@@ -53,6 +56,7 @@ class Settings:
         settings = cls(
             force=_boolean("eca.force", force) or _switch("ECA_TRITON_FORCE"),
             device=device,
+            target=target,
             plan=_among("eca.plan", plan, PLANS),
             strict=_switch("ECA_TRITON_STRICT") if strict is None else _boolean("eca.strict", strict),
             exported=exported,

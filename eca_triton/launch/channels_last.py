@@ -11,6 +11,7 @@ from ..kernels.tile_channels_last import tile_channels_last_kernel
 from ..tuning.lagged import LaggedConfig
 from ..tuning.layout import common_layout
 from ..tuning.tile_channels_last import TileChannelsLastConfig
+from .devices import at_most
 
 
 def tile_channels_last(call: Call, config: TileChannelsLastConfig) -> None:
@@ -40,9 +41,9 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     gates = scratch((n, c), torch.float32, x.device)
     arrived = scratch((n + 1,), torch.int32, x.device, zeroed=True)
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
-    # Only ptxas takes a limit. Exponentials and the error function take more registers.
+    # Exponentials and the error function take more registers.
     many = {call.pre_activation, call.activation} & {"silu", "gelu"}
-    limit = {} if torch.version.hip else {"maxnreg": 255 if many else config.max_registers}
+    limit = at_most(255 if many else config.max_registers, config.num_warps)
     run(
         lagged_kernel, (n * config.tiles(layout) + config.lag,),
         x, call.weight, call.bias, call.residual, call.out, call.mask, partial, mean, gates, arrived,

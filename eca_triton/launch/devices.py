@@ -12,6 +12,7 @@ from ..direct import forget_plans
 from ..tuning.choice import Choice
 from ..tuning.config import Device
 from ..tuning.problem import Problem
+from ..tuning.product import REGISTERS
 from ..tuning.select import device_of_trial, select
 from ..tuning.store import on_change
 
@@ -56,6 +57,11 @@ def chosen(x: Tensor, problem: Problem) -> Choice:
 def device_of(device: torch.device) -> Device:
     """What launches are made for."""
     return device_of_trial() or (_INTERPRETER if device.type == "cpu" else _gpu(device))
+
+
+def at_most(registers: int, num_warps: int) -> dict[str, int]:
+    """The option by which ptxas gives a thread so many, if a program can have them; only ptxas takes one."""
+    return {} if torch.version.hip else {"maxnreg": min(registers, REGISTERS // (32 * num_warps))}
 
 
 @cache

@@ -108,7 +108,7 @@ def _lagged(problem: EcaProblem, config: Any) -> bool:
         and tiles <= config.lag  # else programs wait in vain
         and layout.n * tiles + config.lag <= lagged.MAX_INDEX
         and config.block_p * config.block_g <= 64 * threads
-        and MAX_REGISTERS[0] <= config.max_registers <= MAX_REGISTERS[1]
+        and MAX_REGISTERS[0] <= config.max_registers <= min(MAX_REGISTERS[1], product.REGISTERS // threads)
         and _share_fits(problem, config.block_c * config.block_hw * itemsize, config.num_warps)
     )
 

@@ -6,6 +6,7 @@ middle of a run changes its config because a file did. `save` and `reload` are t
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +52,7 @@ _NOTHING = InForce({}, "", {})
 _lock = threading.Lock()
 _read: dict[tuple[str | None, ...], InForce] = {}  # by the values of VARIABLES
 _passed_over = False  # whether a call of a graph capture went without tables
-_warned: set[Path] = set()
+_warned: set[tuple[Path, str]] = set()
 _listeners: list[Callable[[], None]] = []
 
 
@@ -72,6 +74,8 @@ def user_table() -> Path:
         return Path(os.path.expanduser(given), "tuned.json")
     caches = os.environ.get("XDG_CACHE_HOME", "")
     root = caches if os.path.isabs(caches) else os.path.expanduser("~/.cache")  # as its specification says
+    if not os.path.isabs(root):  # nobody's home
+        return Path(tempfile.gettempdir(), f"eca_triton_{os.getuid()}", "tuned.json")
     return Path(root, "eca_triton", "tuned.json")
 
 
@@ -125,8 +129,10 @@ def save(entries: Mapping[Key, Entry], *, path: Path | None = None) -> Path:
         OSError: the table cannot be written, or another process holds its lock for long.
     """
     path = user_table() if path is None else path
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700 if path == user_table() else 0o777, parents=True, exist_ok=True)
     with _locked(path):
+        if path.exists() and not os.access(path, os.W_OK):  # a new file would take its place all the same
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         _replace(path, serialize(_kept(path) | dict(entries)))
     reload()
     return path
@@ -136,7 +142,6 @@ def reload() -> None:
     """Forget what was read, and the plans that were made with it: the next call reads the tables anew."""
     with _lock:
         _read.clear()
-        _warned.clear()
         _tell()
 
 
@@ -223,16 +228,22 @@ def _locked(path: Path) -> AbstractContextManager[object]:
 
 
 def _kept(path: Path) -> Table:
-    """What a table holds before it is written; one that cannot be understood is put aside, not lost."""
+    """What a table holds before it is written; what cannot be understood is put aside with it, not lost."""
     try:
-        return load(path)[0]
+        table, problems = load(path)
     except FileNotFoundError:
         return {}
     except ValueError as error:
+        table, problems = {}, [str(error)]
+    if problems:
         aside = path.with_name(f"{path.name}.unreadable")
+        for number in count(2):
+            if not aside.exists():
+                break
+            aside = path.with_name(f"{path.name}.unreadable-{number}")
         os.replace(path, aside)
-        log.warning("%s could not be merged (%s) and is now %s", path, error, aside)
-        return {}
+        log.warning("not all of %s could be merged (%s): it is now %s", path, problems[0], aside)
+    return table
 
 
 def _replace(path: Path, text: str) -> None:
@@ -254,6 +265,6 @@ def _tell() -> None:
 
 
 def _warn_once(path: Path, problem: str) -> None:
-    if path not in _warned:
-        _warned.add(path)
+    if (path, problem) not in _warned:
+        _warned.add((path, problem))
         log.warning("%s %s", path, problem)
