@@ -30,7 +30,8 @@ def facts_of(site: Site, settings: Settings) -> Facts:
     grad = value(site.mul).requires_grad
     # Asked only where the answer counts: it takes a moment, and a device, or the wish to plan for one.
     asked = not grad and x.device.type == "cuda"
-    device = settings.device or x.device.type
+    # What is forced runs where the maps are.
+    device = x.device.type if settings.force else settings.device or x.device.type
     convolution = bind(site.conv)
     return Facts(
         images=images,
