@@ -134,7 +134,7 @@ class Row:
         return self.tail.trainable and not (name == "two_pass" or (name == "op" and self.tail.normalises))
 
     def kernel(self, device: Device) -> str:
-        """The kernels that the eager op runs: the tables' choice, the heuristic's for a GPU without a name."""
+        """The kernels that the eager op runs: what tables say, of a GPU without a name the heuristic."""
         if self.trains and self.tail.normalises:
             return "Inductor's"
         return " / ".join(select(problem).kernel for problem in self.problems(device))
