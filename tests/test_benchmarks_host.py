@@ -121,6 +121,13 @@ class TestCompile:
         assert "seconds" not in document["rows"][0]
         assert str(problem) in capsys.readouterr().out
 
+    @pytest.mark.parametrize("command", ["compile", "network"])
+    def test_help_names_the_networks(self, command: str, capsys: Any) -> None:
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        written = " ".join(capsys.readouterr().out.split())
+        assert ", ".join(twins.FAMILIES) in written
+
     def test_stops_in_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         now = count(0, 10)
         monkeypatch.setattr(compiling, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
