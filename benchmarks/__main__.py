@@ -1,8 +1,8 @@
 """Command line of the measurements and the counts: `python -m benchmarks COMMAND`.
 
 Exit codes: 0 measured, counted, or shown; 1 a result was wrong, something could not run, or ours is worse
-than stock where it must not be; 2 nothing was measured because there is no CUDA device, or the arguments are
-wrong.
+than stock where it must not be; 2 there is no CUDA device, and nothing was measured on one, or the arguments
+are wrong, a folder is not empty, or a package is missing.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,7 @@ SMOKE = (
     " or streams or bottleneck"
 )
 SMOKE_FILES = ("tests/test_gpu.py", "tests/test_gpu_training.py", "tests/test_gpu_product.py")
-# What the package does as it comes: no table that the user tuned.
-ENVIRONMENT = {"ECA_TRITON_TUNED": "shipped"}
+TUNED = ("ECA_TRITON_TUNED", "shipped")
 NO_DEVICE = "no CUDA device"
 
 
@@ -53,6 +53,32 @@ class Task(NamedTuple):
         """What is run."""
         budget = [] if self.margin_s is None else ["--budget-s", f"{max(1.0, limit_s - self.margin_s):.0f}"]
         return [sys.executable, *self.arguments, *budget]
+
+
+@contextmanager
+def as_it_comes() -> Iterator[None]:
+    """Within it this process, and those that it starts, read the shipped tables alone."""
+    name, value = TUNED
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def empty(folder: Path) -> bool:
+    """Whether results of one run alone would be in it."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def fresh(folder: Path) -> Path:
+    """The folder, or, where it holds results, the first of the same name with -2, -3, ... that holds none."""
+    names = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(each for each in chain([folder], names) if empty(each))
 
 
 def tasks(folder: Path) -> list[Task]:
@@ -101,7 +127,10 @@ def collect(
     *,
     gpu: bool,
 ) -> dict[str, Any]:
-    """Run step after step; what came of each is saved to evidence.json at once. Returns its document."""
+    """Run step after step; what came of each is saved to evidence.json at once. Returns its document.
+
+    folder: Empty or not there yet, so that nothing in it is of another run.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log, path = folder / "evidence.log", folder / "evidence.json"
     log.write_text(f"{date}\n")
@@ -148,7 +177,6 @@ def run_limited(command: Sequence[str], limit_s: float, log: Path) -> int | None
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | ENVIRONMENT,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

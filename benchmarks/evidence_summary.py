@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from eca_triton.autotune.search import LEAST_GAIN
 from eca_triton.tuning.table import parse
 
 from . import bandwidth, compiling, goals, network_figures, results
@@ -90,7 +91,11 @@ def _ratios(row: Document) -> str:
 
 
 def _tuned(folder: Path) -> Iterator[str]:
-    table, _ = parse((folder / "tuned.json").read_text())
+    path, steps = folder / "tuned.json", results.load(folder / "evidence.json", "evidence")["rows"]
+    if not path.exists() and ("tune", "ok") in ((row["step"], row["status"]) for row in steps):
+        yield f"tuned      0 keys: none takes {100 * LEAST_GAIN:.0f} % less time than the heuristic's choice"
+        return
+    table, _ = parse(path.read_text())
     gains = [entry.heuristic_us / entry.time_us for entry in table.values()]
     figures = f"{percentile(gains, 0.5):.2f}x as fast as the heuristic's choice, at best {max(gains):.2f}x"
     yield f"tuned      {len(gains)} keys: {figures}"

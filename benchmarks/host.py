@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .results import NOT_MEASURED
+from .results import NOT_MEASURED, percentile
 
 FOLDER = Path(__file__).parent
 FILES = ("test_launch.py", "test_host.py")
@@ -33,10 +35,35 @@ def measure(machine: Mapping[str, Any], date: str) -> tuple[dict[str, Any], str]
         path = Path(folder) / "benchmarks.json"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-only"]
         command += [f"--benchmark-json={path}", *(str(FOLDER / name) for name in FILES)]
-        done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+        # Of one thread, as `make bench` runs it: on a busy machine threads of OpenMP wait for each other.
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False
+        )
         found = json.loads(path.read_text()) if path.exists() and path.stat().st_size else {"benchmarks": []}
     problem = "" if done.returncode == 0 else done.stdout + done.stderr
     return document(found, machine, date), problem
+
+
+def times_as_long(
+    call: Callable[[], object],
+    base: Callable[[], object],
+    rounds: int = 100,
+    iterations: int = 200,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """A call's time over that of the base, taken in turn: the median over the rounds of each round's ratio.
+
+    A machine that is slow, or busy for a while, is so for both.
+    """
+
+    def took(function: Callable[[], object]) -> float:
+        start = clock()
+        for _ in range(iterations):
+            function()
+        return clock() - start
+
+    return percentile([took(call) / took(base) for _ in range(rounds)], 0.5)
 
 
 def document(found: Mapping[str, Any], machine: Mapping[str, Any], date: str) -> dict[str, Any]:
@@ -45,7 +72,7 @@ def document(found: Mapping[str, Any], machine: Mapping[str, Any], date: str) ->
     for each in found["benchmarks"]:
         test, _, parameters = each["name"].rstrip("]").partition("[")
         stats, device = each["stats"], each["params"].get("device")
-        grad = ", with gradients" if each["params"].get("grad") else ""
+        grad = ", recorded for gradients" if each["params"].get("grad") else ""
         rows.append(
             {
                 "call": each["params"].get("name", parameters) + grad,

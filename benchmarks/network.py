@@ -16,7 +16,7 @@ from torch._dynamo import config as dynamo_config
 
 from eca_triton.report.measure import Clock, in_turn
 
-from . import twins, weights
+from . import timm_counts, twins, weights
 from .agreement import Groups, Step, agrees, outcome, worst
 from .contenders import Check, exact_convolutions, short
 from .network_figures import Record, figures
@@ -193,6 +193,9 @@ def measure_setting(
     row["checks"] = {name: check.as_dict() for name, check in checks.items()}
     row["parameters"] = {
         kind: sum(weight.numel() for weight in model.parameters()) for kind, (model, _, _) in truths.items()
+    }
+    row["counts"] = {
+        kind: timm_counts.count(twins.build(setting.family, kind), setting.size)._asdict() for kind in truths
     }
     truths.clear()
     try:

@@ -29,6 +29,7 @@ RATIOS = ("speedup", *OVER.values())
 """Keys of the ratios that ECA networks alone have."""
 PREFIX = {"inference": "infer", "training": "train"}
 TIMM = ("samples_per_sec", "step_time", "batch_size", "img_size")
+COUNTS = {"infer": ("infer_gmacs", "infer_macts"), "train": ()}  # timm's, too, of inference alone
 MORE = (
     "contender", "kind", "family", "layout", "dtype", "step_time_p20", "step_time_p80", "samples", "tax",
     "tax_p20", "tax_p80", "speedup", "speedup_p20", "speedup_p80", "x_se", "x_se_p20", "x_se_p80",
@@ -144,7 +145,8 @@ def write_csv(document: Mapping[str, Any], folder: Path) -> list[Path]:
         lines = list(_csv_lines(document, direction))
         if lines:
             path = folder / f"network-{prefix}.csv"
-            names = ("model", *(f"{prefix}_{name}" for name in TIMM), "param_count", *MORE)
+            timm = (*(f"{prefix}_{name}" for name in TIMM), "param_count", *COUNTS[prefix])
+            names = ("model", *timm, *MORE)
             with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, names, lineterminator="\n")
                 writer.writeheader()
@@ -154,7 +156,7 @@ def write_csv(document: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _csv_lines(document: Mapping[str, Any], direction: str) -> Iterable[dict[str, Any]]:
-    """timm's step_time is milliseconds, its param_count millions."""
+    """timm's step_time is milliseconds, its param_count and macts millions."""
     prefix, machine = PREFIX[direction], document["machine"]
     for row in document["rows"]:
         if row["direction"] != direction:
@@ -168,6 +170,7 @@ def _csv_lines(document: Mapping[str, Any], direction: str) -> Iterable[dict[str
                 f"{prefix}_batch_size": row["batch"],
                 f"{prefix}_img_size": row["size"],
                 "param_count": round(row["parameters"][kind] / 1e6, 2),
+                **{name: row["counts"][kind][name.removeprefix("infer_")] for name in COUNTS[prefix]},
                 "contender": contender,
                 "kind": kind,
                 "family": row["family"],

@@ -16,13 +16,16 @@ NOT_MEASURED = "Not measured."
 
 
 def committed(folder: Path) -> tuple[list[Path], list[Path]]:
-    """JSON files that are as git has them, and the others, which do not count; without git all count."""
+    """JSON files that are as the last commit has them, and the others, which do not count.
+
+    Without git, or outside of a repository, all count.
+    """
     files = sorted(folder.glob("*/*.json"))
     tracked = _git(folder, "ls-files", "-z")
-    changed = _git(folder, "diff", "--name-only", "--relative", "-z")
-    if tracked is None or changed is None:
+    if tracked is None:
         return files, []
-    kept = {folder / name for name in tracked - changed}
+    changed = _git(folder, "diff", "--name-only", "--relative", "-z", "HEAD")  # None: there is no commit
+    kept = {folder / name for name in tracked - changed} if changed is not None else set()
     return [file for file in files if file in kept], [file for file in files if file not in kept]
 
 

@@ -49,9 +49,10 @@ def figures(row: Row, samples: Mapping[str, Sequence[float]]) -> dict[str, Figur
     gbps: of the least bytes that the row needs, so the same share of work for each contender.
     share_of_copy: of the bandwidth of the copy.
     speedup: over stock Inductor, if it was measured.
+    Samples of one index are of one round. Ratios are medians over the rounds of each round's ratio, with the
+    middle 60 % of them, so that a drifting clock cancels.
     """
     medians = {name: percentile(each, 0.5) for name, each in samples.items()}
-    copy_gbps = 2 * row.map_bytes / medians[COPY] / 1e3
     found: dict[str, Figures] = {}
     for name, each in samples.items():
         moved = 2 * row.map_bytes if name == COPY else row.least_bytes
@@ -64,10 +65,17 @@ def figures(row: Row, samples: Mapping[str, Sequence[float]]) -> dict[str, Figur
             "gbps": round(gbps, 1),
         }
         if name != COPY:
-            found[name]["share_of_copy"] = round(gbps / copy_gbps, 4)
-            if "inductor" in medians:
-                found[name]["speedup"] = round(medians["inductor"] / medians[name], 4)
+            work = row.least_bytes / (2 * row.map_bytes)
+            found[name] |= _ratio("share_of_copy", samples[COPY], each, work)
+            if "inductor" in samples:
+                found[name] |= _ratio("speedup", samples["inductor"], each)
     return found
+
+
+def _ratio(key: str, above: Sequence[float], below: Sequence[float], times: float = 1.0) -> Figures:
+    ratios = [times * a / b for a, b in zip(above, below, strict=True)]
+    parts = {"": 0.5, "_p20": 0.2, "_p80": 0.8}
+    return {key + end: round(percentile(ratios, share), 4) for end, share in parts.items()}
 
 
 def record(row: Row, kernel: str, **more: Any) -> Record:
@@ -127,7 +135,7 @@ def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     ours = [name for name in OURS if name in seen]
     columns = [*TEXT_COLUMNS, "copy GB/s", *(f"{name} us" for name in baselines)]
     for name in ours:
-        columns += [f"{name} us", "p20-p80", "GB/s", "of copy", "x Inductor"]
+        columns += [f"{name} us", "p20-p80", "GB/s", "of copy", "p20-p80", "x Inductor", "p20-p80"]
     columns.append("goal")
     cells = []
     for row in document["rows"]:
@@ -146,7 +154,9 @@ def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 f"{result['p20_us']:.1f}-{result['p80_us']:.1f}" if result else NOT_MEASURED,
                 _cell(result, "gbps", "{:.0f}"),
                 _cell(result, "share_of_copy", "{:.0%}"),
+                _spread(result, "share_of_copy", "{:.0%}"),
                 _cell(result, "speedup", "{:.2f}"),
+                _spread(result, "speedup", "{:.2f}"),
             ]
         goal = SPEEDUP[row["direction"]].get(row["variant"])
         line.append(f"{goal:.2f}" if goal and row["map_bytes"] >= LARGE_BYTES else "")
@@ -220,3 +230,7 @@ def _goal(name: str, figure: str, least: float, rows: Iterable[Record], what: st
 
 def _cell(result: Mapping[str, Any] | None, figure: str, form: str) -> str:
     return form.format(result[figure]) if result and figure in result else NOT_MEASURED
+
+
+def _spread(result: Mapping[str, Any] | None, figure: str, form: str) -> str:
+    return "-".join(_cell(result, figure + end, form) for end in ("_p20", "_p80"))

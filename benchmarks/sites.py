@@ -11,8 +11,9 @@ from torch import Tensor
 from eca_triton import adaptive_kernel_size
 from eca_triton.ops.schema_training import mask_order_for
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.layout import Layout, common_layout
 from eca_triton.tuning.problem import EcaProblem
+from eca_triton.tuning.select import select
 
 from .tails import HEADLINE, TAILS, TailKind
 
@@ -133,23 +134,33 @@ class Row:
         return self.tail.trainable and not (name == "two_pass" or (name == "op" and self.tail.normalises))
 
     def kernel(self, device: Device) -> str:
-        """The kernels that the eager op runs."""
-        tail = self.tail
-        if self.trains and tail.normalises:
+        """The kernels that the eager op runs: what tables say, of a GPU without a name the heuristic."""
+        if self.trains and self.tail.normalises:
             return "Inductor's"
-        itemsize, bits = DTYPES[self.dtype].itemsize, self.keeps_bits
-        layout = common_layout(self._map.shape, self._map.stride())  # shared by every map
+        return " / ".join(select(problem).kernel for problem in self.problems(device))
+
+    def problems(self, device: Device) -> list[EcaProblem]:
+        """What the op asks the choice of a kernel for: its forward, its backward, or either."""
+        tail, taps, bits = self.tail, self.taps, self.keeps_bits
+        dtype, itemsize = DTYPES[self.dtype], DTYPES[self.dtype].itemsize
+        bends = tail.activation != "identity"
+        stored, again = tail.adds and bends, tail.adds and bends and not bits
         front = tail.normalises or tail.pre_activation != "identity"
-        dtype, taps = DTYPES[self.dtype], self.taps
-        problem = EcaProblem.forward(layout, dtype, itemsize, itemsize, taps, front, device, bits)
-        forward = problem.heuristic().kernel
-        if not self.trains:
-            return forward
-        problem = EcaProblem.backward(
-            layout, dtype, itemsize, itemsize, taps, tail.activation, bits, tail.adds, device
-        )
-        backward = problem.heuristic().kernel
-        return backward if self.direction == "backward" else f"{forward} / {backward}"
+        found = []
+        if self.direction != "backward":
+            layout = self._layout(2 + tail.adds)
+            found.append(EcaProblem.forward(layout, dtype, itemsize, itemsize, taps, front, device, bits))
+        if self.trains:
+            layout = self._layout(3 + stored + again)
+            found.append(
+                EcaProblem.backward(
+                    layout, dtype, itemsize, itemsize, taps, tail.activation, bits, stored, device
+                )
+            )
+        return found
+
+    def _layout(self, maps: int) -> Layout:
+        return common_layout(self._map.shape, *[self._map.stride()] * maps)
 
     @property
     def _map(self) -> Tensor:

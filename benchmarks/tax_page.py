@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
 from . import published, results
-from .networks import DEEP
+from .networks import DEEP, NETWORKS, PAPER
 from .tax import MODES, SETS, Job, Set, job_of, set_of, setting_name
 
 Document = Mapping[str, Any]
@@ -62,7 +62,8 @@ def page(document: Document) -> str:
         "",
         f"`python -m benchmarks {counted.command}` writes this page; it needs no GPU.",
         "",
-        f"What `torch.compile` moves in a step of {counted.about} Batch {document['batch']}, bfloat16, torch "
+        f"What `torch.compile` moves in a step of {counted.about} Batch {document['batch']}, images of "
+        f"{sizes(counted.networks)}, bfloat16, torch "
         f"{document['torch']}, Triton {document['triton']}. GB are Inductor's own count of the code that it "
         "generates: each buffer once for every kernel that touches it, whatever the caches do. The tax is "
         "what attention adds to the bytes of the plain network. Tables have the GB of each, then the taxes, "
@@ -96,6 +97,14 @@ def heading(document: Document, setting: tuple[bool, bool, str]) -> str:
     there, most = len(list(lines(document, *setting))), len(set_of(document).networks)
     some = "" if there == most else f" ({there} of {most} counted)"
     return f"{setting_name(*setting).capitalize()}{some}: {NOT_TIMED}"
+
+
+def sizes(networks: Iterable[str]) -> str:
+    """Of their images: most have one size, and the others are named."""
+    sides = {name: {**NETWORKS, **PAPER}[name] for name in networks}
+    most = max(sides.values(), key=[*sides.values()].count)
+    others = [f"{name} {side} x {side}" for name, side in sides.items() if side != most]
+    return f"{most} x {most}" + (f" ({', '.join(others)})" if others else "")
 
 
 def columns(counted: Set) -> list[str]:

@@ -37,10 +37,11 @@ CALLS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Ten
 }
 
 
-@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("grad", [False, True], ids=["not recorded", "recorded for gradients"])
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_host_time(benchmark: BenchmarkFixture, device: str, name: str, grad: bool) -> None:
+    """The forward alone; with `grad` autograd records it."""
     x = torch.randn(1, 8, 2, 2, device=device, requires_grad=grad)
     weight = torch.randn(1, 1, 3, device=device, requires_grad=grad)
     call, same = CALLS[name]

@@ -1,7 +1,8 @@
 """What an eager call that was made before costs the host, up to the driver, on any machine: see stub_driver.
 
-The bound is for `eca_triton.eca(x, weight)`; operators called by name pass torch's dispatcher besides. The
-first row says how fast the machine is: an operator with the arguments of `eca` that only allocates.
+The first row says how fast the machine is: an operator with the arguments of `eca` that only allocates. The
+bound is for `eca_triton.eca(x, weight)`, as a multiple of that row; operators called by name pass torch's
+dispatcher besides.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import eca_triton
 from eca_triton.functional import BatchNormParameters
 
+from .host import times_as_long
 from .stub_driver import stub_h200
 
-MOST_US = 8.0
+MOST = 2.2  # times the first row; 1.6 to 1.9 on machines that are idle or busy
+ALLOCATES = "(an operator that allocates)"
 LIBRARY = torch.library.Library("eca_triton_benchmark", "DEF")
 LIBRARY.define(str(torch.ops.eca_triton.eca.default._schema).removeprefix("eca_triton::"))
 LIBRARY.impl("eca", lambda x, *args, **kwargs: torch.empty_like(x), "Autograd")
@@ -35,7 +38,7 @@ MODULE = eca_triton.ECA(64, k_size=5).bfloat16()
 OPS = torch.ops.eca_triton
 
 CALLS: dict[str, tuple[int, Callable[[], object]]] = {  # and the number of launches
-    "(an operator that allocates)": (0, lambda: torch.ops.eca_triton_benchmark.eca(X, WEIGHT)),
+    ALLOCATES: (0, lambda: torch.ops.eca_triton_benchmark.eca(X, WEIGHT)),
     "eca_triton.eca": (1, lambda: eca_triton.eca(X, WEIGHT)),
     "eca_triton.eca, whole tail": (
         1,
@@ -66,6 +69,6 @@ def test_direct_launch(benchmark: BenchmarkFixture, launches: Callable[[], int],
         call()
         assert launches() == before + number
         benchmark.pedantic(call, iterations=200, rounds=300, warmup_rounds=20)
-    if name == "eca_triton.eca" and benchmark.stats is not None:
-        median_us = benchmark.stats.stats.median * 1e6
-        assert median_us <= MOST_US, f"{median_us:.2f} us, more than {MOST_US}"
+        if name == "eca_triton.eca" and benchmark.stats is not None:
+            times = times_as_long(call, CALLS[ALLOCATES][1])
+            assert times <= MOST, f"{times:.2f} times what allocating its output takes, more than {MOST}"

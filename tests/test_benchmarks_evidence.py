@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from benchmarks.evidence import Task
 from benchmarks.evidence_summary import summary
 from benchmarks.network import Setting
 from eca_triton.__main__ import _parser
+from eca_triton.tuning import store
+from eca_triton.tuning.store import fingerprint
 from eca_triton.tuning.table import serialize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,6 +194,14 @@ class TestSummary:
         how = "lowered for an H200 that is not there"
         assert f"compile    ecaresnet26t inference channels-last: stock 8.0 s, ours 9.5 s ({how}" in text
 
+    @pytest.mark.parametrize(("code", "says"), [(0, True), (1, False), (None, False)])
+    def test_says_that_nothing_was_won(self, tmp_path: Path, code: int | None, says: bool) -> None:
+        """The table is not written then; where tuning broke off, its step says so."""
+        collect(tmp_path, Steps(tmp_path, autotune=code))
+        (tmp_path / "tuned.json").unlink()
+        text = "\n".join(summary(tmp_path))
+        assert ("tuned      0 keys: none takes 2 % less time than the heuristic's choice" in text) == says
+
     def test_broken_files_are_no_figures(self, tmp_path: Path) -> None:
         collect(tmp_path, Steps(tmp_path, network=None))
         (tmp_path / "network.json").write_text('{"command": "network", "rows": [')
@@ -210,8 +221,53 @@ class TestCommand:
         printed, written = capsys.readouterr().out, (tmp_path / "summary.txt").read_text()
         assert printed.endswith(written)
         assert (tmp_path / "evidence.log").read_text().endswith("network")
+
+    def test_a_step_that_fails_is_an_exit_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(command, "run_limited", Steps(tmp_path, copy=1))
         assert main(["evidence", "--out", str(tmp_path)], device=CPU) == 1
+
+    def test_a_folder_is_of_one_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        (tmp_path / "copy.json").write_text("of another run")
+        steps = Steps(tmp_path)
+        monkeypatch.setattr(command, "run_limited", steps)
+        assert main(["evidence", "--out", str(tmp_path)], device=CPU) == 2
+        assert f"nothing was measured: {tmp_path} is not empty" in capsys.readouterr().out
+        assert steps.limits == []
+        assert [path.name for path in tmp_path.iterdir()] == ["copy.json"]
+
+    def test_each_run_of_a_day_has_a_folder_of_its_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        monkeypatch.setattr(command, "RESULTS", tmp_path)
+        monkeypatch.setattr(command, "now", lambda: "2026-11-28 09:00 UTC")
+        names = [f"cpu-2026-11-28{end}" for end in ("", "-2", "-3")]
+        for name in names:
+            monkeypatch.setattr(command, "run_limited", Steps(tmp_path / name))
+            assert main(["evidence"], device=CPU) == 0
+            assert capsys.readouterr().out.endswith(f"written to {tmp_path / name}\n")
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+    def test_the_tables_that_it_names_are_those_that_its_steps_read(
+        self, tmp_path: Path, table_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The shipped ones: not the user's, which is in force around it."""
+        store.save(table(forward(128, 256, 784)))
+        users = fingerprint()
+        read: list[str] = []
+
+        def step(arguments: Sequence[str], limit_s: float, log: Path) -> int:
+            read.append(os.environ["ECA_TRITON_TUNED"])
+            return 0
+
+        monkeypatch.setattr(command, "run_limited", step)
+        assert main(["evidence", "--out", str(tmp_path / "evidence")], device=CPU) == 0
+        machine = results.load(tmp_path / "evidence" / "evidence.json", "evidence")["machine"]
+        assert users
+        assert machine["tuned"] == "none"
+        assert set(read) == {"shipped"}
+        assert fingerprint() == users
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
     def test_without_a_gpu_host_and_compile_run_and_the_others_are_named(

@@ -25,7 +25,7 @@ FOUND = {
     "benchmarks": [
         {"name": "test_direct_launch[eca_triton.eca]", "params": {"name": "eca_triton.eca"}, "stats": STATS},
         {
-            "name": "test_host_time[cuda-ops.gate-training]",
+            "name": "test_host_time[cuda-ops.gate-recorded for gradients]",
             "params": {"name": "ops.gate", "device": "cuda", "grad": True},
             "stats": STATS,
         },
@@ -40,22 +40,45 @@ class TestHost:
     def test_figures_are_pytest_benchmarks(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, bound: str
     ) -> None:
-        def run(command: list[str], **_: Any) -> Any:
+        def run(command: list[str], *, env: dict[str, str], **_: Any) -> Any:
+            assert env["OMP_NUM_THREADS"] == "1", "as `make bench`"
             (path,) = (each.split("=")[1] for each in command if each.startswith("--benchmark-json="))
             Path(path).write_text(json.dumps(FOUND))
-            code, said = (0, "") if bound == "held" else (1, "9.01 us, more than 8.0\n")
+            code, said = (0, "") if bound == "held" else (1, "2.31 times, more than 2.2\n")
             return SimpleNamespace(returncode=code, stdout=said, stderr="")
 
         monkeypatch.setattr(host, "subprocess", SimpleNamespace(run=run))
         assert main(["host", "--out", str(tmp_path)]) == (bound == "missed")
-        written = capsys.readouterr().out
-        assert ("more than 8.0" in written) == (bound == "missed")
+        written, said = capsys.readouterr()
+        assert ("a check or a bound failed" in written) == (bound == "missed")
+        assert ("more than 2.2" in said) == (bound == "missed")
+        assert "more than 2.2" not in written, "the answer alone"
         rows = json.loads((tmp_path / "host.json").read_text())["rows"]
         assert [(row["call"], row["how"], row["median_us"]) for row in rows] == [
             ("eca_triton.eca", "up to the driver", 7.2),
-            ("ops.gate, with gradients", "on the GPU, to its queue", 7.2),
+            ("ops.gate, recorded for gradients", "on the GPU, to its queue", 7.2),
         ]
         assert "7.2" in written
+
+    @pytest.mark.parametrize("busy", [1.0, 7.0], ids=["idle", "busy for a while"])
+    def test_the_bound_is_relative_to_what_this_machine_takes_to_allocate(self, busy: float) -> None:
+        now, round_ = 0.0, 0
+
+        def call() -> None:
+            nonlocal now, round_
+            round_ += 1
+            now += 7.2 * speed()
+
+        def base() -> None:
+            nonlocal now
+            now += 4.0 * speed()
+
+        def speed() -> float:
+            return busy if 3 < round_ < 8 else 1.0
+
+        assert host.times_as_long(call, base, rounds=10, iterations=1, clock=lambda: now) == pytest.approx(
+            1.8
+        )
 
 
 class TestCompile:
@@ -97,6 +120,13 @@ class TestCompile:
         assert code == 1
         assert "seconds" not in document["rows"][0]
         assert str(problem) in capsys.readouterr().out
+
+    @pytest.mark.parametrize("command", ["compile", "network"])
+    def test_help_names_the_networks(self, command: str, capsys: Any) -> None:
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        written = " ".join(capsys.readouterr().out.split())
+        assert ", ".join(twins.FAMILIES) in written
 
     def test_stops_in_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         now = count(0, 10)

@@ -18,12 +18,14 @@ pytest.importorskip("timm")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
+import timm
 from timm.layers import EcaModule, SEModule
 from timm.layers.cbam import CbamModule
 
-from benchmarks import network, network_figures, twins
+from benchmarks import network, network_figures, timm_counts, twins
 from benchmarks.__main__ import main
 from benchmarks.network import Plan, settings
+from eca_triton import ECA
 
 CPU = torch.device("cpu")
 SMALL = ["network", "--networks", "ecaresnet50d", "--layouts", "channels_last", "--size", "8", "--batch", "4"]
@@ -98,8 +100,10 @@ class TestCommand:
     def test_timms_columns_come_first(self, tmp_path: Path) -> None:
         run(tmp_path, "--contenders", "inductor", "ours", clock=lambda step: 2000.0)
         infer, train = (rows_of(tmp_path / f"network-{name}.csv") for name in ("infer", "train"))
-        timm = "model infer_samples_per_sec infer_step_time infer_batch_size infer_img_size param_count"
-        assert list(infer[0])[:6] == timm.split()
+        timed = ["samples_per_sec", "step_time", "batch_size", "img_size"]
+        for rows, prefix, counts in ((infer, "infer", ["infer_gmacs", "infer_macts"]), (train, "train", [])):
+            theirs = ["model", *(f"{prefix}_{name}" for name in timed), "param_count", *counts]
+            assert list(rows[0])[: len(theirs) + 1] == [*theirs, "contender"]
         assert [row["model"] for row in infer] == [
             "ecaresnet50d",
             "ecaresnet50d",
@@ -114,6 +118,7 @@ class TestCommand:
             "8",
             "0.01",
         )
+        assert (first["infer_gmacs"], first["infer_macts"]) == ("0.0", "0.0")
         names = ("contender", "tax", "speedup", "x_se", "x_cbam_p80")
         assert [tuple(row[name] for name in names) for row in infer] == [
             ("inductor", "0.0", "", "1.0", "1.0"), ("ours", "0.0", "1.0", "1.0", "1.0"),
@@ -210,6 +215,7 @@ class TestCommand:
         assert first == "not measured: no CUDA device"
         headings = [line for line in lines if line.startswith("Inference")]
         assert len(headings) == 2
+        assert all("; bf16, 128 images of 224 x 224, " in line for line in headings)
         assert all("channels-last, default" in line and ": counted, not timed; " in line for line in headings)
         shown = [line.split()[0] for line in lines if line.startswith("eca")]
         assert shown == ["ecaresnet50d", "eca_resnet50"]
@@ -255,6 +261,33 @@ def test_our_backend_runs_no_network_without_its_attention() -> None:
     entries = Plan([], twins.KINDS, list(network.BACKENDS), 0, 0).entries
     assert len(set(entries)) == len(entries) == 4 * 3 + 2
     assert entries[:3] == [("eca", "inductor"), ("plain", "inductor"), ("eca", "ours")]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "gmacs", "macts"),
+    [
+        ("resnet50", 224, 4.11, 11.11),
+        ("resnet50d", 224, 4.35, 11.92),
+        ("seresnet50t", 224, 4.32, 11.83),
+        ("ecaresnet50t", 256, 5.64, 15.45),
+        ("eca_resnet33ts", 256, 4.76, 11.66),
+        ("eca_nfnet_l0", 224, 4.35, 10.47),
+        ("nfnet_l0", 224, 4.36, 10.47),
+    ],
+)
+def test_counts_are_those_that_timm_publishes(name: str, size: int, gmacs: float, macts: float) -> None:
+    """In its results/benchmark-infer-amp-nhwc-pt240-cu124-rtx4090.csv."""
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    assert timm_counts.count(model, size) == (gmacs, macts)
+    assert model.training
+
+
+def test_our_op_counts_as_timms_module_does() -> None:
+    many = 1 << 20  # of channels, so that theirs are in the last digits
+    for module in (ECA(many, k_size=9), EcaModule(many, kernel_size=9)):
+        model = nn.Sequential(nn.Conv2d(3, many, 1), module).to("meta")
+        assert timm_counts.count(model, 1) == (round(many * (3 + 9) / 1e9, 2), round(2 * many / 1e6, 2))
 
 
 def test_a_network_has_its_own_size_unless_another_is_asked_for() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tuned import H200, entry, key_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout: benchmarks/ is not installed
 
@@ -19,7 +20,11 @@ from benchmarks.__main__ import main
 from benchmarks.machine import folder_name
 from benchmarks.sites import Row
 from eca_triton import timing
+from eca_triton.call import BackwardCall, Call
 from eca_triton.reference import ACTIVATIONS, PRE_ACTIVATIONS
+from eca_triton.targets import TARGETS
+from eca_triton.tuning import store
+from eca_triton.tuning.choice import Choice
 
 CPU = torch.device("cpu")
 SMALL = ["op", "--shapes", "16x6x6", "--batch", "2", "--contenders", "eager", "op"]
@@ -27,6 +32,10 @@ TWO_ROWS = [*SMALL, "--variants", "eca"]
 US = {"copy": 10.0, "eager": 40.0, "inductor": 24.0, "op": 12.0}
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def map_of(layout: str) -> torch.Tensor:
+    return torch.empty(2, 16, 6, 6, dtype=torch.bfloat16).to(memory_format=sites.LAYOUTS[layout])
 
 
 def fake_timer(calls: timing.Calls, sets: int, repeats: int) -> dict[str, list[float]]:
@@ -181,6 +190,53 @@ class TestRows:
         assert Row((64, 9, 9), 1, "contiguous", "eca").taps == 3
 
 
+class TestKernel:
+    """The column says what the op launches, so it asks as the op does."""
+
+    @pytest.mark.parametrize("layout", sites.LAYOUTS)
+    @pytest.mark.parametrize("variant", tails.TAILS)
+    def test_the_forward_asks_as_its_launch_does(self, variant: str, layout: str) -> None:
+        row = Row((16, 6, 6), 2, layout, variant)
+        tail, x, residual = row.tail, map_of(layout), map_of(layout) if row.tail.adds else None
+        bn = (torch.ones(16), torch.ones(16), None, None) if tail.normalises else None
+        options = (1e-5, tail.pre_activation, tail.circular, tail.gate, tail.gain, residual, tail.activation)
+        assert row.problems(H200) == [Call(x, torch.ones(3), None, bn, *options, x).problem(H200)]
+
+    @pytest.mark.parametrize("layout", sites.LAYOUTS)
+    @pytest.mark.parametrize(
+        ("variant", "bits", "residual", "d_residual"),
+        [
+            ("eca", False, False, False),
+            ("eca_add_relu", True, False, True),
+            ("eca_add_silu", False, True, True),
+            ("eca_gain_add", False, False, False),
+        ],
+    )
+    def test_the_backward_asks_as_its_launch_does(
+        self, variant: str, layout: str, bits: bool, residual: bool, d_residual: bool
+    ) -> None:
+        row, x = Row((16, 6, 6), 2, layout, variant, direction="backward"), map_of(layout)
+        tail, gates = row.tail, torch.ones(2, 16)
+        options = (1e-5, False, "sigmoid", tail.gain, x if residual else None, tail.activation)
+        call = BackwardCall(
+            x, x, torch.ones(3), None, None, *options, gates, gates if bits else None, x,
+            x if d_residual else None, gates, None, None,
+        )  # fmt: skip
+        assert row.problems(H200) == [call.problem(H200)]
+
+    def test_a_table_has_its_say_on_a_gpu_that_it_knows(
+        self, table_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        row = Row((256, 56, 56), 128, "contiguous", "eca")
+        (problem,) = row.problems(H200)
+        assert problem.heuristic().kernel == "tile"
+        store.save({key_of(problem): entry(Choice("two_pass", None))})
+        known = TARGETS["h200"].properties()
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: known)
+        assert row.kernel(op.tables_know(torch.device("cuda", 0))) == "two_pass"
+        assert row.kernel(op.tables_know(CPU)) == "tile"
+
+
 class TestFigures:
     @pytest.mark.parametrize(("share", "value"), [(0.0, 1.0), (0.2, 1.8), (0.5, 3.0), (1.0, 5.0)])
     def test_percentiles(self, share: float, value: float) -> None:
@@ -192,7 +248,9 @@ class TestFigures:
 
     def test_bandwidth_share_of_copy_and_speedup(self) -> None:
         row = Row((256, 56, 56), 128, "contiguous", "eca_add_relu")
-        found = results.figures(row, {"copy": [100.0], "inductor": [250.0], "op": [120.0, 125.0, 130.0]})
+        found = results.figures(
+            row, {"copy": [100.0] * 3, "inductor": [250.0] * 3, "op": [120.0, 125.0, 130.0]}
+        )
         assert found["op"]["median_us"] == 125.0
         assert (found["op"]["p20_us"], found["op"]["p80_us"]) == (122.0, 128.0)
         assert found["op"]["gbps"] == pytest.approx(3 * row.map_bytes / 125e-6 / 1e9, abs=0.1)
@@ -200,6 +258,31 @@ class TestFigures:
         assert found["op"]["speedup"] == 2.0
         assert found["copy"]["gbps"] == pytest.approx(2 * row.map_bytes / 100e-6 / 1e9, abs=0.1)
         assert "share_of_copy" not in found["copy"]
+
+    def test_ratios_are_those_of_each_round(self) -> None:
+        """A clock that slows down changes none, whatever it does to the medians."""
+        row, speed = Row((256, 56, 56), 128, "contiguous", "eca"), [1.0, 2.0, 4.0]
+        us = {"copy": [100.0, 100.0, 130.0], "inductor": [210.0, 200.0, 200.0], "op": [100.0, 125.0, 100.0]}
+        slowing = {name: [a * b for a, b in zip(each, speed, strict=True)] for name, each in us.items()}
+        found = results.figures(row, slowing)["op"]
+        assert found == results.figures(row, us)["op"] | {
+            name: found[name] for name in ("median_us", "p20_us", "p80_us", "gbps")
+        }
+        parts = ("", "_p20", "_p80")
+        assert [found[f"share_of_copy{part}"] for part in parts] == [1.0, 0.88, 1.18]
+        assert [found[f"speedup{part}"] for part in parts] == [2.0, 1.76, 2.06]
+        assert results.figures(row, us)["op"]["median_us"] == 100.0
+
+    def test_ratios_have_their_spread_in_the_table(self) -> None:
+        row = Row((256, 56, 56), 128, "contiguous", "eca")
+        us = {"copy": [100.0] * 2, "inductor": [200.0, 240.0], "op": [100.0] * 2}
+        record = results.record(
+            row, "tile", status="ok", plan=None, errors={}, results=results.figures(row, us)
+        )
+        columns, (cells,) = results.table({"rows": [record]})
+        first = columns.index("of copy")
+        assert columns[first : first + 4] == ["of copy", "p20-p80", "x Inductor", "p20-p80"]
+        assert cells[first : first + 4] == ["100%", "100%-100%", "2.20", "2.08-2.32"]
 
     def test_goals_name_the_worst_row(self) -> None:
         samples = {"copy": [100.0], "inductor": [200.0], "op": [105.0]}

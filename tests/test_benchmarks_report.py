@@ -174,8 +174,13 @@ def test_results_that_git_does_not_have_do_not_count(tmp_path: Path) -> None:
     git("init")
     assert report.committed(tmp_path) == ([], [kept, changed])
     git("add", ".")
+    assert report.committed(tmp_path) == ([], [kept, changed]), "what is only staged"
+    git("-c", "user.name=one", "-c", "user.email=one@example.org", "commit", "-m", "results")
+    assert report.committed(tmp_path) == ([kept, changed], [])
     changed.write_text(json.dumps({"command": "op", "rows": []}))
     assert report.committed(tmp_path) == ([kept], [changed])
+    git("add", ".")
+    assert report.committed(tmp_path) == ([kept], [changed]), "a change that is only staged"
 
 
 class TestThisCheckout:

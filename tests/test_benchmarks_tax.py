@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout:
 
 from benchmarks import published, results, tax, tax_page
 from benchmarks.__main__ import main
-from benchmarks.commands import COUNTED
+from benchmarks.commands import COUNTED, DOCS
 from benchmarks.machine import describe
 from benchmarks.networks import NETWORKS, PAPER, attention, network, without_attention
 from benchmarks.tax import Job
@@ -66,6 +66,9 @@ def test_the_page_has_the_tax_before_and_after() -> None:
     assert "## Inference, channels-last, default (1 of 23 counted): counted, not timed" in page
     assert "| ecaresnet50d | 16 | 10.00 | 12.00 | 11.00 | +20.0 % | +10.0 % | 100 | 130 | 101 |" in page
     assert "More bytes or kernels than stock: in none of these." in page
+    assert (
+        "Batch 128, images of 224 x 224 (eca_botnext26ts_256 256 x 256, eca_halonext26ts 256 x 256), " in page
+    )
     assert "Not counted in a training step, contiguous, max-autotune: any network." in page
 
 
@@ -83,6 +86,7 @@ def test_the_papers_page_has_se_and_cbam_and_says_what_is_published_and_what_is_
     headings = [line for line in page.splitlines() if line.startswith("#")]
     assert [line.endswith((": counted, not timed", ", not measured here")) for line in headings] == [True] * 3
     assert "max-autotune" not in page
+    assert "Batch 128, images of 224 x 224, bfloat16" in page
     assert published.table() in page
     assert published.table() not in tax_page.page(complete())
 
@@ -217,6 +221,14 @@ def test_a_file_of_one_set_is_not_written_by_another(tmp_path: Path) -> None:
     results.save(complete(), path)
     with pytest.raises(ValueError, match="tax --set paper"):
         tax.run([], path, MACHINE, "now", 1, print, command="tax --set paper")
+
+
+@pytest.mark.parametrize("name", tax.SETS)
+def test_the_page_is_that_of_the_counts(name: str) -> None:
+    """If this fails, `python -m benchmarks tax --set NAME` writes it."""
+    counted = tax.SETS[name]
+    document = results.load(COUNTED / f"{counted.stem}.json", counted.command)
+    assert (DOCS / f"{counted.stem}.md").read_text() == tax_page.page(document)
 
 
 def test_what_is_committed_is_read() -> None:

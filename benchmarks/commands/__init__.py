@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 COUNTED = RESULTS / "counted"  # by the command tax
 DOCS = ROOT / "docs"
-NOT_MEASURED = 2  # exit code: no CUDA device, or wrong arguments
+NOT_MEASURED = 2  # exit code: nothing was measured on a GPU, or nothing was written; wrong arguments
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

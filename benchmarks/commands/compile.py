@@ -24,7 +24,10 @@ BATCH = 128
 def add_to(commands: Commands) -> None:
     """The arguments."""
     each = commands.add_parser("compile", help="seconds that our pass adds to torch.compile, on any machine")
-    each.add_argument("--networks", nargs="+", choices=FAMILIES, default=["ecaresnet50d"], metavar="NAME")
+    each.add_argument(
+        "--networks", nargs="+", choices=FAMILIES, default=["ecaresnet50d"], metavar="NAME",
+        help=f"{', '.join(FAMILIES)} (default: ecaresnet50d)",
+    )  # fmt: skip
     each.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
     each.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["channels_last"])
     each.add_argument("--batch", type=positive, default=BATCH)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..evidence import collect, run_limited, tasks, tasks_without_a_gpu
+from ..evidence import as_it_comes, collect, empty, fresh, run_limited, tasks, tasks_without_a_gpu
 from ..evidence_summary import summary
 from ..machine import describe, folder_name
 from . import NOT_MEASURED, RESULTS, ROOT, Commands, Context, now
@@ -19,15 +19,23 @@ def add_to(commands: Commands) -> None:
     """The arguments."""
     each = commands.add_parser("evidence", help="everything that counts, within ten minutes, into one folder")
     each.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all steps together")
-    each.add_argument("--out", type=Path, help="folder (default: benchmarks/results/<gpu>-<date>)")
+    each.add_argument("--out", type=Path, help="an empty folder (default: benchmarks/results/<gpu>-<date>)")
     each.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Run the steps and print the summary."""
+    if options.out is not None and not empty(options.out):
+        context.say(f"nothing was measured: {options.out} is not empty, and a folder is of one run")
+        return NOT_MEASURED
+    with as_it_comes():
+        return _run(options, context)
+
+
+def _run(options: argparse.Namespace, context: Context) -> int:
     gpu = context.device is not None
     machine, date = describe(context.device or torch.device("cpu")), now()
-    folder = (options.out or RESULTS / folder_name(machine["gpu"], date)).resolve()
+    folder = (options.out or fresh(RESULTS / folder_name(machine["gpu"], date))).resolve()
     # The steps run in the checkout, so that no path of this machine is in the log.
     named = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     wanted = tasks(named) if gpu else tasks_without_a_gpu(named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,5 +38,8 @@ def run(options: argparse.Namespace, context: Context) -> int:
         context.say("left out, for there is no CUDA device: calls whose kernels run")
     else:
         context.say("left out, for there is a CUDA driver: calls up to a stub of it")
-    context.say(f"{problem}written to {path}")
+    if problem:
+        print(problem, file=sys.stderr)
+        context.say("a check or a bound failed: stderr has what pytest says of it")
+    context.say(f"written to {path}")
     return int(bool(problem))

@@ -26,9 +26,15 @@ def add_to(commands: Commands) -> None:
     each = commands.add_parser(
         "network", help="whole networks beside their twins without attention, with SE and with CBAM"
     )
-    each.add_argument("--networks", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
+    each.add_argument(
+        "--networks", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME",
+        help=f"{', '.join(FAMILIES)} (default: all)",
+    )  # fmt: skip
     each.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    each.add_argument("--contenders", nargs="+", choices=BACKENDS, default=list(CONTENDERS))
+    each.add_argument(
+        "--contenders", nargs="+", choices=BACKENDS, default=list(CONTENDERS),
+        help="(default: without max-autotune, whose compilation takes longest)",
+    )  # fmt: skip
     each.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
     each.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     each.add_argument("--batch", type=positive, default=BATCH)
@@ -79,7 +85,8 @@ def _show_counts(options: argparse.Namespace, context: Context) -> None:
                 continue
             found = [each for each in tax_page.lines(document, *setting) if each.network in options.networks]
             if found:
-                how = f"bf16, batch {document['batch']}, torch {document['torch']}, for an H200"
+                images = f"{document['batch']} images of {tax_page.sizes(each.network for each in found)}"
+                how = f"bf16, {images}, torch {document['torch']}, for an H200"
                 columns = tax_page.columns(counted)
                 context.say(f"\n{tax_page.heading(document, setting)}; {how}; GB, tax, kernels")
                 write_table(columns, list(tax_page.cells(found)), context.out, {*columns} - {"network"})
