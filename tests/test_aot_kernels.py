@@ -8,7 +8,7 @@ import pytest
 import torch
 from aot import TARGETS, Launch, captured, compiled
 
-from eca_triton.call import BackwardCall, Call
+from eca_triton.call import BackwardCall, Call, GateCall
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import gates as launch_gates
 from eca_triton.launch import projection as launch_projection
@@ -67,19 +67,9 @@ def test_pooling_reads_the_map_in_vectors_only(
 ) -> None:
     x = meta(*shape, dtype=dtype, memory_format=memory_format)
     out = meta(*shape[:2], dtype=dtype)
-    pool, gate = captured(
-        target,
-        launch_gates.gate,
-        x,
-        meta(1, 1, k),
-        None,
-        batch_norm(shape[1]),
-        1e-5,
-        "identity",
-        False,
-        "sigmoid",
-        out,
-    )
+    bn = batch_norm(shape[1])
+    call = GateCall(x, meta(1, 1, k), None, bn, 1e-5, "identity", False, "sigmoid", out)
+    pool, gate = captured(target, launch_gates.gate, call)
     code = compiled(pool)
     assert set(code.loads) == {128}
     assert code.loads[128] >= vectors_per_thread(pool, x.element_size())
@@ -159,10 +149,9 @@ def test_an_activation_before_pooling_keeps_the_vectors(
 ) -> None:
     for size in (56, 7):
         x = meta(128, 256, size, size, dtype=torch.bfloat16, memory_format=memory_format)
-        pool, _ = captured(
-            target, launch_gates.gate, x, meta(1, 1, 5), None, batch_norm(256), 1e-5,
-            "silu", False, "sigmoid", meta(128, 256),
-        )  # fmt: skip
+        bn, out = batch_norm(256), meta(128, 256)
+        call = GateCall(x, meta(1, 1, 5), None, bn, 1e-5, "silu", False, "sigmoid", out)
+        pool, _ = captured(target, launch_gates.gate, call)
         code = compiled(pool)
         assert code.spilled_bytes == 0
         assert code.loads[128] >= vectors_per_thread(pool, x.element_size())
