@@ -43,9 +43,9 @@ class Problem(ABC):
         """What is computed."""
 
     @property
-    @abstractmethod
     def maps(self) -> int:
         """How many are read and written."""
+        return len(self.layout.strides)
 
     @property
     @abstractmethod
@@ -124,11 +124,6 @@ class EcaProblem(Problem):
     def kind(self) -> Kind:
         """The direction."""
         return self.direction
-
-    @property
-    def maps(self) -> int:
-        """All have x's shape."""
-        return len(self.layout.strides)
 
     @property
     def terms(self) -> int:
@@ -236,11 +231,6 @@ class PassProblem(Problem):
     def kind(self) -> Kind:
         """The step."""
         return self.step
-
-    @property
-    def maps(self) -> int:
-        """All have x's shape."""
-        return len(self.layout.strides)
 
     @property
     def terms(self) -> int:
