@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,9 @@ from ..tuning.store import on_change
 
 _MAX_INDEX = 2**31 - 2**16  # programs and indices along one axis are int32; a block past the end must fit too
 _INTERPRETER = Device(num_sms=4, warp_size=32)  # few, so that it stays quick and still cuts small maps
+
+Kernels = Mapping[type, Callable[[Any, Any], None]]
+"""By the class of a config, what launches a call with one."""
 
 on_change(forget_plans)  # they hold the configs of the calls that they repeat
 
@@ -52,6 +57,14 @@ def captured(x: Tensor) -> bool:
 def chosen(x: Tensor, problem: Problem) -> Choice:
     """Kernel and config for a problem of x."""
     return select(problem, may_read=not captured(x))
+
+
+def launched(call: Any, kernels: Kernels) -> bool:
+    """Launches what is chosen for a call, by the class of its config; False where that is two passes."""
+    config = chosen(call.x, call.problem(device_of(call.x.device))).config
+    if config is not None:
+        kernels[type(config)](call, config)
+    return config is not None
 
 
 def device_of(device: torch.device) -> Device:

@@ -25,14 +25,7 @@ def eca(call: Call) -> None:
 
 def one_launch(call: Call) -> bool:
     """Fills call.out, pooled and mask from one read of the map, and says so, if `select` knows a kernel."""
-    config = devices.chosen(call.x, call.problem(devices.device_of(call.x.device))).config
-    if isinstance(config, TileConfig):
-        tile(call, config)
-    elif isinstance(config, TileChannelsLastConfig):
-        tile_channels_last(call, config)
-    elif isinstance(config, LaggedConfig):
-        lagged(call, config)
-    return config is not None
+    return devices.launched(call, _KERNELS)
 
 
 def tile(call: Call, config: TileConfig) -> None:
@@ -66,3 +59,10 @@ def pool_and_rescale(call: Call) -> None:
         POOL_SPLITS=partial.shape[1], SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
     )  # fmt: skip
+
+
+_KERNELS: devices.Kernels = {
+    TileConfig: tile,
+    TileChannelsLastConfig: tile_channels_last,
+    LaggedConfig: lagged,
+}

@@ -17,6 +17,12 @@ from . import devices, forward, gates, two_pass
 from .backward import tile_backward
 from .backward_channels_last import lagged_backward, tile_channels_last_backward
 
+_KERNELS: devices.Kernels = {
+    TileBackwardConfig: tile_backward,
+    TileChannelsLastConfig: tile_channels_last_backward,
+    LaggedConfig: lagged_backward,
+}
+
 
 def eca_forward(call: Call, mask_order: str) -> None:
     """Fills call.out, call.pooled and, in mask_order, call.mask. The call's pre_activation is "identity"."""
@@ -66,14 +72,7 @@ def copy_back(call: BackwardCall, dense: BackwardCall) -> None:
 
 def one_launch(call: BackwardCall) -> bool:
     """Fills all outputs from one read of the maps, and says so, if `select` knows a kernel."""
-    config = devices.chosen(call.x, call.problem(devices.device_of(call.x.device))).config
-    if isinstance(config, TileBackwardConfig):
-        tile_backward(call, config)
-    elif isinstance(config, TileChannelsLastConfig):
-        tile_channels_last_backward(call, config)
-    elif isinstance(config, LaggedConfig):
-        lagged_backward(call, config)
-    return config is not None
+    return devices.launched(call, _KERNELS)
 
 
 def parameter_gradients(
