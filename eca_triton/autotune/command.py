@@ -11,7 +11,6 @@ from torch import nn
 
 from ..tables import write_table
 from ..targets import TARGETS
-from ..tuning.candidates import candidates
 from ..tuning.config import Device
 from ..tuning.store import mode, user_table
 from .machine import Machine, this_machine
@@ -35,9 +34,8 @@ def plan(model: nn.Module, inputs: tuple[Any, ...], training: bool, target: str 
     _write_sites(sites, out)
     out.write("\n")
     for task in tasks:
-        found = candidates(task.problem)
-        out.write(f"{task.key}  ({task.key.gpu}; {task.sites} calls, {len(found)} candidates)\n")
-        for index, choice in enumerate(found):
+        out.write(f"{task.key}  ({task.key.gpu}; {task.sites} calls, {len(task.choices)} candidates)\n")
+        for index, choice in enumerate(task.choices):
             out.write(f"    {name_of(choice)}{'  <- heuristic' if index == 0 else ''}\n")
     if not tasks:
         out.write(f"{NOTHING_TO_TUNE}\n")

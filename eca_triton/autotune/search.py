@@ -38,6 +38,7 @@ class Task:
         key: What the result is filed under.
         problem: Of the launch, as the key has it.
         asked: As the example's launch asks about it: with the residual that a template does not know of.
+        choices: What to try, the heuristic's first.
         example: A call of this key.
         sites: How often the model makes such calls.
     """
@@ -45,6 +46,7 @@ class Task:
     key: Key
     problem: Problem
     asked: Problem
+    choices: tuple[Choice, ...]
     example: Example
     sites: int
 
@@ -122,19 +124,22 @@ def _tasks(example: Example, sites: int, device: Device) -> Iterator[Task]:
         elif example.templated:
             continue  # behind the gates stands Inductor's own code
         key = Key.of(problem)
-        if key is not None and len(candidates(problem)) > 1:
-            yield Task(key, problem, asked, of, sites)
+        if key is None:
+            continue
+        heuristic, *others = candidates(problem)
+        choices = (heuristic, *(choice for choice in others if allowed(asked, choice)))
+        if len(choices) > 1:
+            yield Task(key, problem, asked, choices, of, sites)
 
 
 def search(task: Task, machine: Machine, watch: Watch = lambda choice, time_us, best_us: None) -> Outcome:
     """Find the fastest choice for a task; nothing is written."""
     begin = time.monotonic()
-    heuristic, *others = candidates(task.problem)
-    choices = [heuristic, *(choice for choice in others if allowed(task.asked, choice))]
-    dropped = _not_worth_trying(task, machine, choices)
+    heuristic = task.choices[0]
+    dropped = _not_worth_trying(task, machine)
     calls = _calls(task.example, machine)
     timed: dict[Choice, float] = {}
-    for choice in choices:
+    for choice in task.choices:
         if choice in dropped:
             continue
         try:
@@ -171,7 +176,7 @@ def name_of(choice: Choice) -> str:
     return ", ".join([choice.kernel, *numbers])
 
 
-def _not_worth_trying(task: Task, machine: Machine, choices: list[Choice]) -> dict[Choice, str]:
+def _not_worth_trying(task: Task, machine: Machine) -> dict[Choice, str]:
     """What their code says against candidates, but the first one, the heuristic's, which sets the mark.
 
     All are compiled here, in parallel.
@@ -179,12 +184,12 @@ def _not_worth_trying(task: Task, machine: Machine, choices: list[Choice]) -> di
     meta = task.example.call(torch.device("meta"))
     assert meta is not None, "it has a key"
     usual, *reasons = machine.objections(
-        [partial(machine.launch, meta, task.asked, each) for each in choices]
+        [partial(machine.launch, meta, task.asked, each) for each in task.choices]
     )
     # What is said against the heuristic's choice as well may be about another launch of the call.
     return {
         choice: reason
-        for choice, reason in zip(choices[1:], reasons, strict=True)
+        for choice, reason in zip(task.choices[1:], reasons, strict=True)
         if reason and reason != usual
     }
 

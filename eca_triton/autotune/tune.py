@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from ..tuning.candidates import candidates
 from ..tuning.store import save
 from .machine import Machine
 from .progress import Progress
@@ -34,7 +33,7 @@ def tune(
 
     outcomes, problem = [], ""
     for task in tasks:
-        progress.begin(task, len(candidates(task.problem)))
+        progress.begin(task, len(task.choices))
         outcome = search(task, machine, progress.tried)
         try:
             if outcome.entry is not None:
