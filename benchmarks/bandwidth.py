@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eca_triton.timing import Timer, input_sets
 
-from .results import percentile, save
+from .results import band, save
 
 MEGABYTES = (822, 411, 206, 103, 51, 13, 3)  # S of ResNet's maps in bf16 at batch 512 ... 2
 COLUMNS = ("MB", "us", "p20-p80", "GB/s")
@@ -36,14 +36,12 @@ def measure(
         sets = input_sets(size, machine.get("l2_bytes", 0))
         inputs = [torch.randn(size // 2, device=device, dtype=torch.bfloat16) for _ in range(sets)]
         assert torch.equal(inputs[0].clone(), inputs[0])
-        samples = timer({"copy": partial(_clone, inputs)}, sets, repeats)["copy"]
+        us = band(timer({"copy": partial(_clone, inputs)}, sets, repeats)["copy"])
         document["rows"].append(
             {
                 "bytes": size,
-                "median_us": round(percentile(samples, 0.5), 3),
-                "p20_us": round(percentile(samples, 0.2), 3),
-                "p80_us": round(percentile(samples, 0.8), 3),
-                "gbps": round(2 * size / percentile(samples, 0.5) / 1e3, 1),
+                **{f"{key}_us": round(value, 3) for key, value in us.items()},
+                "gbps": round(2 * size / us["median"] / 1e3, 1),
             }
         )
         save(document, path)

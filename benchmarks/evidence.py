@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from .results import save
 
@@ -27,7 +28,6 @@ SMOKE = (
     " or streams or bottleneck"
 )
 SMOKE_FILES = ("tests/test_gpu.py", "tests/test_gpu_training.py", "tests/test_gpu_product.py")
-TUNED = ("ECA_TRITON_TUNED", "shipped")
 NO_DEVICE = "no CUDA device"
 
 
@@ -55,19 +55,9 @@ class Task(NamedTuple):
         return [sys.executable, *self.arguments, *budget]
 
 
-@contextmanager
-def as_it_comes() -> Iterator[None]:
+def as_it_comes() -> AbstractContextManager[object]:
     """Within it this process, and those that it starts, read the shipped tables alone."""
-    name, value = TUNED
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    return patch.dict(os.environ, ECA_TRITON_TUNED="shipped")
 
 
 def empty(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .results import NOT_MEASURED, markdown, percentile
+from .results import NOT_MEASURED, band, markdown
 from .twins import KINDS, model_name
 
 Record = dict[str, Any]
@@ -49,10 +49,10 @@ def figures(times: Mapping[str, Sequence[float]], batch: int) -> dict[str, Any]:
     """
     found: dict[str, Any] = {key: {} for key in ("results", *TAXES.values(), *RATIOS)}
     for name, each in times.items():
-        band = _band(each)
-        found["results"][name] = {f"{key}_us": round(value, 3) for key, value in band.items()} | {
+        us = band(each)
+        found["results"][name] = {f"{key}_us": round(value, 3) for key, value in us.items()} | {
             "samples": len(each),
-            "images_per_s": round(batch / band["median"] * 1e6, 2),
+            "images_per_s": round(batch / us["median"] * 1e6, 2),
         }
     for contender, against in AGAINST.items():
         for kind, key in TAXES.items():
@@ -70,12 +70,8 @@ def figures(times: Mapping[str, Sequence[float]], batch: int) -> dict[str, Any]:
 def _ratio(times: Mapping[str, Sequence[float]], above: str, below: str, less: float = 0.0) -> Band | None:
     if not (times.get(above) and times.get(below)):
         return None
-    band = _band([a / b - less for a, b in zip(times[above], times[below], strict=True)])
-    return {key: round(value, 4) for key, value in band.items()}
-
-
-def _band(values: Sequence[float]) -> Band:
-    return {name: percentile(values, share) for name, share in (("median", 0.5), ("p20", 0.2), ("p80", 0.8))}
+    ratios = band([a / b - less for a, b in zip(times[above], times[below], strict=True)])
+    return {key: round(value, 4) for key, value in ratios.items()}
 
 
 COLUMNS = (

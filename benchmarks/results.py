@@ -43,6 +43,11 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
+def band(values: Sequence[float]) -> dict[str, float]:
+    """The median, and the ends of the middle 60 %."""
+    return {name: percentile(values, share) for name, share in (("median", 0.5), ("p20", 0.2), ("p80", 0.8))}
+
+
 def figures(row: Row, samples: Mapping[str, Sequence[float]]) -> dict[str, Figures]:
     """What a row's samples (microseconds per call; `COPY` among them) say, per contender.
 
@@ -52,17 +57,12 @@ def figures(row: Row, samples: Mapping[str, Sequence[float]]) -> dict[str, Figur
     Samples of one index are of one round. Ratios are medians over the rounds of each round's ratio, with the
     middle 60 % of them, so that a drifting clock cancels.
     """
-    medians = {name: percentile(each, 0.5) for name, each in samples.items()}
     found: dict[str, Figures] = {}
     for name, each in samples.items():
-        moved = 2 * row.map_bytes if name == COPY else row.least_bytes
-        gbps = moved / medians[name] / 1e3
-        found[name] = {
-            "median_us": round(medians[name], 3),
-            "p20_us": round(percentile(each, 0.2), 3),
-            "p80_us": round(percentile(each, 0.8), 3),
+        moved, us = 2 * row.map_bytes if name == COPY else row.least_bytes, band(each)
+        found[name] = {f"{key}_us": round(value, 3) for key, value in us.items()} | {
             "samples": len(each),
-            "gbps": round(gbps, 1),
+            "gbps": round(moved / us["median"] / 1e3, 1),
         }
         if name != COPY:
             work = row.least_bytes / (2 * row.map_bytes)
@@ -73,9 +73,8 @@ def figures(row: Row, samples: Mapping[str, Sequence[float]]) -> dict[str, Figur
 
 
 def _ratio(key: str, above: Sequence[float], below: Sequence[float], times: float = 1.0) -> Figures:
-    ratios = [times * a / b for a, b in zip(above, below, strict=True)]
-    parts = {"": 0.5, "_p20": 0.2, "_p80": 0.8}
-    return {key + end: round(percentile(ratios, share), 4) for end, share in parts.items()}
+    ratios = band([times * a / b for a, b in zip(above, below, strict=True)])
+    return {key if end == "median" else f"{key}_{end}": round(value, 4) for end, value in ratios.items()}
 
 
 def record(row: Row, kernel: str, **more: Any) -> Record:
