@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..compile.graph import value
 from ..compile.neighbours import Closing, closing, tail_of
 from ..compile.passes import lower_graph
-from ..compile.probe import Sizes
 from ..compile.record import SiteRecord
 from ..compile.settings import Settings
+from ..compile.sizes import Sizes
 from ..compile.where import naming
 from ..deviceless.stand_in import StandIn
 from ..ops.schema import ECA
@@ -114,8 +114,8 @@ def _in_template(example: Example, node: fx.Node) -> Example:
     """The call that a node makes, with the tail that Inductor will fuse behind it, unless it has its own."""
     if example.has_tail:
         return example
-    sizes = Sizes()
-    tail = closing(node, tail_of(node, sizes), sizes) or Closing(1.0, None, "identity", ())
+    sizes = Sizes(node.graph)
+    tail = closing(node, tail_of(node, sizes), (), sizes) or Closing(1.0, None, "identity", ())
     residual = None if tail.residual is None else value(tail.residual).dtype
     return example.in_template(tail.gain, residual, tail.activation)
 

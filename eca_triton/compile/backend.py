@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from .chain import POST_GRAD_HOOK
 from .compat import graph_breaks, inductor_compile, inductor_config, reset_cudagraphs, settings_of
 from .hooks import with_pass
 from .passes import CacheKeyPass, lower_graph, plan_graph
+from .reasons import NotLoweredError
 from .record import SiteRecord
-from .settings import Settings
+from .settings import Settings, SettingsError
 from .where import module_paths, naming
 
+log = logging.getLogger("eca_triton")
 OPTIONS = {"eca.plan", "eca.strict", "eca.force", "eca.device"}
 
 
@@ -43,22 +46,38 @@ def eca_triton(
         config_patches: Inductor options that torch itself adds.
 
     Raises:
-        ValueError: an option under "eca." that does not exist, or a value that it cannot have.
+        SettingsError: an option under "eca." that does not exist, or a value that it cannot have.
         NotLoweredError: with "eca.strict". torch.compile wraps both in its BackendCompilerFailed.
     """
-    theirs = dict(options or {})
-    ours = {key: theirs.pop(key) for key in list(theirs) if key.startswith("eca.")}
+    theirs = {name: value for name, value in (options or {}).items() if not name.startswith("eca.")}
+    patches = dict(config_patches or {})
+    try:
+        key = _key(options or {})
+        hook = getattr(inductor_config(), POST_GRAD_HOOK)
+        keyed = {
+            POST_GRAD_HOOK: with_pass(patches.get(POST_GRAD_HOOK, theirs.get(POST_GRAD_HOOK, hook)), key)
+        }
+        with settings_of(mode, theirs, patches):
+            lower_graph(gm, key.settings)
+        patches |= keyed
+    except (SettingsError, NotLoweredError):
+        raise
+    except Exception:  # a user's program compiles even where we are wrong
+        log.debug("the graph is left alone", exc_info=True)
+    return inductor_compile(gm, example_inputs, mode, theirs, patches)
+
+
+def _key(options: Mapping[str, Any]) -> CacheKeyPass:
+    """The pass that has our options.
+
+    Raises:
+        SettingsError: there is no such option, or it cannot have that value.
+    """
+    ours = {name: value for name, value in options.items() if name.startswith("eca.")}
     unknown = ours.keys() - OPTIONS
     if unknown:
-        raise ValueError(f"unknown options {sorted(unknown)}; ours are {', '.join(sorted(OPTIONS))}")
-    asked = {key.removeprefix("eca."): value for key, value in ours.items()}
-    key = CacheKeyPass(**asked)
-    patches = dict(config_patches or {})
-    with settings_of(mode, theirs, patches):
-        lower_graph(gm, key.settings)
-    hook = patches.get(POST_GRAD_HOOK, theirs.get(POST_GRAD_HOOK, getattr(inductor_config(), POST_GRAD_HOOK)))
-    patches[POST_GRAD_HOOK] = with_pass(hook, key)
-    return inductor_compile(gm, example_inputs, mode, theirs, patches)
+        raise SettingsError(f"unknown options {sorted(unknown)}; ours are {', '.join(sorted(OPTIONS))}")
+    return CacheKeyPass(**{name.removeprefix("eca."): value for name, value in ours.items()})
 
 
 eca_triton.reset = reset_cudagraphs  # type: ignore[attr-defined]  # torch.compiler.reset() calls it

@@ -32,6 +32,7 @@ class Facts:
             concatenation, what `inlined` and `repeated` name.
         repeated: The readers compute every element of the end several times, and store it if that is dear:
             group norm, interpolation, another site.
+        shared: The gate has readers beside the multiplication.
         normalized: A batch norm that trains reads the end of the tail, and nobody must have that in memory.
         in_place: The map itself is rescaled.
         templates: Inductor puts neighbours into our kernels.
@@ -65,6 +66,7 @@ class Facts:
     inlined: bool = False
     spread: bool = False
     repeated: bool = False
+    shared: bool = False
     normalized: bool = False
     in_place: bool = False
     templates: bool = True

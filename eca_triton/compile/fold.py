@@ -22,11 +22,12 @@ from torch import fx
 from .compat import epilogues_of_products, products_keep_precision
 from .cost import pools_rows_first
 from .emit import become, call, taps
-from .graph import changed_between, hints, op_name, value
+from .graph import hints, is_contiguous, op_name, value
+from .mutation import changed_between
 from .neighbours import tail_of
-from .probe import Sizes
 from .projection import Projection
 from .site import Site, comes_stored
+from .sizes import Sizes
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gain": torch.mul,
@@ -49,7 +50,12 @@ def becomes_product(site: Site, device: str) -> bool:
 
     device: The type of the one that runs it.
     """
-    if site.projection is None or not epilogues_of_products() or not _same_at(site, end_of_tail(site)):
+    if (
+        site.shared
+        or site.projection is None
+        or not epilogues_of_products()
+        or not _same_at(site, end_of_tail(site))
+    ):
         return False
     dtype = value(site.projection.node).dtype
     # A float32 convolution may use tensor cores that a product may not.
@@ -58,7 +64,7 @@ def becomes_product(site: Site, device: str) -> bool:
 
 def becomes_block(site: Site, device: str) -> bool:
     """As `becomes_product`, of one op that computes and rescales it, where Inductor tunes no such product."""
-    if site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
+    if site.shared or site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
         return False
     made = value(site.projection.node)
     return bool(made.dim() == 4) and (device != "cuda" or made.dtype.itemsize == 2)
@@ -131,7 +137,7 @@ def fold(site: Site) -> None:
         sizes = [_size(site, u, dim) for dim in (0, *range(2, len(site.shape)))]
         y = _tail(site, _attended(site, y, _product(site, sizes[1:])), steps)
         y = call(site, torch.reshape, _cast(site, y, value(last).dtype), (*sizes, site.shape[1]))
-        contiguous = value(last).is_contiguous()
+        contiguous = is_contiguous(value(last))
         if contiguous:
             y = call(site, torch.movedim, y, -1, 1)
     if contiguous:  # what follows may take views that another layout has not
@@ -198,7 +204,7 @@ def _steps(site: Site) -> list[tuple[str, fx.Node]]:
     """The calls of the tail, up to the first whose other operands cannot be laid flat."""
     steps: list[tuple[str, fx.Node]] = []
     before = site.mul
-    for name, step in tail_of(site.mul, Sizes()):
+    for name, step in tail_of(site.mul, Sizes(site.mul.graph)):
         others = [arg for arg in step.args if arg is not before]
         if name in ("gain", "residual"):
             if len(others) != 1 or not _lies_flat(site, name, others[0]) or "out" in step.kwargs:
@@ -225,7 +231,7 @@ def _lies_flat(site: Site, name: str, other: Any) -> bool:
             and like.dim() <= len(site.shape)
             and all(isinstance(size, int) and size == 1 for size in like.shape)
         )
-    sizes = Sizes()
+    sizes = Sizes(site.mul.graph)
     same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
     return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
 

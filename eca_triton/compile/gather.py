@@ -11,7 +11,7 @@ from ..targets import TARGETS, target_like
 from .cost import PACKED_MASK, STORED_MASK, VECTOR
 from .facts import Facts
 from .fold import becomes_block, becomes_product, folds
-from .graph import bind, hints, op_name, value
+from .graph import bind, hints, is_contiguous, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .readers import readers_of
 from .rewrite import packs_mask, stays_whole
@@ -40,13 +40,14 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         taps=site.k,
         dtype=x.dtype,
         device=x.device.type,
-        channels_last=site.channel_dim != 1 or not x.is_contiguous(),
+        channels_last=site.channel_dim != 1 or not is_contiguous(x),
         grad=grad,
         target=_target(x.device, settings),
         batch_norm=None if norm is None else "train" if norm.training else "eval",
         activation=site.activation,
         source_is_stored=site.source_is_stored,
         tail=site.tail,
+        shared=bool(site.shared),
         **asdict(readers_of(site.end)),
         in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
         templates=templates_work(x.device) if asked else settings.device == "cuda",

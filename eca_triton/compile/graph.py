@@ -1,27 +1,20 @@
-"""Questions about one node of a Dynamo graph: its operation, its value, what it writes to."""
+"""Questions about one node of a Dynamo graph: its operation, its arguments, its value."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import operator
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from .reasons import TRANSFORM, NoMatchError
-
 UNKNOWN_SIZE = 64  # of a symbolic size without an example
 TRUSTED_PACKAGES = {"torch", "_operator", "einops", "builtins", ""}
 
-IN_PLACE_OPERATORS: set[Callable[..., Any]] = {
-    getattr(operator, name)
-    for name in ["iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "setitem"]
-}
-
+DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 # Positional names of the calls that the recognizer reads by argument.
 SIGNATURES: dict[str, tuple[str, ...]] = {
     "conv1d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
@@ -44,10 +37,20 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     ),
     "mean": ("input", "dim", "keepdim", "dtype"),
     "sum": ("input", "dim", "keepdim", "dtype"),
+    **dict.fromkeys(DROPOUTS, ("input", "p", "training", "inplace")),
     "relu": ("input", "inplace"),
     "silu": ("input", "inplace"),
 }  # fmt: skip
-ALIASES = {"axis": "dim", "keepdims": "keepdim", "self": "input", "tensor": "input", "x": "input"}
+# What a tensor is asked beside its elements.
+NO_TENSOR = {"size", "dim", "numel", "shape", "ndim", "dtype", "device"}
+ALIASES = {
+    "axis": "dim",
+    "keepdims": "keepdim",
+    "self": "input",
+    "tensor": "input",
+    "x": "input",
+    "train": "training",
+}
 
 
 def op_name(node: fx.Node) -> str:
@@ -59,23 +62,32 @@ def op_name(node: fx.Node) -> str:
     target = node.target
     if target is getattr:
         return str(node.args[1])
-    if isinstance(target, torch._ops.OpOverload):
-        namespace, _, name = target._schema.name.partition("::")
+    packet = getattr(target, "overloadpacket", target)
+    if isinstance(packet, torch._ops.OpOverloadPacket):
+        namespace, _, name = str(packet._qualified_op_name).partition("::")
         return name if namespace == "aten" else ""
-    package = (getattr(target, "__module__", None) or "").split(".")[0]
-    return getattr(target, "__name__", "") if package in TRUSTED_PACKAGES else ""
+    return getattr(target, "__name__", "") if package(target) in TRUSTED_PACKAGES else ""
+
+
+def package(target: Any) -> str:
+    """Return the name of the package that a function comes from; "" for much of what is written in C."""
+    return (getattr(target, "__module__", None) or "").split(".")[0]
 
 
 def bind(node: fx.Node) -> dict[str, Any]:
     """Arguments of a call in SIGNATURES by name. ATen's `batch_norm` has an order of its own."""
     if isinstance(node.target, torch._ops.OpOverload):
         names: tuple[str, ...] = tuple(spec.name for spec in node.target._schema.arguments)
-    elif node.target is torch.batch_norm:
+    elif node.target in (torch.batch_norm, torch.ops.aten.batch_norm):
         names = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
     else:
         names = SIGNATURES[op_name(node)]
-    bound = dict(zip(names, node.args, strict=False)) | node.kwargs
-    return {ALIASES.get(name, name): argument for name, argument in bound.items()}
+    return {ALIASES.get(name, name): argument for name, argument in bind_by(node, names).items()}
+
+
+def bind_by(node: fx.Node, names: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a call by the names of its parameters."""
+    return dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
 def value(node: Any) -> Any:
@@ -87,7 +99,46 @@ def value(node: Any) -> Any:
 
 def hints(shape: Iterable[Any]) -> tuple[int, ...]:
     """Sizes as numbers, symbolic ones by the example that was traced."""
-    return tuple(size if isinstance(size, int) else size.node.hint or UNKNOWN_SIZE for size in shape)
+    return tuple(
+        size if isinstance(size, int) else size.node.hint if size.node.has_hint() else UNKNOWN_SIZE
+        for size in shape
+    )
+
+
+def lies_in_order(x: torch.Tensor, order: Sequence[int]) -> bool:
+    """Whether a tensor has no gaps and its dims lie in memory in this order, the last one innermost.
+
+    Asked of the expressions of sizes and strides: torch would compare them, and guard the answer.
+    """
+    step: Any = 1
+    for dim in reversed(order):
+        size = _expression(x.shape[dim])
+        if size != 1 and sympy.expand(_expression(x.stride(dim)) - step) != 0:
+            return False
+        step = step * size
+    return True
+
+
+def is_contiguous(x: torch.Tensor) -> bool:
+    """Whether a map's last dim is innermost in memory."""
+    return lies_in_order(x, range(x.dim()))
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether the channels of a map [N, C, H, W] are innermost in memory."""
+    return x.dim() == 4 and lies_in_order(x, (0, 2, 3, 1))
+
+
+def _expression(size: Any) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def copy_of(graph: fx.Graph) -> fx.Graph:
+    """Copy a graph; nodes keep their names, also those that are words of Python's, such as "input"."""
+    copied = copy.deepcopy(graph)
+    for node, original in zip(copied.nodes, graph.nodes, strict=True):
+        node.name = original.name
+    return copied
 
 
 def execute(node: fx.Node, argument: Callable[[fx.Node], Any]) -> Any:
@@ -113,79 +164,9 @@ def tensor_users(node: fx.Node) -> list[fx.Node]:
 def _reads_shape_only(user: fx.Node, node: fx.Node) -> bool:
     if op_name(user) in ("expand_as", "view_as", "reshape_as", "type_as"):
         return user.args[0] is not node
-    return op_name(user) in ("size", "dim", "numel", "shape", "ndim", "dtype", "device") and not is_tensor(
-        user
-    )
+    return op_name(user) in NO_TENSOR and not is_tensor(user)
 
 
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
     """Tensor arguments, each once."""
     return [arg for arg in node.all_input_nodes if is_tensor(arg)]
-
-
-def storage(node: Any) -> int | None:
-    """Identity of the memory behind a tensor node; views share it.
-
-    Raises:
-        NoMatchError: there is none, since a transform of torch.func wraps the tensor.
-    """
-    tensor = value(node)
-    try:
-        return tensor.untyped_storage()._cdata if isinstance(tensor, torch.Tensor) else None
-    except NotImplementedError as error:
-        raise NoMatchError(TRANSFORM, str(error)) from None
-
-
-def written(node: fx.Node) -> list[fx.Node]:
-    """The argument nodes whose memory this call changes, or may change, in place."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        arguments = zip(target._schema.arguments, node.args, strict=False)
-        mutated = [arg for spec, arg in arguments if spec.alias_info is not None and spec.alias_info.is_write]
-    elif isinstance(target, torch._ops.HigherOrderOperator):
-        mutated = list(node.all_input_nodes)
-    elif (
-        target in IN_PLACE_OPERATORS
-        or (op_name(node).endswith("_") and not op_name(node).endswith("__"))
-        or node.kwargs.get("inplace") is True
-        or _positional_inplace(node)
-    ):
-        mutated = list(node.args[:1]) or [node.kwargs.get("input")]
-    else:
-        mutated = []
-    mutated.append(node.kwargs.get("out"))
-    return [arg for arg in mutated if isinstance(arg, fx.Node)]
-
-
-def _positional_inplace(node: fx.Node) -> bool:
-    position = _inplace_position(node.target) if node.op == "call_function" else None
-    return position is not None and position < len(node.args) and node.args[position] is True
-
-
-@functools.cache
-def _inplace_position(target: Callable[..., Any]) -> int | None:
-    try:
-        names = list(inspect.signature(target).parameters)
-    except (TypeError, ValueError):
-        return None
-    return names.index("inplace") if "inplace" in names else None
-
-
-def changed_between(node: fx.Node, first: fx.Node, last: fx.Node) -> bool:
-    """Whether a call from `first` up to, not including, `last` writes into the memory of `node`."""
-    memory = storage(node)
-    return any(storage(arg) == memory for call in _calls(first, last) for arg in written(call))
-
-
-def grad_mode_changes_between(first: fx.Node, last: fx.Node) -> bool:
-    """Whether `no_grad`, `enable_grad` or `inference_mode` begins or ends from `first` up to `last`."""
-    modes = ("set_grad_enabled", "inference_mode")
-    return any(mode in op_name(call) for call in _calls(first, last) for mode in modes)
-
-
-def _calls(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
-    """Nodes in graph order from `first` up to, not including, `last`."""
-    current = first
-    while current is not last and current.op != "output":
-        yield current
-        current = current.next

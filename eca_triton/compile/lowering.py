@@ -8,7 +8,9 @@ that runs without Python calls no operator of ours: there the second way is nati
 from __future__ import annotations
 
 import functools
+import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -31,8 +33,10 @@ from .epilogue import fits, memory_order
 from .lowering_projection import lower_rescaled_projection, stored
 from .native import lower_natively
 from .plan import KERNEL_DTYPES
+from .reasons import NotLoweredError
 from .template import attempt, template
 
+log = logging.getLogger("eca_triton")
 aten = torch.ops.aten
 VECTORS = ("weight", "bias", "bn_mean", "bn_var", "bn_weight", "bn_bias")
 
@@ -40,8 +44,21 @@ VECTORS = ("weight", "bias", "bn_mean", "bn_var", "bn_weight", "bn_bias")
 @functools.cache
 def install() -> None:
     """Tell Inductor how to lower the ops, once per process."""
-    register_lowering(ECA, type_promotion_kind=None)(lower_eca)
-    register_lowering(RESCALED_PROJECTION, type_promotion_kind=None)(lower_rescaled_projection)
+    for op, lower in ((ECA, lower_eca), (RESCALED_PROJECTION, lower_rescaled_projection)):
+        register_lowering(op, type_promotion_kind=None)(functools.partial(_lowered, op, lower))
+
+
+def _lowered(op: Any, lower: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What `lower` makes of a call, else the call itself: whatever goes wrong, the program compiles."""
+    try:
+        return lower(*args, **kwargs)
+    except NotLoweredError:
+        raise
+    except Exception:
+        if V.graph.aot_mode:  # where nobody could run it
+            raise
+        log.debug("%s is not lowered", op, exc_info=True)
+        return _call(op, *args, **kwargs)
 
 
 def lower_eca(*args: Any, **kwargs: Any) -> Any:

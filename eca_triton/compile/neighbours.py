@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from .batch_norm import BatchNorm, batch_norm_of
-from .graph import changed_between, op_name, tensor_inputs, tensor_users, value
-from .probe import Sizes
+from .graph import op_name, tensor_inputs, tensor_users, value
+from .mutation import changed_between, same_grad_mode, storage
+from .sizes import Sizes
 
 IN_PLACE_MULTIPLICATIONS = {"mul_", "imul", "multiply_"}
 MULTIPLICATIONS = {"mul", "multiply"} | IN_PLACE_MULTIPLICATIONS
@@ -28,9 +30,9 @@ class Closing:
 
 
 def producer(
-    x: fx.Node, readers: set[fx.Node], conv: fx.Node, channel_dim: int
+    x: fx.Node, readers: set[fx.Node], mul: fx.Node, channel_dim: int
 ) -> tuple[BatchNorm | None, str]:
-    """The batch norm and the activation that make `x` and are read by this site alone."""
+    """The batch norm and the activation that make `x`, would make it at `mul`, and are read here alone."""
     source, activation = x, "identity"
     if op_name(x).rstrip("_") in ("relu", "silu") and set(tensor_users(x)) == readers:
         before = tensor_inputs(x)[0]
@@ -38,9 +40,9 @@ def producer(
             source, activation, readers = before, op_name(x).rstrip("_"), {x}
     alone = channel_dim == 1 and set(tensor_users(source)) == readers
     batch_norm = batch_norm_of(source) if alone else None
-    origin, first = (source, x) if batch_norm is None else (batch_norm.input, batch_norm.calls[0])
+    origin, first = (source, x) if batch_norm is None else (batch_norm.input, batch_norm.calls[0].next)
     read = [origin] if batch_norm is None else [origin, *batch_norm.vectors]
-    if origin is not x and any(changed_between(node, first, conv) for node in read):
+    if origin is not x and any(changed_between(node, first, mul) for node in read):
         return None, "identity"
     return batch_norm, activation
 
@@ -67,8 +69,10 @@ def tail_of(mul: fx.Node, sizes: Sizes) -> tuple[tuple[str, fx.Node], ...]:
     return tuple(tail)
 
 
-def closing(mul: fx.Node, tail: tuple[tuple[str, fx.Node], ...], sizes: Sizes) -> Closing | None:
-    """The tail as one op computes it, or None where there is none, or one with other steps than that."""
+def closing(
+    mul: fx.Node, tail: tuple[tuple[str, fx.Node], ...], read: Sequence[fx.Node | None], sizes: Sizes
+) -> Closing | None:
+    """The tail as one op computes it at its end, from what it has `read`; None where that would differ."""
     names = [name for name, _ in tail]
     if not names or names != sorted(set(names), key=STEPS.index):
         return None
@@ -96,4 +100,9 @@ def closing(mul: fx.Node, tail: tuple[tuple[str, fx.Node], ...], sizes: Sizes) -
         else:
             activation = name
         node = step
-    return Closing(gain, residual, activation, tuple(step for _, step in tail))
+    calls = tuple(step for _, step in tail)
+    # What a product in place has written to is read by no op that takes it in.
+    kept = [node for node in read if node is not None and storage(node) != storage(mul)]
+    if any(changed_between(node, mul, calls[-1]) for node in kept) or not same_grad_mode([mul, *calls]):
+        return None
+    return Closing(gain, residual, activation, calls)

@@ -6,6 +6,8 @@ import functools
 import hashlib
 import logging
 import math
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,13 @@ from torch import fx
 from ..tuning.store import fingerprint
 from .compat import CustomGraphPass, makes_package
 from .gather import facts_of
-from .graph import hints, value
+from .graph import copy_of, hints, value
 from .plan import Decision, decide, left_alone
 from .reasons import UNEXPECTED, UNEXPLAINED_BY_COST, NotLoweredError
 from .recognize import recognize
 from .record import SiteRecord, collect
 from .rewrite import rewrite
-from .settings import Settings
+from .settings import Settings, SettingsError
 from .site import Rejection, Site
 from .where import owner, source_line
 
@@ -54,24 +56,72 @@ def _decision(site: Site, settings: Settings) -> Decision:
 def lower_graph(gm: fx.GraphModule, settings: Settings) -> list[SiteRecord]:
     """Lower every site of a Dynamo graph and its sub-graphs, in place, where the plan says so.
 
+    Whatever goes wrong in it, the graph stays as it came, and a record says so.
+
     Raises:
         NotLoweredError: the settings are strict, and a site stays with Inductor for another reason than cost.
     """
-    records: list[SiteRecord] = []
-    for module in gm.modules():
-        if not isinstance(module, fx.GraphModule):
-            continue
-        planned = plan_graph(module, settings)
-        done = [_rewritten(site, record) for site, record in planned]
-        if any(record.lowered for record in done):
-            module.recompile()
-        records += done
-    for record in records:
-        log.debug("%s %s k=%d: %s", record.name, record.shape, record.k, record.decision)
-    collect(records)
+    before: list[tuple[fx.GraphModule, fx.Graph]] = []
+    try:
+        records = [
+            record
+            for module in list(gm.modules())
+            if isinstance(module, fx.GraphModule)
+            for record in _lower_module(module, settings, before)
+        ]
+        for record in records:
+            log.debug("%s %s k=%d: %s", record.name, record.shape, record.k, record.decision)
+        collect(records)
+    except Exception as error:  # a user's program compiles even where we are wrong
+        log.debug("the graph is left alone", exc_info=True)
+        for module, graph in before:
+            module.graph = graph
+        nothing = Decision("skip", UNEXPECTED, repr(error), math.nan, math.nan)
+        records = [SiteRecord("the whole graph", (), 0, nothing)]
+        with suppress(Exception):
+            collect(records)
     if settings.strict:
         _accept(records)
     return records
+
+
+def _lower_module(
+    module: fx.GraphModule, settings: Settings, before: list[tuple[fx.GraphModule, fx.Graph]]
+) -> list[SiteRecord]:
+    """Lower the sites of one graph; the graph as it was is noted in `before` if it changes.
+
+    A site that cannot be rewritten leaves no trace: all is done again without it.
+    """
+    failed: dict[str, str] = {}
+    while True:
+        planned = [_without(failed, site, record) for site, record in plan_graph(module, settings)]
+        if not any(record.lowered for _, record in planned):
+            break
+        original = copy_of(module.graph)
+        before.append((module, original))
+        for site, record in planned:
+            if site is None or not record.lowered:
+                continue
+            try:
+                rewrite(site, record.decision.plan)
+            except Exception as error:
+                log.debug("%s is left alone", site.name, exc_info=True)
+                failed[site.conv.name] = repr(error)
+                module.graph = original
+                break
+        else:
+            module.recompile()
+            break
+    return [record for _, record in planned]
+
+
+def _without(
+    failed: Mapping[str, str], site: Site | None, record: SiteRecord
+) -> tuple[Site | None, SiteRecord]:
+    """The site and its record, which leaves it alone if it has failed before."""
+    if site is None or site.conv.name not in failed:
+        return site, record
+    return site, replace(record, decision=left_alone(record.decision, UNEXPECTED, failed[site.conv.name]))
 
 
 def _recorded(site: Site, decision: Decision) -> SiteRecord:
@@ -97,17 +147,6 @@ def _accept(records: list[SiteRecord]) -> None:
     ]
     if left:
         raise NotLoweredError(left)
-
-
-def _rewritten(site: Site | None, record: SiteRecord) -> SiteRecord:
-    """The record after rewriting; an error leaves the site as it was, with calls that nobody uses."""
-    if site is None or not record.lowered:
-        return record
-    try:
-        rewrite(site, record.decision.plan)
-    except Exception as error:  # a user's program compiles even where we are wrong
-        return replace(record, decision=left_alone(record.decision, UNEXPECTED, repr(error)))
-    return record
 
 
 def _rejected(rejection: Rejection) -> SiteRecord:
@@ -146,8 +185,16 @@ class LoweringPass(CustomGraphPass):
 
     def __call__(self, graph: fx.Graph) -> None:
         """Lower one of Dynamo's graphs in place."""
-        if graph.owning_module is not None:
-            lower_graph(graph.owning_module, replace(self.settings, packaged=makes_package()))
+        if graph.owning_module is None:
+            return
+        try:
+            settings = replace(self.settings, packaged=makes_package())
+        except SettingsError:
+            raise
+        except Exception:  # a user's program compiles even where we are wrong
+            log.debug("the graph is left alone", exc_info=True)
+            return
+        lower_graph(graph.owning_module, settings)
 
     @property
     def settings(self) -> Settings:
@@ -157,8 +204,14 @@ class LoweringPass(CustomGraphPass):
         )
 
     def uuid(self) -> Any:
-        """Part of Inductor's cache key: what else our code is generated from."""
-        return package_hash(), repr(self.settings), fingerprint()
+        """Part of Inductor's cache key: what else our code is generated from. None: nothing is cached."""
+        try:
+            return package_hash(), repr(self.settings), fingerprint()
+        except SettingsError:
+            raise
+        except Exception:  # our files cannot be read, say
+            log.debug("no key for Inductor's cache", exc_info=True)
+            return None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: torch 2.11 pickles the hook's value into its cache key."""

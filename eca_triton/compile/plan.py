@@ -22,6 +22,7 @@ from .reasons import (
     ASKED,
     DEVICE,
     DISABLED,
+    GATE_READ,
     KERNEL_DTYPE,
     NO_CONVOLUTION,
     NO_PRODUCT,
@@ -186,6 +187,8 @@ def _gate_obstacle(facts: Facts) -> str | None:
 
 def _block_obstacle(facts: Facts) -> str | None:
     """In inference one op that Inductor lowers to a kernel of ours, tail inside; in training opaque ops."""
+    if facts.shared:
+        return GATE_READ
     if facts.grad:
         return None if facts.whole else NOT_WHOLE
     if _gate_obstacle(facts) is not None:
@@ -199,6 +202,8 @@ def _block_obstacle(facts: Facts) -> str | None:
 
 def _batch_norm_obstacle(facts: Facts) -> str | None:
     """Behind another batch norm that trains: backward's moments would have it store its gradient in fp32."""
+    if facts.shared:
+        return GATE_READ
     if not facts.takes_over:
         return NOT_TAKEN_OVER
     return SPREAD if facts.normalized and facts.grad else None
@@ -216,7 +221,7 @@ def _convfold_obstacle(facts: Facts) -> str | None:
 
 def _convblock_obstacle(facts: Facts) -> str | None:
     """One kernel of ours for convolution and block, where it waits for memory; Inductor fuses the tail."""
-    obstacle = _convfold_obstacle(facts)
+    obstacle = GATE_READ if facts.shared else _convfold_obstacle(facts)
     if obstacle is not None:
         return obstacle
     if facts.in_place:

@@ -3,23 +3,24 @@
 The stand-in for a map x [N, C, *spatial] is an integer tensor that holds n * C + c at every position of
 channel c of image n; its spatial strides are 0, so it costs N * C numbers whatever the map's size. Views
 are executed on it as they are; a mean or sum over dims may only drop dims along which the stand-in is
-constant. Symbolic sizes are replaced by distinct primes, so that a view that is right only by a coincidence
-of sizes does not pass.
+constant. Symbolic sizes are replaced by numbers, so that a view that is right only by a coincidence of sizes
+does not pass: see `sizes`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from .graph import bind, execute, op_name, tensor_inputs, value
-from .reasons import CHANNEL_ORDER, GATE_FUNCTION, GATE_PATH, NOT_MEAN, POOL_PATH, NoMatchError
+from .graph import DROPOUTS, bind, execute, op_name, tensor_inputs, tensor_users, value
+from .reasons import CHANNEL_ORDER, GATE_FUNCTION, GATE_PATH, NOT_MEAN, POOL_PATH, SHARED, NoMatchError
+from .sizes import Sizes
 
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "ravel"}
 VIEWS = RESHAPES | {
@@ -34,30 +35,12 @@ SCALAR_FUNCTIONS = {
 }  # fmt: skip
 SCALINGS = {"mul", "mul_", "imul", "multiply", "div", "div_", "truediv", "itruediv", "divide"}
 LARGEST_COPY = 2**24
-PRIMES = (211, 223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271, 277, 281, 283, 293)
-
-
-class Sizes:
-    """Plain integers for symbolic sizes: one distinct prime per symbol."""
-
-    def __init__(self) -> None:
-        self._primes: dict[Any, int] = {}
-
-    def __call__(self, size: Any) -> Any:
-        """The stand-in of an int, SymInt or float, or of a tuple of them."""
-        if isinstance(size, (tuple, list)):
-            return (
-                type(size)(self(item) for item in size)
-                if type(size) in (tuple, list)
-                else [self(i) for i in size]
-            )
-        if not isinstance(size, (torch.SymInt, torch.SymFloat)):
-            return size
-        expression = size.node.expr
-        for symbol in sorted(expression.free_symbols, key=str):
-            self._primes.setdefault(symbol, PRIMES[len(self._primes) % len(PRIMES)])
-        number = expression.subs(self._primes)
-        return int(number) if isinstance(size, torch.SymInt) else float(number)
+# The gate functions, and how far in float64 another way to write one may be off: some units in the last place
+# of the result; in hard-sigmoid also of the 0.5 that z / 6 is added to.
+GATES: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
+    "sigmoid": (torch.sigmoid, 1e-14, 0.0),
+    "hard_sigmoid": (torch.nn.functional.hardsigmoid, 1e-14, 2.0**-52),
+}
 
 
 @dataclass
@@ -115,7 +98,7 @@ class Probe:
     def pool(self, node: fx.Node, source: fx.Node) -> None:
         """Run one call between the map and the convolution: a view, a mean or sum, a scaling by a number."""
         name = op_name(node)
-        if name in SAME_ELEMENTS:
+        if keeps_elements(node):
             return
         if name in VIEWS:
             before = self.index.numel()
@@ -204,7 +187,7 @@ class Probe:
         """Raise unless the chain so far is the mean over all positions, channels in order, in this shape."""
         if self.positions != self.map_positions:
             raise NoMatchError(NOT_MEAN, f"{self.positions} of {self.map_positions} positions")
-        if not math.isclose(self.scale * self.positions, 1.0, rel_tol=1e-6):
+        if not math.isclose(self.scale * self.positions, 1.0, rel_tol=1e-12):
             raise NoMatchError(NOT_MEAN, f"the sum is scaled by {self.scale:g}")
         if list(self.index.shape) != list(shape) or not torch.equal(
             self.index.reshape(-1), in_order(self.index.numel())
@@ -218,22 +201,32 @@ class Probe:
             self.view(node, source, GATE_PATH)
         elif name in SCALAR_FUNCTIONS and tensor_inputs(node) == [source]:
             self.functions.append(node)
-        elif name not in SAME_ELEMENTS:
+        elif not keeps_elements(node):
             raise NoMatchError(GATE_PATH, name or str(node.target), node)
 
+    def channels_lie_along(self, images: int, channels: int, node: fx.Node) -> int:
+        """The dim of the channels in the gate, [N, 1, C] or alike, that `node` gives to other readers."""
+        first, *rest = self.index.shape
+        if (
+            first != images
+            or channels not in rest
+            or not torch.equal(self.index.reshape(-1), in_order(images * channels))
+        ):
+            raise NoMatchError(SHARED, f"{len(tensor_users(node))} users of {node.name}", node)
+        return 1 + rest.index(channels)
+
     def gate_function(self) -> str:
-        """The function that the collected calls compute, tested on numbers: "sigmoid" or "hard_sigmoid"."""
-        points = torch.linspace(-9, 9, 181, dtype=torch.float64, device="cpu")
+        """Name the function that the collected calls compute, tested on numbers: sigmoid or hard_sigmoid."""
+        points = gate_points()
         result = points.clone()
         for node in self.functions:
             try:
                 result = execute(node, functools.partial(self._point_argument, result))
             except (RuntimeError, TypeError) as error:
                 raise NoMatchError(GATE_FUNCTION, str(error)) from error
-        if torch.allclose(result, torch.sigmoid(points), rtol=1e-9, atol=1e-12):
-            return "sigmoid"
-        if torch.allclose(result, torch.nn.functional.hardsigmoid(points), rtol=1e-9, atol=1e-12):
-            return "hard_sigmoid"
+        for name, (function, rtol, atol) in GATES.items():
+            if torch.allclose(result, function(points), rtol=rtol, atol=atol, equal_nan=True):
+                return name
         raise NoMatchError(
             GATE_FUNCTION, " then ".join(op_name(node) for node in self.functions) or "no gate function"
         )
@@ -257,6 +250,27 @@ class Probe:
             index.reshape(-1), in_order(index.numel())
         ):
             raise NoMatchError(CHANNEL_ORDER, "on the way to the multiplication")
+
+
+def keeps_elements(node: fx.Node) -> bool:
+    """Whether a call gives its argument's elements, at most rounded: a copy, a cast, dropout in eval mode."""
+    if op_name(node) in DROPOUTS:
+        return bind(node).get("training") is False
+    return op_name(node) in SAME_ELEMENTS and value(node).dtype.is_floating_point
+
+
+@functools.cache
+def gate_points() -> Tensor:
+    """Numbers on which two functions differ if they differ anywhere: float64, exact in every sum with 3.
+
+    Dense to 1024, where sigmoid is 0 and 1 in float64; close to hard-sigmoid's corners; far out; not finite.
+    """
+    dense = torch.arange(-(2**14), 2**14 + 1, dtype=torch.float64, device="cpu") / 16
+    steps = torch.logspace(-40, -5, 36, base=2.0, dtype=torch.float64, device="cpu")
+    near = [corner + side * steps for corner in (-3, 0, 3) for side in (-1, 1)]
+    far = torch.logspace(11, 120, 110, base=2.0, dtype=torch.float64, device="cpu")
+    odd = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=torch.float64, device="cpu")
+    return torch.cat([dense, *near, far, -far, odd])
 
 
 def in_order(numel: int) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import fx
 
 from .batch_norm import BatchNorm
-from .graph import bind, changed_between, grad_mode_changes_between, op_name, tensor_users, value
+from .graph import bind, op_name, tensor_users, value
+from .mutation import changed_between, same_grad_mode
 
 POINTWISE_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 AUTOCAST = {"_enter_autocast", "_exit_autocast"}
@@ -39,7 +40,7 @@ class Projection:
             if op_name(node) in AUTOCAST:
                 return False
             node = node.next
-        return not grad_mode_changes_between(self.node, last)
+        return same_grad_mode([self.node, last])
 
 
 def projection_of(x: fx.Node, readers: set[fx.Node], batch_norm: BatchNorm | None) -> Projection | None:

@@ -42,13 +42,14 @@ NOT_TAKEN_OVER = "ECA307"
 NO_CONVOLUTION = "ECA308"
 REPEATED = "ECA309"
 NO_PRODUCT = "ECA310"
+GATE_READ = "ECA311"
 
 REASONS: dict[str, str] = {
     EVEN_TAPS: "the channel convolution has an even number of taps",
     CONVOLUTION: "the channel convolution is strided, dilated or grouped",
     PADDING: "the padding of the channel convolution is not k // 2 zeros or k // 2 wrapped channels",
     GATE_PATH: "an operation between convolution and multiplication is not a view or the gate function",
-    SHARED: "the pooled vector or the gate is also used elsewhere",
+    SHARED: "the pooled vector, or the gate before it is complete, is also used elsewhere",
     GATE_FUNCTION: "the gate function is neither sigmoid nor hard-sigmoid",
     OTHER_OPERAND: "the gate does not multiply the map that was pooled",
     POOL_PATH: "an operation between the map and the convolution is not a view or a mean",
@@ -78,6 +79,7 @@ REASONS: dict[str, str] = {
     NO_CONVOLUTION: "there is no 1x1 convolution before the site that the gate can be computed before",
     REPEATED: "who reads the result would compute the site and what comes before it several times",
     NO_PRODUCT: "the convolution before the site waits for more than its bytes, or Inductor tunes it",
+    GATE_READ: "the gate is also read elsewhere, so an op must not keep it to itself",
 }
 
 # What `strict` does not take for an answer. Left alone without an error: what costs more than it saves

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,16 +17,8 @@ from torch import fx
 
 from .batch_norm import BatchNorm
 from .compat import without_modes
-from .graph import (
-    bind,
-    changed_between,
-    grad_mode_changes_between,
-    is_tensor,
-    op_name,
-    tensor_inputs,
-    tensor_users,
-    value,
-)
+from .graph import bind, is_tensor, op_name, tensor_inputs, tensor_users, value
+from .mutation import changed_between, same_grad_mode
 from .neighbours import (
     IN_PLACE_MULTIPLICATIONS,
     MULTIPLICATIONS,
@@ -34,7 +26,7 @@ from .neighbours import (
     producer,
     tail_of,
 )
-from .probe import SAME_ELEMENTS, SCALAR_FUNCTIONS, VIEWS, Probe, Sizes, in_order
+from .probe import SCALAR_FUNCTIONS, VIEWS, Probe, in_order, keeps_elements
 from .projection import projection_of
 from .reasons import (
     CHANNEL_ORDER,
@@ -53,18 +45,22 @@ from .reasons import (
     NoMatchError,
 )
 from .site import Recognition, Rejection, Site
+from .sizes import Sizes, is_dynamic
 from .where import module_paths, source_line
 
 
 @without_modes
 def recognize(gm: fx.GraphModule) -> Recognition:
     """Find all ECA sites of one graph, sub-graphs not included; the graph is not changed."""
-    found, sizes = Recognition(), Sizes()
-    for conv in gm.graph.nodes:
-        if not _is_anchor(conv):
-            continue
+    found = Recognition()
+    anchors = [node for node in gm.graph.nodes if _is_anchor(node)]
+    stand_ins = [Sizes(gm.graph)]
+    if anchors and is_dynamic(gm.graph):
+        stand_ins.append(Sizes(gm.graph, even=True))
+    for conv in anchors:
         try:
-            found.sites.append(_match(conv, sizes))
+            *_, site = (_match(conv, sizes) for sizes in stand_ins)  # which has to match with all of them
+            found.sites.append(site)
             continue
         except NoMatchError as no:
             code, detail, stopped_by = no.code, no.detail, no.node
@@ -89,26 +85,25 @@ def _is_anchor(node: fx.Node) -> bool:
 def _match(conv: fx.Node, sizes: Sizes) -> Site:
     arguments = bind(conv)
     vector, circular = _convolved(arguments)
-    forward, mul = _forward(conv)
-    x = _other_operand(mul, forward[-1])
-    backward = _backward(vector, x)
+    forward, mul, backward, x = _way_to_product(conv, vector)
     shape = tuple(value(x).shape)
     if not value(x).dtype.is_floating_point:
         raise NoMatchError(DTYPE, str(value(x).dtype))
     if sizes(shape) != sizes(tuple(value(mul).shape)) or len(shape) < 3:
         raise NoMatchError(OTHER_OPERAND, "the gate is broadcast against a map of another shape")
-    if changed_between(x, backward[0], mul):
-        raise NoMatchError(MUTATED)
-    if grad_mode_changes_between(backward[0], mul):
+    weight, bias = arguments["weight"], arguments.get("bias")
+    padding = [arguments["input"]] if vector is not arguments["input"] else []
+    _check_unchanged(x, [weight, bias], backward[0], conv, mul)
+    if not same_grad_mode([*backward, *padding, *forward, mul]):
         raise NoMatchError(GRAD_MODE)
     channel_dim = _channel_dim(x, conv, backward, sizes)
-    gate = _gate_function(shape, channel_dim, forward, sizes)
-    padding = [arguments["input"]] if vector is not arguments["input"] else []
-    batch_norm, activation = producer(x, {backward[0], mul}, conv, channel_dim)
+    gate, shared = _gate_function(shape, channel_dim, forward, mul, sizes)
+    batch_norm, activation = producer(x, {backward[0], mul}, mul, channel_dim)
     fixed = batch_norm is None or (not batch_norm.training and batch_norm.eps is not None)
     projects = fixed and activation == "identity" and channel_dim == 1
     tail = tail_of(mul, sizes)
-    end = closing(mul, tail, sizes)
+    vectors = [] if batch_norm is None else [batch_norm.input, *batch_norm.vectors]
+    end = closing(mul, tail, [x, weight, bias, *vectors], sizes)
     return Site(
         name=_name(conv),
         shape=shape,
@@ -120,34 +115,39 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
         conv=conv,
         mul=mul,
         scaled_by=forward[-1],
-        weight=arguments["weight"],
-        bias=arguments.get("bias"),
+        weight=weight,
+        bias=bias,
         chain=(*backward, *padding, *forward),
+        shared=shared,
         batch_norm=batch_norm,
         activation=activation,
         tail=tuple(dict.fromkeys(name for name, _ in tail)),
         end=([mul] + [step for _, step in tail])[-1],
         closing=end,
         takes_over=activation == "identity"
-        and _takes_over(batch_norm, arguments, mul if end is None else end.calls[-1]),
+        and _takes_over(batch_norm, [weight, bias], [*backward, mul, *(() if end is None else end.calls)]),
         projection=projection_of(x, {backward[0], mul}, batch_norm) if projects else None,
     )
 
 
-def _takes_over(batch_norm: BatchNorm | None, convolution: dict[str, Any], last: fx.Node) -> bool:
-    """Whether one op at `last` may do what the batch norm does, and all up to there."""
+def _check_unchanged(
+    x: fx.Node, parameters: list[fx.Node | None], pool: fx.Node, conv: fx.Node, mul: fx.Node
+) -> None:
+    """Raise if the map, or what the convolution reads, is another one where the product is made."""
+    changed = changed_between(x, pool, mul) or any(
+        changed_between(node, conv, mul) for node in parameters if node is not None
+    )
+    if changed:
+        raise NoMatchError(MUTATED)
+
+
+def _takes_over(batch_norm: BatchNorm | None, parameters: list[fx.Node | None], calls: list[fx.Node]) -> bool:
+    """Whether one op in the place of the last call may do what the batch norm does, and all up to there."""
     if batch_norm is None or not batch_norm.takes_over:
         return False
-    first = batch_norm.node
-    read = (
-        batch_norm.input,
-        batch_norm.weight,
-        batch_norm.bias,
-        convolution["weight"],
-        convolution.get("bias"),
-    )
-    changed = any(changed_between(node, first, last) for node in read if node is not None)
-    return not (changed or grad_mode_changes_between(first, last))
+    read = (batch_norm.input, batch_norm.weight, batch_norm.bias, *parameters)
+    changed = any(changed_between(node, batch_norm.node, calls[-1]) for node in read if node is not None)
+    return not changed and same_grad_mode([batch_norm.node, *calls])
 
 
 def _convolved(arguments: dict[str, Any]) -> tuple[fx.Node, bool]:
@@ -179,20 +179,43 @@ def _convolved(arguments: dict[str, Any]) -> tuple[fx.Node, bool]:
     return pad["input"], mode == "circular"
 
 
-def _forward(conv: fx.Node) -> tuple[list[fx.Node], fx.Node]:
-    """The calls from the convolution to the gate, and the multiplication by it."""
-    chain = [conv]
-    while True:
-        users = tensor_users(chain[-1])
-        if len(users) != 1:
-            raise NoMatchError(SHARED, f"{len(users)} users of {chain[-1].name}", chain[-1])
-        user = users[0]
-        name = op_name(user)
-        if name in MULTIPLICATIONS and len(tensor_inputs(user)) == 2:
-            return chain, user
-        if name not in VIEWS | SAME_ELEMENTS | SCALAR_FUNCTIONS or tensor_inputs(user)[0] is not chain[-1]:
-            raise NoMatchError(GATE_PATH, name or user.name, user)
-        chain.append(user)
+def _way_to_product(conv: fx.Node, vector: fx.Node) -> tuple[list[fx.Node], fx.Node, list[fx.Node], fx.Node]:
+    """From the convolution to the gate, the product with it, from the map to the convolution, and the map.
+
+    A gate with several readers may lead to several products, of which one is with the map that was pooled.
+    """
+    stopped: NoMatchError | None = None
+    for forward, mul in _ways([conv]):
+        try:
+            x = _other_operand(mul, forward[-1])
+            return forward, mul, _backward(vector, x), x
+        except NoMatchError as no:
+            stopped = stopped or no
+    raise stopped or _dead_end(conv)
+
+
+def _ways(chain: list[fx.Node]) -> Iterator[tuple[list[fx.Node], fx.Node]]:
+    """All ways from a chain of calls to a product with what it computes."""
+    for user in tensor_users(chain[-1]):
+        if op_name(user) in MULTIPLICATIONS and len(tensor_inputs(user)) == 2:
+            yield chain, user
+        elif _leads_on(user, chain[-1]):
+            yield from _ways([*chain, user])
+
+
+def _leads_on(user: fx.Node, node: fx.Node) -> bool:
+    known = op_name(user) in VIEWS | SCALAR_FUNCTIONS or (is_tensor(user) and keeps_elements(user))
+    return known and tensor_inputs(user)[0] is node
+
+
+def _dead_end(conv: fx.Node) -> NoMatchError:
+    """Say where the only way from a convolution ends, or that there are several."""
+    node, users = conv, tensor_users(conv)
+    while len(users) == 1 and _leads_on(users[0], node):
+        node, users = users[0], tensor_users(users[0])
+    if len(users) == 1:
+        return NoMatchError(GATE_PATH, op_name(users[0]) or users[0].name, users[0])
+    return NoMatchError(SHARED, f"{len(users)} users of {node.name}", node)
 
 
 def _other_operand(mul: fx.Node, gate: fx.Node) -> fx.Node:
@@ -251,14 +274,27 @@ def _check_pool(x: fx.Node, conv: fx.Node, channel_dim: int, backward: list[fx.N
     probe.pooled_like(expected)
 
 
-def _gate_function(shape: Sequence[Any], channel_dim: int, forward: list[fx.Node], sizes: Sizes) -> str:
+def _gate_function(
+    shape: Sequence[Any], channel_dim: int, forward: list[fx.Node], mul: fx.Node, sizes: Sizes
+) -> tuple[str, tuple[tuple[fx.Node, int], ...]]:
+    """The gate function, and the calls whose result, the gate, has other readers, with its channels' dim."""
     plain = sizes(tuple(shape))
     convolved = sizes(tuple(value(forward[0]).shape))
     probe = Probe(in_order(plain[0] * plain[channel_dim]).view(convolved), sizes)
-    for source, node in itertools.pairwise(forward):
+    shared: list[tuple[fx.Node, int]] = []
+    for source, node in itertools.pairwise([*forward, mul]):
+        if len(tensor_users(source)) > 1:
+            shared.append((source, probe.channels_lie_along(plain[0], plain[channel_dim], source)))
+            if changed_between(source, source.next, mul):
+                raise NoMatchError(MUTATED, "the gate", source)
+        if node is mul:
+            break
+        functions = len(probe.functions)
         probe.gate(node, source)
+        if shared and len(probe.functions) > functions:
+            raise NoMatchError(SHARED, f"what {node.name} reads", source)
     probe.covers(plain, channel_dim)
-    return probe.gate_function()
+    return probe.gate_function(), tuple(shared)
 
 
 def _name(conv: fx.Node) -> str:

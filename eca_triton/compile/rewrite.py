@@ -12,7 +12,7 @@ from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
 from .emit import become, call, call_node, taps
 from .fold import becomes_product, block_from_projection, fold, gate_before_projection
-from .graph import bind, op_name, value
+from .graph import bind, is_channels_last, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
 from .readers import readers_of
@@ -39,9 +39,8 @@ def rewrite(site: Site, plan: Plan) -> None:
             _become_block(site, weight, keywords)
         else:
             gate = _gate_of(site, plan, weight, keywords)
-            kept = (0, site.channel_dim)
-            spread = tuple(slice(None) if dim in kept else None for dim in range(len(site.shape)))
-            _replace_operand(site, call(site, operator.getitem, gate, spread))
+            _replace_operand(site, _spread(site, gate, len(site.shape), site.channel_dim))
+            _share(site, gate)
     for node in reversed(site.chain):
         if not node.users:
             graph.erase_node(node)
@@ -95,12 +94,7 @@ def stays_whole(site: Site) -> bool:
 
 def _channels_last_in_bytes(x: torch.Tensor) -> bool:
     """Whether channels are innermost, and eight of them make a byte of bits."""
-    return (
-        x.dim() == 4
-        and isinstance(x.shape[1], int)
-        and x.shape[1] % 8 == 0
-        and bool(x.is_contiguous(memory_format=torch.channels_last))
-    )
+    return is_channels_last(x) and isinstance(x.shape[1], int) and x.shape[1] % 8 == 0
 
 
 def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None:
@@ -199,6 +193,22 @@ def _gate_from_pool(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx
     pooled = call(site, torch.mean, site.x, spatial, dtype=pooled_dtype)
     gate = torch.ops.eca_triton.gate_from_pool.default
     return call(site, gate, pooled, weight, site.bias, **keywords, out_dtype=out_dtype)
+
+
+def _spread(site: Site, gate: fx.Node, dims: int, channel_dim: int) -> fx.Node:
+    """[N, C] with as many dims, images along the first."""
+    places = tuple(slice(None) if dim in (0, channel_dim) else None for dim in range(dims))
+    return call(site, operator.getitem, gate, places)
+
+
+def _share(site: Site, gate: fx.Node) -> None:
+    """Give the gate to its readers beside the multiplication, in the dtype that they know."""
+    for node, channel_dim in site.shared:
+        same = _spread(site, gate, value(node).dim(), channel_dim)
+        if value(same).dtype != value(node).dtype:
+            same = call(site, torch.Tensor.to, same, value(node).dtype)
+        for user in set(node.users) - {*site.chain, site.mul}:
+            user.replace_input_with(node, same)
 
 
 def _replace_operand(site: Site, gate: fx.Node) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 PLANS = ("auto", "gate", "block", "pool", "convfold", "convblock", "off")
 
 
+class SettingsError(ValueError):
+    """An option or a variable has a value that it cannot have: the one error of ours that is the user's."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a user asked for; part of Inductor's cache key by its `repr`.
@@ -49,7 +53,7 @@ class Settings:
         it, and ECA_TRITON_DISABLE=1 stands above all.
 
         Raises:
-            ValueError: an option or a variable has a value that it cannot have.
+            SettingsError: an option or a variable has a value that it cannot have.
         """
         if plan is None:
             plan = _among("ECA_TRITON_PLAN", os.environ.get("ECA_TRITON_PLAN") or "auto", PLANS)
@@ -67,13 +71,13 @@ class Settings:
 
 def _among(option: str, value: Any, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
-        raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+        raise SettingsError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
     return str(value)
 
 
 def _boolean(option: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{option} must be True or False, got {value!r}")
+        raise SettingsError(f"{option} must be True or False, got {value!r}")
     return value
 
 

@@ -24,7 +24,8 @@ class Site:
     `scaled_by` is the operand that holds the gate. `batch_norm` and `activation` ("identity", "relu",
     "silu") make `x` and are read by this site alone. `tail` names what follows, as Inductor fuses it: gain,
     residual, an activation; `end` is the last of these calls; `closing` is all of it, where one op computes
-    it. `chain` lists the calls that a lowering makes superfluous. `takes_over`: one op may compute from the
+    it. `chain` lists the calls that a lowering makes superfluous, and `shared` those of them whose result,
+    the gate, has other readers too, with the dim of its channels. `takes_over`: one op may compute from the
     input of `batch_norm`, which trains, to the end. `projection` is the 1x1 convolution before all this,
     where the gate can be computed from its input.
     """
@@ -42,6 +43,7 @@ class Site:
     weight: fx.Node
     bias: fx.Node | None
     chain: tuple[fx.Node, ...]
+    shared: tuple[tuple[fx.Node, int], ...]
     batch_norm: BatchNorm | None
     activation: str
     tail: tuple[str, ...]

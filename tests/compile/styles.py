@@ -243,3 +243,80 @@ class Checkpointed(FrozenBatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return checkpoint(self.tail, 2 * x, use_reentrant=False)
+
+
+class Watched(nn.Module):
+    """A block whose gate has other readers, by `watch`."""
+
+    def __init__(self, watch: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.watch, self.conv = watch, nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> object:
+        x = 2 * x
+        gate = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        return self.watch(x, gate.transpose(1, 2).unsqueeze(-1))
+
+
+WATCHES: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "GateReturned": lambda x, g: (x * g, g),
+    "GateReturnedFlat": lambda x, g: (g.flatten(1), x * g),
+    "GateLogged": lambda x, g: (x * g, g.detach().mean(), g.std()),
+    "GateUsedTwice": lambda x, g: x * g + g,
+    "GateOfTwoMaps": lambda x, g: x.flip(0) * g + x * g,
+    "GateDoubledBehind": lambda x, g: (x * g, (g + 0).mul_(2), g),
+}
+for name, watch in WATCHES.items():
+    STYLES[name] = Style(lambda watch=watch: Watched(watch))
+
+
+@style()
+class GateKept(nn.Module):
+    """The gate stays as an attribute, for a plot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = 2 * x
+        self.last = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        return x * self.last.transpose(1, 2).unsqueeze(-1)
+
+
+@style()
+class SpectralNorm(nn.Module):
+    """The weight is computed in each call, its largest singular value without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = trained_batch_norm()
+        self.conv = nn.utils.parametrizations.spectral_norm(nn.Conv1d(1, 1, 3, padding=1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(2 * x)
+        return F.relu(x * self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid().transpose(1, 2).unsqueeze(-1))
+
+
+@style()
+class WeightNorm(SpectralNorm):
+    """The weight is computed from its direction and its length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(1, 1, 3, padding=1, bias=False))
+
+
+class Dropped(nn.Module):
+    """A block with dropout, which is the identity in eval mode, on the pooled vector and the gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.before, self.behind, self.at_last = nn.Dropout(0.2), nn.Dropout1d(0.1), nn.AlphaDropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = 2 * x
+        gate = self.behind(self.conv(self.before(x.mean((2, 3)).unsqueeze(1)))).sigmoid()
+        return x * self.at_last(gate).transpose(1, 2).unsqueeze(-1)

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from harness import Lowering, leaf
 from near_misses import NEAR_MISSES
 from spellings import SPELLINGS
-from styles import STYLES
+from styles import STYLES, Dropped
 from torch import Tensor, nn
 
 from eca_triton.compile import passes, recognize
-from eca_triton.compile.reasons import UNEXPECTED
+from eca_triton.compile.reasons import UNEXPECTED, NoMatchError
 
 MODES = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 MODES_AND_SHAPES = pytest.mark.parametrize(
@@ -94,17 +94,73 @@ def test_every_near_miss_is_left_alone(name: str, training: bool, dynamic: bool)
     torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
 
 
+def test_dropout_is_the_identity_in_eval_mode_alone() -> None:
+    x = torch.randn(3, 8, 6, 5)
+    for training in (False, True):
+        network = Dropped()
+        lowering, result = lower(network, x, training=training, dynamic=False)
+        assert [record.lowered for record in lowering.records] == [not training]
+        torch.manual_seed(1)
+        torch.testing.assert_close(result, network(x))
+
+
 @pytest.mark.parametrize(
-    ("module", "function"), [(recognize, "_match"), (passes, "facts_of"), (passes, "rewrite")]
+    "error", [KeyError("a bug"), NoMatchError("ECA104")], ids=["KeyError", "NoMatchError"]
 )
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [(recognize, "_match"), (recognize, "is_dynamic"), (recognize, "source_line"), (passes, "facts_of"),
+     (passes, "hints"), (passes, "owner"), (passes, "source_line"), (passes, "rewrite"), (passes, "collect")],
+)  # fmt: skip
 def test_an_error_of_ours_leaves_the_program_as_it_was(
-    module: object, function: str, monkeypatch: pytest.MonkeyPatch
+    module: object, function: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise KeyError("a bug")
+        raise error
 
-    monkeypatch.setattr(module, function, fail)
     network, x = SPELLINGS["official"].build(), SPELLINGS["official"].example()
+    if function == "source_line" and module is recognize:  # which is asked about near misses
+        network = NEAR_MISSES["max-pool"].build()
+    monkeypatch.setattr(module, function, fail)
     lowering, result = lower(network, x, training=False, dynamic=False)
-    assert [record.decision.reason for record in lowering.records] == [UNEXPECTED]
+    if function != "_match" or not isinstance(error, NoMatchError):
+        assert [record.decision.reason for record in lowering.records] == [UNEXPECTED]
+    assert lowering.own_calls() == []
     torch.testing.assert_close(result, network(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fails", ["first", "second"])
+def test_a_rewrite_that_fails_half_way_leaves_no_trace(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other site is lowered; what belongs to this one is in the graph as it came, names included."""
+    network, x = STYLES["ResNetTail-twice"].build().eval(), STYLES["ResNetTail-twice"].example()
+    right, sites = passes.rewrite, []
+
+    def half_way(site: object, plan: object) -> None:
+        right(site, plan)
+        sites.append(site.name)
+        if site.name.startswith({"first": "0", "second": "1"}[fails]):
+            raise KeyError("a bug")
+
+    def names(lowering: Lowering, half: str) -> list[str]:
+        """The calls that one of the two blocks made."""
+        nodes = [node for node in lowering.nodes() if node.op.startswith("call_")]
+        return [
+            f"{node.name}: {node.target}{node.args}"
+            for node in nodes
+            if f".{half}." in str(node.meta["nn_module_stack"])
+            or f"[{half}]" in str(node.meta["nn_module_stack"])
+        ]
+
+    with torch.no_grad():
+        whole = Lowering(plan="off")
+        whole.compile(network)(x)
+        monkeypatch.setattr(passes, "rewrite", half_way)
+        lowering = Lowering(device="cuda")
+        result = lowering.compile(network)(x)
+        torch.testing.assert_close(result, network(x))
+    failed, other = {"first": (0, 1), "second": (1, 0)}[fails]
+    assert [record.lowered for record in lowering.records] == [index == other for index in range(2)]
+    assert lowering.records[failed].decision.reason == UNEXPECTED
+    assert len(lowering.own_calls()) == 1
+    assert len(names(whole, str(failed))) > 5
+    assert names(lowering, str(failed)) == names(whole, str(failed))
