@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.export import ExportedProgram
 
-from .compile.graph import value
+from .compile.graph import keep_names, value
 from .compile.inline import inline
 from .compile.passes import lower_graph
 from .compile.settings import Settings
@@ -157,8 +157,7 @@ def _copy(root: fx.GraphModule) -> fx.GraphModule:
     shared = {id(tensor): tensor for tensor in (*root.parameters(), *root.buffers())}
     copied = copy.deepcopy(root, shared)
     for graph, theirs in zip(_graphs_of(copied), _graphs_of(root), strict=True):
-        for node, original in zip(graph.nodes, theirs.nodes, strict=True):
-            node.name = original.name  # a name of Python's, such as "input", has become another one
+        keep_names(graph, theirs)
     return copied
 
 

@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -71,6 +72,51 @@ def test_a_graph_break_is_named_and_paths_are_whole_behind_it() -> None:
     assert [(module.name, module.reason) for module in seen.unmatched] == [("2", UNREACHED)]
     assert "torch.compiler.disable" in seen.unmatched[0].detail
     assert "torch.compiler.disable" in str(seen)
+
+
+class AsksForData(nn.Module):
+    """Two blocks, between which Python asks a tensor for its elements, as `asks` does."""
+
+    def __init__(self, asks: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.first, self.second, self.asks = Attention(), Attention(), asks
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(2 * x) + x)
+        return torch.relu(self.second(y + 1 if self.asks(y) else y) + x)
+
+
+# What the program asks; whether the rest can be followed without an answer, taken for 1.
+QUESTIONS: dict[str, tuple[Callable[[Tensor], object], bool]] = {
+    "item": (lambda y: y.sum().item() > 0, True),
+    "bool": (lambda y: bool(y.mean() > 0), True),
+    "truth of a tensor": (lambda y: (y.mean() > 0) and True, True),
+    "float": (lambda y: float(y.amax()) > 0.5, True),
+    "tolist": (lambda y: y.mean((1, 2, 3)).tolist()[0] > 0, True),
+    "equal": (lambda y: torch.equal(y, y + 1), True),
+    "nonzero": (lambda y: len(torch.nonzero(y)) > 3, True),
+    "masked select": (lambda y: y.masked_select(y > 0).sum().item() > 3, True),
+    "unique": (lambda y: len(torch.unique(y)) > 3, False),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_model_that_asks_for_data_is_followed_as_far_as_it_goes(name: str) -> None:
+    asks, followed = QUESTIONS[name]
+    model, x = AsksForData(asks), torch.ones(8, 64, 16, 16)
+    seen = eca_triton.explain(model, x, target="none")
+    assert [record.name for record in seen.sites] == ["first", "second"][: 1 + followed]
+    assert [module.name for module in seen.unmatched] == ([] if followed else ["second"])
+    assert ("are taken for 1" if followed else "which needs data") in str(seen)
+    eca_triton.assert_lowered(model, x, at_least=0)
+
+
+def test_a_network_whose_end_needs_data_is_reported_without_counts() -> None:
+    seen = eca_triton.explain(AsksForData(QUESTIONS["unique"][0]), torch.ones(8, 64, 16, 16), target="h200")
+    assert (seen.comparison, len(seen.sites)) == (None, 1)
+    counted = eca_triton.explain(AsksForData(QUESTIONS["item"][0]), torch.ones(8, 64, 16, 16), target="h200")
+    assert counted.comparison.stock.kernels
+    assert "are taken for 1" in str(counted)
 
 
 def test_a_module_that_is_traced_and_no_eca_says_so() -> None:

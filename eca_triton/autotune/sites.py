@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..compile.graph import value
@@ -20,7 +19,7 @@ from ..compile.record import SiteRecord
 from ..compile.settings import Settings
 from ..compile.sizes import Sizes
 from ..compile.where import naming
-from ..deviceless.stand_in import StandIn
+from ..deviceless.stand_in import Fakes, StandIn
 from ..ops.schema import ECA
 from .examples import ARGUMENTS, OF_INFERENCE, Example
 
@@ -65,7 +64,7 @@ def sites_of(
 
         return run
 
-    fakes = FakeTensorMode()
+    fakes = Fakes()
     # Not on the meta device, where a convolution of channels-last maps makes contiguous ones.
     stand_in = StandIn(fakes, torch.device("cpu"), dtype=None, channels_last=False)
     copy, arguments = stand_in.model(model).train(training), stand_in.inputs(inputs)

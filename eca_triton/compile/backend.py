@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from .chain import POST_GRAD_HOOK
-from .compat import graph_breaks, inductor_compile, inductor_config, reset_cudagraphs, settings_of
+from .compat import NEEDS_DATA, graph_breaks, inductor_compile, inductor_config, reset_cudagraphs, settings_of
 from .hooks import with_pass
 from .passes import CacheKeyPass, lower_graph, plan_graph
 from .reasons import NotLoweredError
@@ -139,11 +139,14 @@ def trace(model: torch.nn.Module, inputs: Sequence[Any], *, device_type: str = "
 
     torch._dynamo.reset()
     before = graph_breaks()
+    end: tuple[str, ...] = ()
     try:
         with naming(model):
             torch.compile(model, backend=collect, dynamic=False)(*inputs)
+    except NEEDS_DATA as error:
+        end = (f"nothing was looked at from {error} on, which needs data",)
     finally:
         torch._dynamo.reset()
-    breaks = (why for why, times in graph_breaks().items() if times > before.get(why, 0))
+    breaks = (*(why for why, times in graph_breaks().items() if times > before.get(why, 0)), *end)
     passed = {path for path, weight in model.named_parameters() if id(weight) in weights}
-    return Trace(records, frozenset(modules), frozenset(passed), tuple(breaks))
+    return Trace(records, frozenset(modules), frozenset(passed), breaks)

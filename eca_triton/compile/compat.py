@@ -10,7 +10,11 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -20,10 +24,15 @@ R = TypeVar("R")
 # Until torch 2.11 Inductor fuses two kernels only if their loops over a map have the same dims.
 EPILOGUES_IN_ANY_LOOPS = torch.__version__ >= TorchVersion("2.12")
 
+# What fake tensors raise where a program asks for data that they do not have.
+NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
+
 __all__ = [
     "EPILOGUES_IN_ANY_LOOPS",
+    "NEEDS_DATA",
     "CustomGraphPass",
     "as_passes",
+    "change_default",
     "epilogues_of_products",
     "generated_code",
     "graph_breaks",
@@ -111,6 +120,16 @@ def inductor_config() -> Any:
     import torch._inductor.config as config
 
     return config
+
+
+def change_default(name: str, change: Callable[[Any], Any]) -> None:
+    """Change what an option of Inductor's is in threads that have not set it; each has settings of its own.
+
+    Where a release keeps defaults in another place, they stay.
+    """
+    entry: Any = getattr(inductor_config(), "_config", {}).get(name)
+    if hasattr(entry, "default"):
+        entry.default = change(entry.default)
 
 
 def packs_bits() -> bool:

@@ -134,11 +134,16 @@ def _expression(size: Any) -> Any:
 
 
 def copy_of(graph: fx.Graph) -> fx.Graph:
-    """Copy a graph; nodes keep their names, also those that are words of Python's, such as "input"."""
+    """Copy a graph; nodes keep their names."""
     copied = copy.deepcopy(graph)
-    for node, original in zip(copied.nodes, graph.nodes, strict=True):
-        node.name = original.name
+    keep_names(copied, graph)
     return copied
+
+
+def keep_names(copied: fx.Graph, original: fx.Graph) -> None:
+    """Give a copy's nodes their names back: one of Python's, such as "input", has become another one."""
+    for node, theirs in zip(copied.nodes, original.nodes, strict=True):
+        node.name = theirs.name
 
 
 def execute(node: fx.Node, argument: Callable[[fx.Node], Any]) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from .chain import POST_GRAD_HOOK, PRE_GRAD_HOOK, Chain
-from .compat import as_passes, inductor_config
+from .compat import as_passes, change_default, inductor_config
 from .passes import CacheKeyPass, LoweringPass
 
 
@@ -18,15 +20,24 @@ def with_pass(hook: Any, ours: LoweringPass) -> Any:
 
 
 def without_pass(hook: Any) -> Any:
-    """The hook's value as it was before `with_pass`."""
+    """The hook's value without passes of ours, wherever they stand in it."""
+    if not isinstance(hook, (Chain, list, tuple)):
+        return None if isinstance(hook, LoweringPass) else hook
+    passes = hook.passes if isinstance(hook, Chain) else hook
+    others = [each for each in map(without_pass, passes) if each is not None]
+    if len(others) == len(passes) and all(map(operator.is_, others, passes)):
+        return hook
+    if isinstance(hook, Chain) and len(others) < 2:
+        return others[0] if others else None
+    return Chain(*others) if isinstance(hook, Chain) else others
+
+
+def our_pass(hook: Any) -> LoweringPass | None:
+    """The pass of ours in a hook's value, or None."""
     if isinstance(hook, LoweringPass):
-        return None
-    if isinstance(hook, Chain) and isinstance(hook.passes[-1], LoweringPass):
-        others = hook.passes[:-1]
-        return others[0] if len(others) == 1 else list(others)
-    if isinstance(hook, (list, tuple)):
-        return [each for each in hook if not isinstance(each, LoweringPass)]
-    return hook
+        return hook
+    passes = hook.passes if isinstance(hook, Chain) else hook if isinstance(hook, (list, tuple)) else ()
+    return next(filter(None, map(our_pass, passes)), None)
 
 
 @contextmanager
@@ -69,6 +80,7 @@ def inductor_options(
 def enable(*, force: bool = False, plan: str | None = None, strict: bool | None = None) -> None:
     """Let every later `torch.compile` with Inductor lower ECA sites, without a word in the user's code.
 
+    In all threads, whichever calls a model first; a thread that sets Inductor's hooks itself keeps its own.
     Arguments and errors are those of `inductor_options`.
 
     Example:
@@ -78,6 +90,9 @@ def enable(*, force: bool = False, plan: str | None = None, strict: bool | None 
     config = inductor_config()
     for hook, chained in inductor_options(force=force, plan=plan, strict=strict).items():
         setattr(config, hook, chained)
+        ours = our_pass(chained)
+        assert ours is not None
+        change_default(hook, functools.partial(with_pass, ours=ours))
 
 
 def disable() -> None:
@@ -85,20 +100,30 @@ def disable() -> None:
     config = inductor_config()
     for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK):
         setattr(config, hook, without_pass(getattr(config, hook)))
+        change_default(hook, without_pass)
 
 
 @contextmanager
 def enabled(*, force: bool = False, plan: str | None = None, strict: bool | None = None) -> Iterator[None]:
-    """`enable` inside a `with` block; compilation happens at a model's first call, so make that call inside.
+    """`enable` inside a `with` block, in its thread; make a model's first call, which compiles it, inside.
+
+    Passes that others install inside stay.
 
     Example:
         >>> with eca_triton.enabled():
         ...     torch.compile(model)(x)
     """
-    before = {hook: getattr(inductor_config(), hook) for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK)}
-    enable(force=force, plan=plan, strict=strict)
+    config = inductor_config()
+    ours = inductor_options(force=force, plan=plan, strict=strict)
+    inside = ours
     try:
-        yield
+        with config.patch(ours):
+            try:
+                yield
+            finally:
+                inside = {hook: getattr(config, hook) for hook in ours}
     finally:
-        for hook, passes in before.items():
-            setattr(inductor_config(), hook, passes)
+        for hook, passes in inside.items():
+            if passes is not ours[hook]:
+                before = our_pass(getattr(config, hook))
+                setattr(config, hook, with_pass(passes, before) if before else without_pass(passes))

@@ -15,14 +15,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..compile.where import naming
 from ..targets import TARGETS
 from .mocks import absent_gpu
 from .recorder import recording_kernels
 from .result import Comparison, Lowering
-from .stand_in import StandIn
+from .stand_in import ASSUMED, Fakes, StandIn
 
 Backend = Literal["inductor", "eca_triton"]
 
@@ -75,7 +74,7 @@ def lower(
 
     started = time.perf_counter()
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    fake_mode = FakeTensorMode()
+    fake_mode = Fakes()
     torch._dynamo.reset()
     try:
         with (
@@ -92,7 +91,7 @@ def lower(
                 compiled(*arguments)
     finally:
         torch._dynamo.reset()
-    return Lowering(tuple(kernels), time.perf_counter() - started)
+    return Lowering(tuple(kernels), time.perf_counter() - started, (ASSUMED,) * fake_mode.assumed)
 
 
 def compare(model: nn.Module, example_inputs: Tensor | tuple[Any, ...], **arguments: Any) -> Comparison:

@@ -65,10 +65,12 @@ class Lowering:
     Attributes:
         kernels: Launches in order.
         seconds: Time that the lowering took on this machine.
+        assumed: What was taken for granted about data that the program asked for.
     """
 
     kernels: tuple[Kernel, ...]
     seconds: float
+    assumed: tuple[str, ...] = ()
 
     @property
     def bytes_moved(self) -> int:

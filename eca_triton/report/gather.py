@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -64,20 +65,29 @@ def explain(
 
     subject = _subject(model, inputs, name or type(model).__name__, training, mode, chosen)
     options = choose_options(mode)
-    if chosen is None:
+
+    def sites_alone() -> Report:
         with inductor_config().patch(options):
             traced = look(model, inputs, training=training)
         missing = unmatched(unrecorded(lookalikes(model), traced.records), traced)
-        return Report(subject, tuple(traced.records), unmatched=missing, graph_breaks=traced.graph_breaks)
+        unlowered = replace(subject, target=None)
+        return Report(unlowered, tuple(traced.records), unmatched=missing, graph_breaks=traced.graph_breaks)
 
-    from ..compile.compat import graph_breaks
+    if chosen is None:
+        return sites_alone()
+
+    from ..compile.compat import NEEDS_DATA, graph_breaks
     from ..compile.hooks import stock_inductor
     from ..deviceless import compare, lower
 
     before = graph_breaks()
     with inductor_config().patch(options):
-        comparison = compare(model, inputs, target=chosen, training=training)
+        try:
+            comparison = compare(model, inputs, target=chosen, training=training)
+        except NEEDS_DATA:  # the rest of the network is not known
+            return sites_alone()
         breaks = tuple(why for why, times in graph_breaks().items() if times > before.get(why, 0))
+        breaks += comparison.lowered.assumed
         plain: Lowering | None = None
         no_plain, twin = "", None
         try:
@@ -110,17 +120,16 @@ def explain(
 
 def look(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Trace:
     """What Dynamo sees of a model as it would be on a GPU."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     from ..compile.backend import trace
-    from ..deviceless.stand_in import StandIn
+    from ..deviceless.stand_in import ASSUMED, Fakes, StandIn
 
     # As on a GPU, and unlike on the meta device, a convolution of channels-last maps makes such maps.
-    fakes = FakeTensorMode()
+    fakes = Fakes()
     stand_in = StandIn(fakes, torch.device("cpu"), dtype=None, channels_last=False)
     copy, arguments = stand_in.model(model).train(training), stand_in.inputs(inputs)
     with torch.set_grad_enabled(training), fakes:
-        return trace(copy, arguments, device_type="cuda")
+        traced = trace(copy, arguments, device_type="cuda")
+    return replace(traced, graph_breaks=(*traced.graph_breaks, *(ASSUMED,) * fakes.assumed))
 
 
 def choose_options(mode: str) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""The doors that set Inductor's hooks: for one thread or all, and beside the passes of others."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from spellings import SPELLINGS
+from torch import fx
+
+import eca_triton
+from eca_triton.compile.chain import POST_GRAD_HOOK, PRE_GRAD_HOOK, Chain
+from eca_triton.compile.compat import inductor_config
+from eca_triton.compile.hooks import our_pass, with_pass, without_pass
+from eca_triton.compile.passes import LoweringPass
+from eca_triton.compile.record import recording
+
+HOOKS = PRE_GRAD_HOOK, POST_GRAD_HOOK
+CONFIG = inductor_config()
+
+
+def theirs(graph: fx.Graph) -> None:
+    """Somebody else's pass."""
+
+
+def others(graph: fx.Graph) -> None:
+    """And another one's."""
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    eca_triton.disable()
+    assert [getattr(CONFIG, hook) for hook in HOOKS] == [None, None]
+
+
+def in_a_thread(function: Callable[[], Any]) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def ours() -> list[bool]:
+    """Whether a pass of ours is in each hook, as this thread sees them."""
+    return [our_pass(getattr(CONFIG, hook)) is not None for hook in HOOKS]
+
+
+def test_enable_and_disable_reach_every_thread() -> None:
+    eca_triton.enable()
+    assert ours() == in_a_thread(ours) == [True, True]
+    eca_triton.enable(plan="gate")  # takes the place of the first
+    assert in_a_thread(lambda: our_pass(getattr(CONFIG, PRE_GRAD_HOOK)).plan) == "gate"
+    eca_triton.disable()
+    assert ours() == in_a_thread(ours) == [False, False]
+
+
+def test_a_model_that_another_thread_calls_first_is_lowered() -> None:
+    spelling = SPELLINGS["official"]
+    network, x = spelling.build().eval(), spelling.example()
+    eca_triton.enable(force=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(network)
+
+    def call() -> tuple[torch.Tensor, list[bool]]:
+        with recording() as records, torch.no_grad():
+            return compiled(x), [record.lowered for record in records]
+
+    result, lowered = in_a_thread(call)
+    assert lowered == [True]
+    torch.testing.assert_close(result, network(x))
+
+
+def test_a_thread_may_disable_what_another_one_enabled() -> None:
+    eca_triton.enable()
+    in_a_thread(eca_triton.disable)
+    assert in_a_thread(ours) == [False, False]
+
+
+def test_enabled_is_for_its_block_and_its_thread() -> None:
+    with eca_triton.enabled():
+        assert ours() == [True, True]
+        assert in_a_thread(ours) == [False, False]
+    assert ours() == [False, False]
+
+
+def test_what_others_install_inside_enabled_stays() -> None:
+    with eca_triton.enabled():
+        CONFIG.pre_grad_custom_pass = Chain(theirs, CONFIG.pre_grad_custom_pass)
+    assert CONFIG.pre_grad_custom_pass is theirs
+    with eca_triton.enabled(plan="gate"), eca_triton.enabled(plan="block"):
+        assert our_pass(CONFIG.pre_grad_custom_pass).plan == "block"
+    assert CONFIG.pre_grad_custom_pass is theirs
+    CONFIG.pre_grad_custom_pass = None
+
+
+def fail_inside(plan: str) -> None:
+    with eca_triton.enabled(plan=plan):
+        CONFIG.pre_grad_custom_pass = Chain(CONFIG.pre_grad_custom_pass, theirs)
+        raise KeyError
+
+
+def test_enabled_inside_enable_gives_back_its_settings() -> None:
+    eca_triton.enable(plan="gate")
+    with pytest.raises(KeyError):
+        fail_inside("block")
+    assert CONFIG.pre_grad_custom_pass.passes[0] is theirs
+    assert our_pass(CONFIG.pre_grad_custom_pass).plan == "gate"
+    eca_triton.disable()
+    assert CONFIG.pre_grad_custom_pass is theirs
+    CONFIG.pre_grad_custom_pass = None
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda passes: Chain(*passes)], ids=["list", "tuple", "chain"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_our_pass_is_found_and_taken_out_wherever_it_is(kind: Callable, place: int) -> None:
+    passes = [theirs, others]
+    passes.insert(place, LoweringPass())
+    for hook in (kind(passes), kind([kind(passes)]), with_pass(kind(passes), LoweringPass())):
+        assert our_pass(hook) is not None
+        rest = without_pass(hook)
+        assert our_pass(rest) is None
+        flat = str(getattr(rest, "passes", rest)) + str(
+            [getattr(each, "passes", "") for each in _inside(rest)]
+        )
+        assert flat.index("theirs") < flat.index("others")
+        assert without_pass(rest) is rest
+
+
+def _inside(hook: Any) -> tuple[Any, ...]:
+    return tuple(getattr(hook, "passes", hook if isinstance(hook, (list, tuple)) else (hook,)))
