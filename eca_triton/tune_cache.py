@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from .tables import write_table
 from .tuning import store
-from .tuning.table import Table, by_gpu, serialize
+from .tuning.table import Table, by_gpu
 
 COLUMNS = ("GPU", "key", "kernel", "config", "us", "heuristic us", "faster")
 
@@ -68,7 +68,7 @@ def export(file: Path, out: TextIO) -> None:
         ValueError: the table is not one.
     """
     table = _load(store.user_table())
-    file.write_text(serialize(table), encoding="utf-8")
+    store.export(table, file)
     out.write(f"configs written to {file}: {len(table)}\n")
 
 

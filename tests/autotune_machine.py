@@ -9,12 +9,16 @@ import torch
 from tuned import H200
 
 from eca_triton import timing
-from eca_triton.autotune.examples import AnyCall
+from eca_triton.autotune.examples import AnyCall, Example
 from eca_triton.autotune.machine import Machine
+from eca_triton.autotune.search import Task, name_of, tasks_of
 from eca_triton.autotune.verify import _reference
+from eca_triton.ops.schema import ECA
 from eca_triton.reference_training import pack
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
+
+SHAPE = (2, 64, 8, 8)
 
 
 def by_reference(call: AnyCall, choice: Choice) -> None:
@@ -71,3 +75,20 @@ class Bench:
             call(0)
             call(sets - 1)
         return {name: [self.time_us(name)] * samples for name in calls}
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def plain(shape: tuple[int, ...] = SHAPE) -> Example:
+    return Example.of(ECA, (meta(*shape), meta(1, 1, 3)), {})
+
+
+def task(example: Example | None = None) -> Task:
+    (found,) = tasks_of({example or plain(): 3}, H200)
+    return found
+
+
+def faster(choice: Choice, time_us: float = 50.0):
+    return lambda name: time_us if name == name_of(choice) else 100.0

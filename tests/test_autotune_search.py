@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
 import pytest
 import torch
-from autotune_machine import H200, Bench, by_reference
+from autotune_machine import H200, SHAPE, Bench, by_reference, faster, meta, plain, task
 
 from eca_triton.autotune.examples import Example
-from eca_triton.autotune.progress import Lines, shown
-from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, Task, name_of, search, tasks_of
-from eca_triton.autotune.tune import tune
+from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, name_of, search, tasks_of
 from eca_triton.autotune.verify import disagreement
 from eca_triton.ops.schema import ECA, GATE
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
-from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
-from eca_triton.tuning.choice import Choice
-
-SHAPE = (2, 64, 8, 8)
-
-
-def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def plain(shape: tuple[int, ...] = SHAPE) -> Example:
-    return Example.of(ECA, (meta(*shape), meta(1, 1, 3)), {})
 
 
 def site(operator: object, activation: str, channels_last: bool) -> Example:
@@ -63,15 +46,6 @@ def gates(activation: str = "identity") -> Example:
     """Of a site whose map is rescaled elsewhere, with batch norm before."""
     vectors = [meta(SHAPE[1]) for _ in range(4)]
     return Example.of(GATE, [meta(*SHAPE), meta(1, 1, 3), None, *vectors], {"pre_activation": activation})
-
-
-def task(example: Example | None = None) -> Task:
-    (found,) = tasks_of({example or plain(): 3}, H200)
-    return found
-
-
-def faster(choice: Choice, time_us: float = 50.0):
-    return lambda name: time_us if name == name_of(choice) else 100.0
 
 
 def test_the_fastest_wins_by_samples_that_were_taken_in_turn() -> None:
@@ -257,46 +231,3 @@ def test_calls_of_one_key_are_one_task() -> None:
     big, same, other = (plain((n, *SHAPE[1:])) for n in (4, 5, 2048))
     tasks = tasks_of({big: 2, same: 1, other: 1}, H200)
     assert [(each.example, each.sites) for each in tasks] == [(big, 3), (other, 1)]
-
-
-def test_every_result_is_written_as_soon_as_it_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = tasks_of({plain(): 1, plain((2, 128, 8, 8)): 1}, H200)
-    path, tables = tmp_path / "tuned.json", []
-    winners = {name_of(candidates(each.problem)[1]) for each in (first, second)}
-    monkeypatch.setenv("TRITON_PRINT_AUTOTUNING", "1")
-
-    class Watching(Lines):
-        def begin(self, task: Task, number: int) -> None:
-            tables.append(store.load(path)[0] if path.exists() else {})
-            super().begin(task, number)
-
-    out, said = io.StringIO(), io.StringIO()
-    bench = Bench(lambda name: 50.0 if name in winners else 100.0)
-    outcomes, problem = tune([first, second], bench.machine(), Watching(2, said), out, path)
-    assert not problem
-    table, problems = store.load(path)
-    assert [set(each) for each in (*tables, table)] == [set(), {first.key}, {first.key, second.key}]
-    assert not problems
-    assert table[first.key].choice == outcomes[0].choice
-    assert (table[first.key].time_us, table[first.key].heuristic_us) == (50.0, 100.0)
-    assert f"best config selected: {name_of(outcomes[1].choice)};" in out.getvalue()
-    assert f"2/2 {second.key}" in said.getvalue()
-    assert "100.0 us by the heuristic -> 50.0 us (50.0% less)" in said.getvalue()
-
-
-def test_on_a_terminal_bars_show_the_best_time_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("rich", reason="bars are drawn by rich")
-    monkeypatch.setenv("COLUMNS", "300")
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    out = Terminal()
-    with shown(1, out) as progress:
-        outcomes, _ = tune([task()], Bench().machine(), progress, io.StringIO())
-    assert str(outcomes[0].task.key) in out.getvalue()
-    assert "best 100.0 us" in out.getvalue()
-    assert "100.0 us by the heuristic, which stays" in out.getvalue()

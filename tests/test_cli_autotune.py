@@ -24,6 +24,7 @@ from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.problem import Problem
+from eca_triton.tuning.table import parse
 
 ROOT = Path(__file__).resolve().parent
 NETWORK = f"""
@@ -166,6 +167,9 @@ def test_a_table_that_cannot_be_written_stops_no_search(
     assert out.getvalue().count("75.0% less") == len(tasks) == 2
     assert "keys written" not in out.getvalue()
     assert f"{path} could not be written" in caplog.text
+    unsaved, problems = parse(out.getvalue().partition("merged by tune-cache:\n")[2])
+    assert unsaved.keys() == {task.key for task in tasks}
+    assert not problems
 
 
 def test_a_heuristic_that_is_wrong_is_an_error(

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
-import stat
 from pathlib import Path
 
 import pytest
-from tuned import H200, entry, forward, key_of, table
+from tuned import H200, entry, forward, key_of, table, written
 
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.table import parse, serialize
+from eca_triton.tuning.table import serialize
 
 pytestmark = pytest.mark.usefixtures("table_folder")
 
 PROBLEM, OTHER = forward(128, 256, 3136), forward(128, 1024, 196)
 KEY = key_of(PROBLEM)
 TWO_PASS = Choice("two_pass", None)
-
-
-def written(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 # Where, and in which order.
@@ -43,6 +35,14 @@ def test_the_users_table_is_where_xdg_or_our_variable_says(monkeypatch: pytest.M
     for nothing in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", nothing)
         assert store.user_table() == Path("/home/ada/.cache/eca_triton/tuned.json")
+
+
+def test_without_a_home_the_table_is_in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ECA_TRITON_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert store.user_table().is_absolute()
+    assert str(os.getuid()) in store.user_table().parent.name
 
 
 def test_the_users_entries_count_more_than_shipped_ones(
@@ -159,55 +159,6 @@ def test_a_bad_entry_costs_one_warning_and_no_other_entry(caplog: pytest.LogCapt
     assert "has 2 entries that are ignored" in record.getMessage()
 
 
-# How it is written.
-
-
-def test_a_table_is_private_and_merged_with_what_is_there() -> None:
-    path = store.save(table(PROBLEM))
-    assert path == store.user_table()
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    store.save({KEY: entry(TWO_PASS)} | table(OTHER))
-    assert store.load(path)[0] == {KEY: entry(TWO_PASS)} | table(OTHER)
-
-
-def test_another_file_can_be_written_which_is_not_read(table_folder: Path) -> None:
-    path = store.save(table(PROBLEM), path=table_folder / "results" / "tuned.json")
-    assert parse(path.read_text()) == (table(PROBLEM), [])
-    assert store.lookup(KEY) is None
-
-
-def test_a_table_that_cannot_be_merged_is_put_aside(caplog: pytest.LogCaptureFixture) -> None:
-    path = written(store.user_table(), "precious")
-    store.save(table(PROBLEM))
-    assert store.load(path)[0] == table(PROBLEM)
-    assert path.with_name("tuned.json.unreadable").read_text() == "precious"
-    assert "not all of" in caplog.text
-
-
-def test_a_table_with_entries_of_another_version_is_kept_beside_the_new_one_and_none_replaces_another(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    document = json.loads(serialize(table(PROBLEM)))
-    document["gpus"][H200.name] |= {"of tomorrow": {}}
-    path = written(store.user_table(), json.dumps(document))
-    store.save(table(OTHER))
-    assert store.load(path) == (table(PROBLEM) | table(OTHER), [])
-    assert json.loads(path.with_name("tuned.json.unreadable").read_text()) == document
-    assert "not a key: 'of tomorrow'" in caplog.text
-    written(path, "precious")
-    store.save(table(OTHER))
-    assert path.with_name("tuned.json.unreadable-2").read_text() == "precious"
-
-
-def test_a_table_that_may_not_be_written_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = store.save(table(PROBLEM))
-    monkeypatch.setattr(os, "access", lambda file, how: how != os.W_OK)  # root may write everything
-    with pytest.raises(PermissionError):
-        store.save(table(OTHER))
-    assert store.load(path)[0] == table(PROBLEM)
-
-
 def test_a_problem_is_told_once_however_often_tables_are_read(caplog: pytest.LogCaptureFixture) -> None:
     path = written(store.user_table(), "nonsense")
     for _ in range(3):
@@ -217,58 +168,3 @@ def test_a_problem_is_told_once_however_often_tables_are_read(caplog: pytest.Log
     path.write_text("[]")
     assert store.lookup(KEY) is None
     assert len(caplog.records) == 2
-
-
-def test_without_a_home_the_table_is_in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ECA_TRITON_CACHE_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert store.user_table().is_absolute()
-    assert str(os.getuid()) in store.user_table().parent.name
-
-
-def test_a_disk_that_is_full_leaves_the_table_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    path = store.save(table(PROBLEM))
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        store.save(table(OTHER))
-    assert store.load(path)[0] == table(PROBLEM)
-    assert sorted(each.name for each in path.parent.iterdir()) == [".tuned.json.lock", "tuned.json"]
-
-
-def test_a_lock_that_is_held_is_waited_for_but_not_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.05)
-    path = store.save(table(PROBLEM))
-    with store._locked(path), pytest.raises(OSError, match="lock"):
-        store.save(table(OTHER))
-    store.save(table(OTHER))
-
-
-def _save(batches: range) -> None:
-    for channels in batches:
-        store.save(table(forward(128, 8 * channels, 3136)))
-
-
-def test_processes_that_write_at_once_lose_nothing() -> None:
-    context = multiprocessing.get_context("fork")  # which starts at once
-    writers = [context.Process(target=_save, args=(range(10 * i + 1, 10 * i + 6),)) for i in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0] * 4
-    assert len(store.load(store.user_table())[0]) == 20
-
-
-def test_clear_deletes_the_table_also_a_broken_one() -> None:
-    assert not store.clear()
-    store.save(table(PROBLEM))
-    assert store.lookup(KEY) is not None
-    assert store.clear()
-    assert store.lookup(KEY) is None
-    written(store.user_table(), "nonsense")
-    assert store.clear()
-    assert not store.user_table().exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from eca_triton.tuning.choice import Choice
@@ -69,3 +70,10 @@ def changed(choice: Choice, **fields: Any) -> Choice:
     if "block_halo_hw" not in fields and hasattr(config, "tile"):
         return replace(choice, config=replace(config, tile=replace(config.tile, **fields)))
     return replace(choice, config=replace(config, **fields))
+
+
+def written(path: Path, text: str) -> Path:
+    """The file, with this text, in a folder that need not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path

@@ -13,6 +13,7 @@ from ..tables import write_table
 from ..targets import TARGETS
 from ..tuning.config import Device
 from ..tuning.store import mode, user_table
+from ..tuning.table import serialize
 from .machine import Machine, this_machine
 from .progress import shown, summary
 from .search import Outcome, name_of, tasks_of
@@ -68,19 +69,20 @@ def measure(
         out.write(f"{NOTHING_TO_TUNE}\n")
         return 0
     with shown(len(tasks), err) as progress:
-        outcomes, unwritten = tune(tasks, machine, progress, err, path)
+        outcomes, unsaved, problem = tune(tasks, machine, progress, err, path)
     _write_outcomes(outcomes, out)
-    faster = sum(outcome.entry is not None for outcome in outcomes)
-    if unwritten:
-        log.error("%s could not be written: %s", path or user_table(), unwritten)
-    else:
-        out.write(f"\n{faster} of {len(outcomes)} keys written to {path or user_table()}\n")
+    saved = sum(outcome.entry is not None for outcome in outcomes) - len(unsaved)
+    if saved or not unsaved:
+        out.write(f"\n{saved} of {len(outcomes)} keys written to {path or user_table()}\n")
+    if unsaved:
+        log.error("%s could not be written: %s", path or user_table(), problem)
+        out.write(f"\nnot saved; in a file, this can be merged by tune-cache:\n{serialize(unsaved)}")
     if path is None and mode() != "user":
         out.write(f"note: ECA_TRITON_TUNED={mode()}: the user's table is not read\n")
     problems = [outcome for outcome in outcomes if outcome.problem]
     for outcome in problems:
         log.error("%s: the heuristic's choice fails: %s", outcome.task.key, outcome.problem)
-    return 1 if problems or unwritten else 0
+    return 1 if problems or unsaved else 0
 
 
 def _write_sites(sites: Sites, out: TextIO) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from ..tuning.store import save
+from ..tuning.table import Table
 from .machine import Machine
 from .progress import Progress
 from .search import Outcome, Task, name_of, search
 
+log = logging.getLogger("eca_triton")
+
 
 def tune(
     tasks: Sequence[Task], machine: Machine, progress: Progress, out: TextIO, path: Path | None = None
-) -> tuple[list[Outcome], str]:
+) -> tuple[list[Outcome], Table, str]:
     """Search and write, key by key: what is interrupted keeps the keys that are done.
 
-    A table that cannot be written stops nothing: what was found can still be shown.
+    Nothing that goes wrong in writing stops the search: the entry is told, and tried again with the next key.
 
     Args:
         tasks: As `tasks_of` makes them for this machine.
@@ -27,24 +31,30 @@ def tune(
         path: Of the table; None: the user's, which later calls of this process go by, too.
 
     Returns:
-        tuple: what was found, and why it could not all be written, or "".
+        tuple: what was found, what of it could not be written in the end, and why, or "".
     """
     import triton
 
-    outcomes, problem = [], ""
+    outcomes: list[Outcome] = []
+    unsaved: Table = {}
+    problem = ""
     for task in tasks:
         progress.begin(task, len(task.choices))
         outcome = search(task, machine, progress.tried)
-        try:
-            if outcome.entry is not None:
-                save({task.key: outcome.entry}, path=path)
-        except OSError as error:
-            problem = problem or str(error)
+        if outcome.entry is not None:
+            unsaved[task.key] = outcome.entry
+        if unsaved:
+            try:
+                save(unsaved, path=path)
+                unsaved, problem = {}, ""
+            except Exception as error:  # whatever a disk, a lock or what was in the table may raise
+                problem = str(error) or type(error).__name__
+                log.warning("not saved yet: %s (%s)", ", ".join(map(str, unsaved)), problem)
         progress.end(outcome)
         if triton.knobs.autotuning.print and outcome.choice is not None:
             out.write(_as_triton_prints(outcome))
         outcomes.append(outcome)
-    return outcomes, problem
+    return outcomes, unsaved, problem
 
 
 def _as_triton_prints(outcome: Outcome) -> str:

@@ -6,19 +6,17 @@ middle of a run changes its config because a file did. `save` and `reload` are t
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import stat
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from . import files
 from .choice import Choice
 from .key import Key
 from .problem import Problem
@@ -29,7 +27,6 @@ log = logging.getLogger("eca_triton")
 MODES = ("user", "shipped", "off")
 SHIPPED = Path(__file__).parent / "tables"
 MAX_BYTES = 16 << 20  # of a table: thousands of networks
-LOCK_SECONDS = 30.0  # others hold it for one write
 
 VARIABLES = ("ECA_TRITON_TUNED", "ECA_TRITON_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
 
@@ -116,11 +113,11 @@ def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
 def save(entries: Mapping[Key, Entry], *, path: Path | None = None) -> Path:
     """Merge entries into a table, by default the user's; in force for every later call of this process.
 
-    Under a lock, by a new file that takes the old one's place: readers and a crash see either, whole.
+    What the table has and this version does not understand is kept in a file beside it.
 
     Args:
         entries: Take the place of those that the table has for the same keys.
-        path: Of another table.
+        path: Of another table; where it is a symbolic link, the file that it leads to is written.
 
     Returns:
         Path: where they were written.
@@ -130,12 +127,28 @@ def save(entries: Mapping[Key, Entry], *, path: Path | None = None) -> Path:
     """
     path = user_table() if path is None else path
     path.parent.mkdir(mode=0o700 if path == user_table() else 0o777, parents=True, exist_ok=True)
-    with _locked(path):
-        if path.exists() and not os.access(path, os.W_OK):  # a new file would take its place all the same
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        _replace(path, serialize(_kept(path) | dict(entries)))
+    file = files.target(path)
+    with files.locked(file):
+        known, problem = _known(file)
+        aside = files.replace(file, serialize(known | dict(entries)), keep_old=bool(problem))
+    if aside is not None:
+        log.warning("not all of %s could be merged (%s): as it was, it is now %s", path, problem, aside)
     reload()
     return path
+
+
+def export(table: Table, path: Path) -> None:
+    """Write a table to a file, in place of what is there.
+
+    Raises:
+        OSError: the file cannot be written, or another process holds its lock for long.
+    """
+    if path.exists() and not path.is_file():  # a terminal or a pipe has nothing to lose
+        path.write_text(serialize(table), encoding="utf-8")
+        return
+    file = files.target(path)
+    with files.locked(file):
+        files.replace(file, serialize(table), mode=0o666)
 
 
 def reload() -> None:
@@ -146,15 +159,15 @@ def reload() -> None:
 
 
 def clear() -> bool:
-    """Delete the user's table, also one that cannot be read; whether there was one.
+    """Delete the user's table, also one that cannot be read; whether there was one. Of a link only itself.
 
     Raises:
         OSError: it cannot be deleted, or another process holds its lock for long.
     """
     path = user_table()
-    if not path.exists():
+    if not os.path.lexists(path):
         return False
-    with _locked(path):
+    with files.locked(path):
         path.unlink(missing_ok=True)
     reload()
     return True
@@ -221,42 +234,15 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for whoever writes to it
 
 
-def _locked(path: Path) -> AbstractContextManager[object]:
-    import filelock  # comes with torch
-
-    return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS, mode=0o600)
-
-
-def _kept(path: Path) -> Table:
-    """What a table holds before it is written; what cannot be understood is put aside with it, not lost."""
+def _known(path: Path) -> tuple[Table, str]:
+    """What a table holds before it is written, and the first thing in it that cannot be merged, or ""."""
     try:
         table, problems = load(path)
     except FileNotFoundError:
-        return {}
+        return {}, ""
     except ValueError as error:
-        table, problems = {}, [str(error)]
-    if problems:
-        aside = path.with_name(f"{path.name}.unreadable")
-        for number in count(2):
-            if not aside.exists():
-                break
-            aside = path.with_name(f"{path.name}.unreadable-{number}")
-        os.replace(path, aside)
-        log.warning("not all of %s could be merged (%s): it is now %s", path, problems[0], aside)
-    return table
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        return {}, str(error) or "not a table"
+    return table, problems[0] if problems else ""
 
 
 def _tell() -> None:
