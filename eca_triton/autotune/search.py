@@ -19,7 +19,7 @@ from ..tuning.choice import Choice
 from ..tuning.config import Device
 from ..tuning.key import Key
 from ..tuning.problem import EcaProblem, Problem
-from ..tuning.table import Entry, integers
+from ..tuning.table import Entry
 from .examples import AnyCall, Example
 from .machine import Machine, problems_of
 from .verify import disagreement
@@ -172,7 +172,7 @@ def search(task: Task, machine: Machine, watch: Watch = lambda choice, time_us, 
 
 def name_of(choice: Choice) -> str:
     """A choice in one line, as triton.autotune prints its configs."""
-    numbers = (f"{name}: {value}" for name, value in integers(choice).items())
+    numbers = (f"{name}: {value}" for name, value in choice.integers().items())
     return ", ".join([choice.kernel, *numbers])
 
 

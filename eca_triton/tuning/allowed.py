@@ -24,12 +24,53 @@ MAX_STAGES = 8  # of which the loop's head is a copy each
 MAX_PROGRAMS = 2**31 - 1  # of a launch along one axis
 MAX_BEHIND = 2**16  # positions, of which the index of one behind the last still fits into int32
 MAX_ELEMENTS = 2**20  # of a tensor in a kernel, by Triton
+LEAST_WARP = 32  # threads
+
+_FLAGS = {"windowed", "packed"}
+_COUNTS = {
+    "chunks": (1, MAX_BLOCKS),
+    "steps": (1, MAX_BLOCKS),
+    "halo_steps": (1, MAX_BLOCKS),
+    "lag": (1, lagged.MAX_INDEX),
+    "max_registers": MAX_REGISTERS,
+    "num_stages": (1, MAX_STAGES),
+}
+"""Fields that may hold any number in a range; all others, flags aside, hold powers of two."""
+_MOST: dict[str, int] = {
+    "num_warps": MAX_THREADS // LEAST_WARP,
+    "splits": MAX_SPLITS,
+    **dict.fromkeys(("vec", "vec_c", "vec_hw", "window"), VECTOR_BYTES),
+}
+_LEAST: dict[tuple[str, str], int] = {
+    ("tile", "block_tail"): 0,
+    ("tile_channels_last", "block_c"): tile_channels_last.HALO,
+    **{("product", name): product.LEAST for name in ("block_hw", "block_c", "block_i")},
+    **{(each, "block"): LEAST_FLAT for each in FLAT},
+}
+
+
+def impossible(choice: Choice) -> str:
+    """Say what in a choice's config lets no kernel run, whatever the map; "" if nothing does."""
+    values = choice.integers()
+    for name in sorted(values.keys() - _FLAGS):
+        power = name not in _COUNTS
+        least, most = _COUNTS.get(name) or (
+            _LEAST.get((choice.kernel, name), 1),
+            _MOST.get(name, MAX_ELEMENTS),
+        )
+        value = values[name]
+        if not least <= value <= most or (power and value & (value - 1)):
+            kind = "a power of two" if power else "an integer"
+            return f"{name} must be {kind} from {least} to {most}, got {value}"
+    if values.get("block_c", 1) * values.get("block_hw", 1) > SHARE_BYTES * MAX_THREADS:
+        return f"block_c * block_hw must be at most {SHARE_BYTES * MAX_THREADS}"
+    return ""
 
 
 def allowed(problem: Problem, choice: Choice) -> bool:
     """Whether a choice computes the problem."""
     rule = _RULES[problem.kind].get(choice.kernel)
-    if rule is None or (choice.config is None) != (choice.kernel == "two_pass"):
+    if rule is None or (choice.config is None) != (choice.kernel == "two_pass") or impossible(choice):
         return False
     return rule(problem, choice.config)
 
@@ -41,12 +82,9 @@ def _tile(problem: EcaProblem, config: Any) -> bool:
     return (
         layout.contiguous
         and layout.c * layout.hw <= tile.MAX_INDEX
-        and _powers_of_2(config.block_c, config.block_hw, config.vec, config.num_warps)
-        and (config.block_tail == 0 or _powers_of_2(config.block_tail))
         and _vectors_fit(problem, config.vec, config.windowed)
         and config.block_c * layout.hw % config.vec == 0  # no vector is shared by two programs
         and config.block_hw % config.vec == config.block_tail % config.vec == 0
-        and 1 <= config.chunks <= MAX_BLOCKS
         and span <= columns < span + max(config.block_hw, config.block_tail)
         and config.block_c <= max(config.vec, power_of_2(layout.c))
         and min(halo, layout.c - config.block_c) <= tile.MAX_HALO * config.block_c
@@ -58,7 +96,7 @@ def _tile(problem: EcaProblem, config: Any) -> bool:
 
 def _tile_backward(problem: EcaProblem, config: Any) -> bool:
     layout, block = problem.layout, config.block_halo_hw
-    if not (_powers_of_2(block) and block % config.tile.vec == 0 and _tile(problem, config.tile)):
+    if not (block % config.tile.vec == 0 and _tile(problem, config.tile)):
         return False
     columns = config.tile.chunks * config.tile.block_hw + config.tile.block_tail
     # The halo's loop has no mask where blocks end with the row: then there may be no block after it, unless
@@ -76,10 +114,9 @@ def _tile_channels_last(problem: EcaProblem, config: Any) -> bool:
         and layout.c % tile_channels_last.HALO == 0
         and layout.c * layout.hw < tile_channels_last.MAX_INDEX
         and problem.taps // 2 <= tile_channels_last.HALO
-        and _powers_of_2(config.block_c, config.block_hw, config.block_halo, config.num_warps)
-        and tile_channels_last.HALO <= config.block_c <= power_of_2(layout.c)
-        and config.steps == -(-layout.hw // config.block_hw) <= MAX_BLOCKS
-        and config.halo_steps == -(-layout.hw // config.block_halo) <= MAX_BLOCKS
+        and config.block_c <= power_of_2(layout.c)
+        and config.steps == -(-layout.hw // config.block_hw)
+        and config.halo_steps == -(-layout.hw // config.block_halo)
         and _share_fits(problem, config.block_c * config.block_hw * config.steps * itemsize, config.num_warps)
     )
 
@@ -89,8 +126,6 @@ def _lagged(problem: EcaProblem, config: Any) -> bool:
     itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
     vector = VECTOR_BYTES // itemsize
     if problem.device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
-        return False
-    if not _powers_of_2(config.block_c, config.block_hw, config.block_p, config.block_g, config.num_warps):
         return False
     channels_last = layout.vector(1, vector) == vector
     if (config.vec_c, config.vec_hw) != ((vector, 1) if channels_last else (1, vector)):
@@ -108,7 +143,7 @@ def _lagged(problem: EcaProblem, config: Any) -> bool:
         and tiles <= config.lag  # else programs wait in vain
         and layout.n * tiles + config.lag <= lagged.MAX_INDEX
         and config.block_p * config.block_g <= 64 * threads
-        and MAX_REGISTERS[0] <= config.max_registers <= min(MAX_REGISTERS[1], product.REGISTERS // threads)
+        and config.max_registers <= product.REGISTERS // threads
         and _share_fits(problem, config.block_c * config.block_hw * itemsize, config.num_warps)
     )
 
@@ -118,11 +153,9 @@ def _product(problem: ProductProblem, config: Any) -> bool:
     blocks = (config.block_hw, layout.hw), (config.block_c, layout.c), (config.block_i, problem.reduced)
     return (
         layout.dense_channels_last
-        and _powers_of_2(config.block_hw, config.block_c, config.block_i, config.num_warps)
-        and all(product.LEAST <= block <= max(product.LEAST, power_of_2(size)) for block, size in blocks)
+        and all(block <= max(product.LEAST, power_of_2(size)) for block, size in blocks)
         and threads <= MAX_THREADS
         and config.block_hw * config.block_c <= product.most_sums(threads) * threads
-        and 1 <= config.num_stages <= MAX_STAGES
         and config.shared_bytes(problem.kept_itemsize) <= problem.device.shared_bytes
         and layout.n * config.tiles(layout) <= MAX_PROGRAMS
     )
@@ -137,11 +170,9 @@ def _tiled(problem: PassProblem, config: Any) -> bool:
     span = layout.hw + config.window - 1
     sums = 2 if problem.step == "moments" else 1  # in fp32, of every element of a tile
     return (
-        _powers_of_2(config.block_c, config.block_hw, config.splits, config.num_warps)
-        and _powers_of_2(config.vec_c, config.vec_hw, config.window)
-        and config.block_c <= power_of_2(layout.c)
+        config.block_c <= power_of_2(layout.c)
         and config.block_hw <= power_of_2(span)
-        and config.splits <= min(MAX_SPLITS, -(-span // config.block_hw))
+        and config.splits <= -(-span // config.block_hw)
         and config.splits * config.block_hw <= MAX_BEHIND
         and config.block_c * power_of_2(problem.taps + 1) <= MAX_ELEMENTS
         and max(config.vec_c, config.vec_hw, config.window) * problem.itemsize <= VECTOR_BYTES
@@ -168,8 +199,7 @@ def _flat(problem: PassProblem, config: Any) -> bool:
     layout = problem.layout
     return (
         (layout.contiguous or layout.dense_channels_last)
-        and _powers_of_2(config.block, config.num_warps)
-        and LEAST_FLAT <= config.block <= max(LEAST_FLAT, power_of_2(_image(layout)))
+        and config.block <= max(LEAST_FLAT, power_of_2(_image(layout)))
         and _share_fits(problem, 4 * config.block, config.num_warps)
         and layout.n * config.tiles(layout) <= MAX_PROGRAMS
     )
@@ -191,10 +221,6 @@ def _image(layout: Layout) -> int:
 def _share_fits(problem: Problem, tile_bytes: int, num_warps: int) -> bool:
     threads = num_warps * problem.device.warp_size
     return threads <= MAX_THREADS and tile_bytes <= SHARE_BYTES * threads
-
-
-def _powers_of_2(*sizes: int) -> bool:
-    return all(size >= 1 and size & (size - 1) == 0 for size in sizes)
 
 
 _EITHER_WAY = {"tile_channels_last": _tile_channels_last, "lagged": _lagged, "two_pass": _two_pass}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from .config import Config, Device, FlatConfig, Pass
 from .lagged import LaggedConfig, lagged_config
@@ -15,6 +15,7 @@ from .tile_backward import TileBackwardConfig, tile_backward_config
 from .tile_channels_last import TileChannelsLastConfig, tile_channels_last_config
 from .tile_channels_last_backward import tile_channels_last_backward_config
 
+FIXED = {"patience"}  # bounds how long a program waits, and is never reached: nothing to tune
 STARVED_BYTES = 16 << 10  # an SM by itself streams about 30 bytes per ns: longer than a launch takes
 
 
@@ -43,6 +44,14 @@ class Choice:
 
     kernel: Kernel
     config: AnyConfig | None
+
+    def integers(self) -> dict[str, int]:
+        """Return what can be tuned of the config as plain integers by name; nothing for "two_pass"."""
+        if self.config is None:
+            return {}
+        flat: dict[str, Any] = asdict(self.config)
+        flat |= flat.pop("tile", {})
+        return {name: int(value) for name, value in flat.items() if name not in FIXED}
 
 
 def choose(

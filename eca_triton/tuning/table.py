@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from typing import Any
 
-from .choice import AnyConfig, Choice
+from .allowed import impossible
+from .choice import FIXED, AnyConfig, Choice
 from .config import FLAT, TILED, Config, FlatConfig
 from .key import Key
 from .lagged import LaggedConfig
@@ -38,8 +40,7 @@ CONFIGS: dict[str, dict[str, type[AnyConfig] | None]] = {
     **{each: {each: FlatConfig} for each in FLAT},
 }
 """The class of each kernel's config, by kind of problem."""
-# Bounds how long a program waits, and is never reached: nothing to tune.
-_FIXED = {"patience"}
+MAX_DIGITS = 20  # of an integer; with more it is as good as infinite
 _VERSION = re.compile(r"[\w.+-]{1,64}", re.ASCII)
 
 
@@ -83,13 +84,13 @@ def parse(text: str) -> tuple[Table, list[str]]:
         ValueError: the text is not a table, or one of another schema.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("gpus"), dict):
         raise ValueError("not a table of tuned configs")
     if document.get("schema") != SCHEMA or isinstance(document["schema"], bool):
-        raise ValueError(f"schema must be {SCHEMA}, got {str(document.get('schema'))[:50]!r}")
+        raise ValueError(f"schema must be {SCHEMA}, got {reprlib.repr(document.get('schema'))}")
     table: Table = {}
     problems: list[str] = []
     for gpu, entries in document["gpus"].items():
@@ -102,6 +103,8 @@ def parse(text: str) -> tuple[Table, list[str]]:
                 table[key] = _entry(key, value)
             except ValueError as error:
                 problems.append(str(error))
+            except Exception as error:  # whatever a file holds, one bad entry is one problem
+                problems.append(f"{text_of_key[:200]!r}: {type(error).__name__}: {error}")
     return table, problems
 
 
@@ -124,7 +127,7 @@ def by_gpu(table: Mapping[Key, Entry]) -> dict[str, dict[str, dict[str, Any]]]:
     for key, entry in sorted(table.items(), key=lambda item: (item[0].gpu, str(item[0]))):
         gpus.setdefault(key.gpu, {})[str(key)] = {
             "kernel": entry.choice.kernel,
-            "config": integers(entry.choice),
+            "config": entry.choice.integers(),
             "time_us": entry.time_us,
             "heuristic_us": entry.heuristic_us,
             "versions": dict(entry.versions),
@@ -132,40 +135,39 @@ def by_gpu(table: Mapping[Key, Entry]) -> dict[str, dict[str, dict[str, Any]]]:
     return gpus
 
 
-def integers(choice: Choice) -> dict[str, int]:
-    """A choice's config as plain integers by name; none for two passes."""
-    if choice.config is None:
-        return {}
-    flat: dict[str, Any] = asdict(choice.config)
-    flat |= flat.pop("tile", {})
-    return {name: int(value) for name, value in flat.items() if name not in _FIXED}
-
-
 def choice_of(kind: str, kernel: object, config: object) -> Choice:
     """The choice, for a kind of problem, whose kernel and `integers` these are.
 
     Raises:
-        ValueError: there is no such kernel, or its config has other names or values.
+        ValueError: there is no such kernel, or its config has other names, or values that it cannot run with.
     """
     of_kernel = CONFIGS[kind]
     if not isinstance(kernel, str) or kernel not in of_kernel:
-        raise ValueError(f"kernel must be one of {', '.join(of_kernel)}, got {str(kernel)[:50]!r}")
+        raise ValueError(f"kernel must be one of {', '.join(of_kernel)}, got {reprlib.repr(kernel)}")
     made_of = of_kernel[kernel]
     if not isinstance(config, dict):
-        raise ValueError(f"config must be an object, got {str(config)[:50]!r}")
+        raise ValueError(f"config must be an object, got {reprlib.repr(config)}")
     expected = set() if made_of is None else _names(made_of)
     if set(config) != expected:
         raise ValueError(f"config of {kernel} must have {sorted(expected)}, got {str(sorted(config))[:200]}")
-    if not all(type(value) is int and 0 <= value <= MAX_INTEGER for value in config.values()):
-        raise ValueError(f"config must hold integers from 0 to {MAX_INTEGER}, got {str(config)[:200]}")
+    for name, value in config.items():
+        if type(value) is not int or not 0 <= value <= MAX_INTEGER:
+            raise ValueError(f"{name} must be an integer from 0 to {MAX_INTEGER}, got {reprlib.repr(value)}")
     made: Any = None if made_of is None else _config(made_of, config)
-    return Choice(kernel, made)  # type: ignore[arg-type]
+    choice = Choice(kernel, made)  # type: ignore[arg-type]
+    if problem := impossible(choice):
+        raise ValueError(problem)
+    return choice
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_DIGITS else math.inf
 
 
 def _names(made_of: Any) -> set[str]:
     if made_of is TileBackwardConfig:
         return _names(TileConfig) | {"block_halo_hw"}
-    return {each.name for each in fields(made_of)} - _FIXED
+    return {each.name for each in fields(made_of)} - FIXED
 
 
 def _config(made_of: Any, values: dict[str, int]) -> Any:
@@ -186,12 +188,12 @@ def _entry(key: Key, value: object) -> Entry:
         raise ValueError(f"{key}: an entry must have {sorted(expected)}")
     times = value["time_us"], value["heuristic_us"]
     if not all(type(time) in (int, float) and math.isfinite(time) and time > 0 for time in times):
-        raise ValueError(f"{key}: times must be positive numbers, got {str(times)[:100]}")
+        raise ValueError(f"{key}: times must be positive numbers, got {reprlib.repr(times)}")
     of_packages = value["versions"]
     if not isinstance(of_packages, dict) or not all(
         isinstance(each, str) and _VERSION.fullmatch(each) for item in of_packages.items() for each in item
     ):
-        raise ValueError(f"{key}: versions must be texts by package, got {str(of_packages)[:100]}")
+        raise ValueError(f"{key}: versions must be texts by package, got {reprlib.repr(of_packages)}")
     try:
         choice = choice_of(key.kernel, value["kernel"], value["config"])
     except ValueError as error:
