@@ -1,7 +1,7 @@
 """Command line: `python -m eca_triton explain MODEL`, `doctor`, `autotune MODEL` and `tune-cache ACTION`.
 
-Exit codes: 0 fine; 1 the model could not be compiled, `doctor` found a problem, or a table could not be
-read or written; 2 bad arguments, or a file that is not a table;
+Exit codes: 0 fine; 1 the model could not be compiled or ended the program, `doctor` found a problem, or a
+table could not be read or written; 2 bad arguments, or a file that is not a table;
 3 `explain --diff` found a site that is not lowered any more, or more bytes;
 4 `autotune` has no GPU to measure on.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # whatever libraries print: stdout holds the answer alone
-        code: int = options.run(options, out)
+        try:
+            code: int = options.run(options, out)
+        except SystemExit as end:
+            return _complain(1, f"the model's code ended the program before there was an answer: {end!r}")
     return code
 
 
@@ -265,4 +269,6 @@ def _complain(code: int, message: str) -> int:
 
 
 if __name__ == "__main__":
+    if sys.path[0] == os.getcwd():  # `python -m` puts it there, where its files would hide libraries' modules
+        sys.path.append(sys.path.pop(0))
     sys.exit(main())

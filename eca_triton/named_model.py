@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +135,50 @@ def _own_model(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
 
 def _run_file(path: Path) -> Any:
     """The file as a module; its own directory can be imported from, as when Python runs it."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    path = path.resolve()
+    sys.path.insert(0, str(path.parent))
+    sys.meta_path.insert(0, _Unshadowed(path))
+    name = _free_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModelNotFoundError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _free_name(path: Path) -> str:
+    """Name the module of a file: by its stem, unless another module is called so, imported yet or not."""
+    name = re.sub(r"\W", "_", path.stem)
+    while name in sys.stdlib_module_names or _is_taken(name, path):
+        name = f"_{name}"
+    return name
+
+
+def _is_taken(name: str, path: Path) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # it is loaded, and from nowhere
+        return True
+    return spec is not None and spec.origin != str(path)
+
+
+class _Unshadowed(MetaPathFinder):
+    """Finds the standard library, and what is called like a user's file, where users' files are not.
+
+    Libraries import such modules at any time. All others are found as when Python runs the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The module, if it is such a one."""
+        if path is not None or name not in {self.path.stem, *sys.stdlib_module_names}:
+            return None
+        users = {self.path.parent, Path.cwd()}
+        return PathFinder.find_spec(name, [each for each in sys.path if Path(each).resolve() not in users])
 
 
 def _channels_last(x: Tensor) -> Tensor:
