@@ -16,6 +16,11 @@ from . import ops as ops  # registers torch.ops.eca_triton.*
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from eca_triton import compile as compile
+    from eca_triton import deviceless as deviceless
+    from eca_triton import models as models
+    from eca_triton import report as report
+    from eca_triton import tuning as tuning
     from eca_triton.compile.hooks import disable, enable, enabled, inductor_options
     from eca_triton.compile.reasons import NotLoweredError
     from eca_triton.decompositions import decomposition_table
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from eca_triton.module import ECA, ECABlock
     from eca_triton.report import assert_lowered, explain
 
+_PACKAGES = {"compile", "deviceless", "models", "report", "tuning"}
 _HOME_OF = {
     "BatchNormParameters": "eca_triton.functional",
     "ECA": "eca_triton.module",
@@ -67,7 +73,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its home on first use."""
+    """Import a public name from its home, or a package, on first use."""
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_HOME_OF[name]), name)

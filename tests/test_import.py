@@ -98,6 +98,20 @@ def test_public_names_are_all_there_and_no_others() -> None:
         eca_triton.nonsense  # noqa: B018 (the access itself is what is tested)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["compile", "deviceless.compare", "models.create", "report.explain", "tuning.store.reload"],
+)
+def test_a_package_is_there_without_an_import_of_its_own_and_not_before_it_is_used(name: str) -> None:
+    package = name.split(".")[0]
+    code = f"""
+        import sys, eca_triton
+        loaded = {package!r} != "tuning" and "eca_triton.{package}" in sys.modules
+        print(loaded, eca_triton.{name}.__name__)
+        """
+    assert run(code) == f"False {'eca_triton.compile' if name == 'compile' else name.split('.')[-1]}"
+
+
 @pytest.mark.parametrize("first", ["eca_triton", "torch._dynamo"])
 def test_torch_compile_finds_the_backend_by_name(first: str) -> None:
     second = {"eca_triton": "torch._dynamo", "torch._dynamo": "eca_triton"}[first]
@@ -154,7 +168,10 @@ ALLOWED = {
     },
     "report": {"compile", "deviceless", "tables", "targets", "__init__"},
     "__main__": {"autotune", "doctor", "named_model", "report", "targets", "tune_cache"},
-    "__init__": {"compile", "decompositions", "export", "functional", "module", "ops", "report"},
+    "__init__": {
+        "compile", "decompositions", "deviceless", "export", "functional", "models", "module", "ops", "report",
+        "tuning",
+    },
 }  # fmt: skip
 
 
