@@ -1,0 +1,345 @@
+"""Every Python block of the README and of docs/ runs, every name in them exists, and every door can be taken.
+
+What a block needs from its reader (a model, a file, a GPU) is given to it here, and nothing else is changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+from deviceless_models import Tail, tail
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import eca_triton
+from eca_triton.__main__ import main
+from eca_triton.compile.record import recording
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class Block(NamedTuple):
+    """Text that is set as code."""
+
+    language: str
+    line: int
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """Fenced and indented blocks of a page, in its order."""
+    text, found = page.read_text(), []
+    fenced = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+    indented = re.compile(r"(?<=\n\n)(?:    .*\n|\n(?=    ))+")
+    for match in fenced.finditer(text):
+        found.append(Block(match[2], text[: match.start()].count("\n") + 2, textwrap.dedent(match[3])))
+    rest = fenced.sub(lambda match: "\n" * match[0].count("\n"), text)
+    for match in indented.finditer(rest):
+        found.append(Block("", rest[: match.start()].count("\n") + 1, textwrap.dedent(match[0])))
+    return sorted(found, key=lambda block: block.line)
+
+
+PYTHON = {
+    page.relative_to(ROOT): python
+    for page in PAGES
+    if (python := [block for block in blocks(page) if block.language == "python"])
+}
+
+
+def network() -> tuple[Tail, tuple[Tensor, Tensor]]:
+    """The tail of a bottleneck, with inputs that are large enough to be lowered."""
+    return Tail(64).eval(), (torch.randn(8, 16, 32, 32), torch.randn(8, 64, 32, 32))
+
+
+# What blocks need, by page and number.
+
+
+class OneInput(nn.Module):
+    """A small network with a single input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3)
+        self.eca = eca_triton.ECA(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.eca(self.conv(x)).relu()
+
+
+def a_model(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    names.update(torch=torch, model=OneInput(), x=torch.randn(4, 3, 16, 16))
+
+
+def a_model_to_package(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    a_model(names, patch)
+    patch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")  # half of its time
+
+
+def one_process_of_a_group(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """SyncBatchNorm refuses the CPU, so the model has no batch norm to convert."""
+    dist.init_process_group("gloo", init_method=f"file://{Path('store').absolute()}", rank=0, world_size=1)
+    names.update(nn=nn, DistributedDataParallel=DistributedDataParallel, model=OneInput(), device="cpu")
+
+
+def a_file_that_you_made(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    torch.save({"state_dict": names["model"].state_dict(), "whole": nn.ReLU()}, "old.pth")
+
+
+def images(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """And a detector that does not enlarge them to 800 pixels."""
+    small = partial(eca_triton.models.fasterrcnn_eca_resnet50_fpn, min_size=64, max_size=64)
+    patch.setattr(eca_triton.models, "fasterrcnn_eca_resnet50_fpn", small)
+    boxes = torch.tensor([[10.0, 10.0, 60.0, 60.0]])
+    names.update(images=[torch.rand(3, 64, 64)], targets=[{"boxes": boxes, "labels": torch.tensor([1])}])
+
+
+def a_checkpoint_with_the_trunks_taps(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    trunk = names["model"].backbone.body.state_dict()
+    classifier = {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+    torch.save({"state_dict": trunk | classifier}, "eca_resnet50_k3557.pth.tar")
+
+
+def an_exporter(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """ONNX needs packages of its own; what it is given must be plain ATen."""
+
+    def export(program: torch.export.ExportedProgram, *, dynamo: bool) -> None:
+        assert dynamo
+        assert "eca_triton" not in str(program.graph)
+
+    patch.setattr(torch.onnx, "export", export)
+
+
+def an_attention_of_ones_own(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    names["MyAttention"] = lambda channels, heads: nn.Identity()
+
+
+def nothing(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    pass
+
+
+NEEDS: dict[str, list[Callable[[dict[str, Any], pytest.MonkeyPatch], None]]] = {
+    "README.md": [a_model, one_process_of_a_group],
+    "docs/checkpoints.md": [nothing, a_file_that_you_made],
+    "docs/detection.md": [images, a_checkpoint_with_the_trunks_taps],
+    "docs/export.md": [a_model_to_package, nothing, an_exporter],
+    "docs/models.md": [nothing, an_attention_of_ones_own],
+    "docs/reasons.md": [a_model],
+}
+
+
+@pytest.fixture
+def on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder to write to; `.cuda()` stays on the CPU; what is compiled is run without being compiled."""
+    monkeypatch.chdir(tmp_path)
+    for each in (Tensor, nn.Module):
+        monkeypatch.setattr(each, "cuda", lambda self: self)
+    with torch.compiler.set_stance("force_eager"):
+        yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("on_this_machine")
+@pytest.mark.parametrize("page", PYTHON, ids=str)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {}
+    for block, need in zip(PYTHON[page], NEEDS[str(page)], strict=True):
+        need(names, monkeypatch)
+        code = "\n" * (block.line - 1) + block.text  # errors have the page's line
+        exec(compile(code, str(ROOT / page), "exec"), names)
+
+
+def test_python_is_marked_as_such_so_that_it_is_run() -> None:
+    assert [*NEEDS] == [str(page) for page in PYTHON]
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "python":
+                continue
+            try:
+                tree = ast.parse(block.text)
+            except SyntaxError:
+                continue
+            calls = [
+                each for each in ast.walk(tree) if isinstance(each, (ast.Call, ast.Import, ast.ImportFrom))
+            ]
+            assert not calls, f"{page.name}:{block.line} is Python"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_name_of_ours_that_a_page_uses_exists(page: Path) -> None:
+    text = re.sub(r"(from|import) eca_triton.*", "", page.read_text())  # what is run anyway
+    for name in set(re.findall(r"(?<![\w./])eca_triton\.([A-Za-z_][\w.]*\w)(?!\w*\.\w)", text)):
+        first, *rest = name.split(".")
+        value = getattr(torch.ops.eca_triton if first == "gate" else eca_triton, first)
+        for part in rest if not hasattr(torch.ops.eca_triton, first) else []:
+            value = getattr(value, part)
+
+
+# The table of doors.
+
+
+@contextmanager
+def lowering() -> Iterator[None]:
+    """All that is compiled inside has one site, and it is lowered."""
+    torch.compiler.reset()
+    no_caches = torch._inductor.config.patch(
+        force_disable_caches=True
+    )  # a graph that is found there is not seen
+    with recording() as records, torch.no_grad(), no_caches:
+        yield
+    assert [record.lowered for record in records] == [True]
+
+
+def same(compiled: Callable[..., Tensor], model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def the_backend(folder: Path) -> None:
+    model, inputs = network()
+    with lowering():
+        options = {"eca.force": True}
+        same(torch.compile(model, backend="eca_triton", options=options, dynamic=False), model, inputs)
+        torch.compile(model, backend="eca_triton", mode="reduce-overhead")
+
+
+def every_compilation(folder: Path) -> None:
+    model, inputs = network()
+    eca_triton.enable(force=True)
+    with lowering():
+        same(torch.compile(model), model, inputs)
+    eca_triton.disable()
+    with lowering(), eca_triton.enabled(force=True):
+        same(torch.compile(model), model, inputs)
+
+
+def one_compilation(folder: Path) -> None:
+    model, inputs = network()
+    with lowering():
+        same(torch.compile(model, options=eca_triton.inductor_options(force=True)), model, inputs)
+
+
+def the_op_and_the_module(folder: Path) -> None:
+    x, weight = torch.randn(2, 8, 4, 4), torch.randn(1, 1, 3)
+    gate = eca_triton.eca_gate(x, weight)
+    torch.testing.assert_close(eca_triton.eca(x, weight), x * gate.view(2, 8, 1, 1))
+    for module in (eca_triton.ECA(8), eca_triton.ECABlock(8)):
+        torch.testing.assert_close(module(x).shape, x.shape)
+
+
+OWN_MODEL = """
+import torch
+from deviceless_models import Tail
+
+
+def network():
+    with torch.device("meta"):
+        return Tail(64), (torch.empty(8, 16, 32, 32), torch.empty(8, 64, 32, 32))
+"""
+
+
+def own_model(folder: Path) -> str:
+    (folder / "own_model.py").write_text(OWN_MODEL)
+    return f"{folder / 'own_model.py'}:network"
+
+
+def command(*arguments: object) -> str:
+    """What a command of ours prints, which ends well."""
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert main([*map(str, arguments)]) == 0
+    return out.getvalue()
+
+
+def the_report(folder: Path) -> None:
+    model, page, old = own_model(folder), folder / "report.html", folder / "old.json"
+    old.write_text(command("explain", model, "--target", "h200", "--json", "--html", page))
+    assert json.loads(old.read_text())["totals"]["lowered"] == 1
+    assert "<!doctype html>" in page.read_text()
+    assert command("explain", model, "--target", "none", "--diff", old)
+
+
+def the_report_in_python(folder: Path) -> None:
+    model, inputs = network()
+    assert eca_triton.explain(model, *inputs, target="none").lowered == 1
+    eca_triton.assert_lowered(model, *inputs)
+
+
+def tuning(folder: Path) -> None:
+    assert "<- heuristic" in command("autotune", own_model(folder), "--dry-run")
+    assert "no tuned configs" in command("tune-cache", "show")
+
+
+def the_papers_networks(folder: Path) -> None:
+    model = eca_triton.models.create("eca_resnet18", num_classes=10).eval()
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    assert eca_triton.models.resnet_fpn("resnet18", "eca")
+
+
+def checkpoints(folder: Path) -> None:
+    models = eca_triton.models
+    file = folder / "eca_resnet18.pth"
+    torch.save(models.create("eca_resnet18", num_classes=10).state_dict(), file)
+    model = models.load_checkpoint(file)
+    assert models.load_into(model, file) == []
+    with pytest.raises(ValueError, match="does not fit"):
+        models.load_into(models.create("eca_resnet34"), file)
+
+
+def doctor(folder: Path) -> None:
+    assert "eca_triton" in command("doctor")
+    assert json.loads(command("doctor", "--json"))["ok"]
+
+
+def a_gpu_that_is_not_there(folder: Path) -> None:
+    model, inputs, _ = tail(8, 64, 32)
+    assert "bytes" in str(eca_triton.deviceless.compare(model.eval(), inputs, target="h200"))
+
+
+def exported_programs(folder: Path) -> None:
+    model, x = OneInput().eval(), torch.randn(4, 3, 16, 16)
+    program = torch.export.export(model, (x,))
+    lowered = eca_triton.rewrite_exported(program, device="cuda", force=True)
+    assert "eca_triton" in str(lowered.graph)
+    assert "eca_triton" not in str(eca_triton.decompose(lowered).graph)
+    assert callable(eca_triton.aoti_compile_and_package)  # which takes half a minute, and docs/export.md runs
+
+
+DOORS: dict[str, Callable[[Path], None]] = {
+    'torch.compile(model, backend="eca_triton")': the_backend,
+    "eca_triton.enable()": every_compilation,
+    "torch.compile(model, options=eca_triton.inductor_options())": one_compilation,
+    "eca_triton.eca(x, w, ...)": the_op_and_the_module,
+    "python -m eca_triton explain timm:ecaresnet50d --target h200": the_report,
+    "eca_triton.explain(model, x)": the_report_in_python,
+    "python -m eca_triton autotune MODEL": tuning,
+    "eca_triton.models": the_papers_networks,
+    "models.load_checkpoint(file)": checkpoints,
+    "python -m eca_triton doctor": doctor,
+    'eca_triton.deviceless.compare(model, inputs, target="h200")': a_gpu_that_is_not_there,
+    "eca_triton.rewrite_exported(program)": exported_programs,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_can_be_taken(door: str, tmp_path: Path) -> None:
+    DOORS[door](tmp_path)
+
+
+def test_every_row_of_the_table_of_doors_is_tried() -> None:
+    (table,) = re.findall(
+        r"^\| door \|.*\n\|---.*\n((?:\|.*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert [row.split("`")[1] for row in table.splitlines()] == [*DOORS]
