@@ -3,11 +3,15 @@
 `launch` says what a call launches. When it does so for the first time, the scratch, kernels, grids and
 arguments that pass through `run` and `scratch` are noted as a plan, under a key of all that they depend on.
 The same call later is a look-up, its allocations and its launches. Where anything stands in the way (Triton's
-interpreter, a profiler's hook, a Triton with other internals), every call is launched as the first one.
+interpreter, a profiler's hook, a knob by which Triton compiles other code, a Triton with other internals),
+every call is launched as the first one.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +28,18 @@ from .private import number_of_dispatch_modes
 MAX_PLANS = 1024  # of an operator, at about 2 kB. A network has dozens; shapes without end gain nothing
 ALIGNMENT = 16  # bytes; for pointers that are not multiples of it Triton compiles a kernel of its own
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
+_KNOBS = {
+    "runtime.launch_enter_hook",
+    "runtime.launch_exit_hook",
+    "runtime.debug",
+    "runtime.add_stages_inspection_hook",
+    "compilation.instrumentation_mode",
+    "compilation.fpsan_homomorphic_casts",  # of a mode of instrumentation
+}
+"""What Triton asks for at every launch, as far as we know it: `_interfered` asks the same."""
+_planned: set[Any] = set()
+"""The compiled kernels of all plans there ever were. A kernel that dies unloads its code, which is then gone
+for a plan and for a graph that captured it. Triton's cache drops one of two that threads compiled at once."""
 _all_calls: weakref.WeakSet[Calls] = weakref.WeakSet()
 
 Tensors = Sequence[Tensor | None]
@@ -58,7 +74,7 @@ class Calls:
     def first(self, tensors: Tensors, options: Options, outputs: tuple[Tensor, ...]) -> Iterator[None]:
         """Within it the call is launched by `run`, and noted for `again`."""
         key, pointers = _key(tensors, options)
-        if not key or not _triton_launches_as_we_do():
+        if not key or not _triton_launches_as_we_do() or _interfered(sys.modules["triton"].knobs):
             yield
             return
         recording, plans = _Recording(pointers, outputs), self.plans
@@ -190,6 +206,7 @@ class _Recording:
         x, y, z = (*grid, 1, 1)[:3]
         places = [(i, self.pointers.index(pointer)) for i, pointer in tensors.items()]
         arguments = [None if i in tensors else value for i, value in enumerate(arguments)]
+        _planned.add(compiled)
         handles = compiled.function, compiled.packed_metadata
         self.launches.append(_Launch(compiled.run, x, y, z, *handles, arguments, places))
         self.hooks.append(kernel.pre_run_hooks)
@@ -198,23 +215,18 @@ class _Recording:
     def plan(self) -> Plan:
         """What launches the call for other pointers of its tensors, and returns its outputs.
 
-        Or None if somebody hooked into launches, who is to see them as Triton makes them.
+        Or None if somebody is to see launches as Triton makes them, or wants other code.
         """
         import triton
 
         # Names of a closure: attributes of an object would take half a microsecond more.
         driver = triton.runtime.driver.active
         current_device, current_stream = driver.get_current_device, driver.get_current_stream
-        runtime, compilation, hooks = triton.knobs.runtime, triton.knobs.compilation, self.hooks
         device, makes, launches, outputs = self.device, self.makes, self.launches, self.outputs
+        knobs, hooks = triton.knobs, self.hooks
 
         def plan(pointers: list[int]) -> Any:
-            try:
-                if runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls or any(hooks):
-                    return None
-            except AttributeError:  # a function in place of Triton's list
-                return None
-            if compilation.instrumentation_mode:
+            if any(hooks) or _interfered(knobs):
                 return None
             if current_device() != device:
                 with torch.cuda.device(device):
@@ -253,11 +265,26 @@ def _maker_of_empty(tensor: Tensor) -> Make:
     return partial(torch.empty_strided, size, stride, dtype=dtype, device=device)
 
 
+def _interfered(knobs: Any) -> bool:
+    """Asks Triton's knobs whether somebody is to see launches, or wants other code than a plan launches."""
+    runtime = knobs.runtime
+    try:
+        return bool(
+            runtime.launch_enter_hook.calls
+            or runtime.launch_exit_hook.calls
+            or runtime.debug
+            or runtime.add_stages_inspection_hook is not None
+            or knobs.compilation.instrumentation_mode
+        )
+    except AttributeError:  # a function in place of Triton's list, or a Triton without such a knob
+        return True
+
+
 @cache
 def _triton_launches_as_we_do() -> bool:
-    """Whether a plan knows this Triton: how it hands a compiled kernel to the driver, and its hooks.
+    """Whether a plan knows this Triton: how it hands a compiled kernel to the driver, and what it asks first.
 
-    Triton's own way to launch a compiled kernel is tried on a stand-in, which tells what it was handed.
+    Its way to launch is tried on a stand-in, which tells what it was handed; knobs are read from its source.
     """
     handed: list[tuple[object, ...]] = []
     kernel = SimpleNamespace(
@@ -274,6 +301,7 @@ def _triton_launches_as_we_do() -> bool:
         runtime = triton.knobs.runtime
         hooks = runtime.launch_enter_hook, runtime.launch_exit_hook
         expected = (1, 2, 3, "stream", "function", "metadata", "launch metadata", *hooks, "pointer", 4)
-        return handed == [expected] and isinstance(triton.knobs.compilation.instrumentation_mode, str)
-    except (ImportError, AttributeError, TypeError):
+        asked = set(re.findall(r"\bknobs\.(\w+\.\w+)", inspect.getsource(triton.runtime.jit.JITFunction.run)))
+        return handed == [expected] and "runtime.debug" in asked and asked <= _KNOBS
+    except (ImportError, AttributeError, TypeError, OSError):
         return False

@@ -15,6 +15,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from eca_triton import direct
 from eca_triton.launch import (
     batch_norm,
     channels_last,
@@ -50,10 +51,13 @@ class Launch(NamedTuple):
 def recorded_launches(stream: list[int]) -> Iterator[list[Launch]]:
     """Within it the operators take CPU tensors for a GPU's, compile for sm_90, and launch into the list.
 
+    As on a GPU, a function is gone with its module: to launch it then is an error.
+
     stream: its last entry is the current stream.
     """
     launches: list[Launch] = []
     functions = count()
+    loaded: set[int] = set()
 
     class Launcher:
         def __init__(self, src: object, metadata: object) -> None:
@@ -62,10 +66,17 @@ def recorded_launches(stream: list[int]) -> Iterator[list[Launch]]:
         def __call__(self, x, y, z, stream, function, metadata, launch_metadata, enter, leave, *arguments):
             if enter is not None:
                 enter(launch_metadata)
+            if function not in loaded:
+                raise RuntimeError(f"function {function} is launched after its module was unloaded")
             plain = tuple(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
             launches.append(Launch(function, (x, y, z), stream, plain))
             if leave is not None:
                 leave(launch_metadata)
+
+    def load_binary(*binary: object) -> tuple[int, int, int, int, int]:
+        function = next(functions)
+        loaded.add(function)
+        return function, function, 32, 0, 1024  # the module goes by the number of its function
 
     def have_kernels(x: torch.Tensor) -> bool:
         return True  # and, unlike a mock, keeps no x
@@ -77,8 +88,8 @@ def recorded_launches(stream: list[int]) -> Iterator[list[Launch]]:
         launcher_cls=Launcher,
         utils=SimpleNamespace(
             get_device_properties=lambda device: {"max_shared_mem": 227 << 10},
-            load_binary=lambda *binary: (object(), next(functions), 32, 0, 1024),
-            unload_module=lambda module: None,
+            load_binary=load_binary,
+            unload_module=loaded.remove,
         ),
     )
     with (
@@ -97,6 +108,7 @@ def _forget() -> None:
         kernel.device_caches.clear()
     for calls in CALLS.values():
         calls.plans.clear()
+    direct._planned.clear()
 
 
 def weight(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
