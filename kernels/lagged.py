@@ -42,7 +42,8 @@ def lagged_kernel(
         N, C, HW, stride_c, stride_hw, stride_w,
         K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K, BLOCK_C, BLOCK_HW, BLOCK_P, BLOCK_G, VEC_C, VEC_HW,
     )  # fmt: skip
-    if ticket >= lag:
+    tasks = N * tl.cdiv(C, BLOCK_C) * tl.cdiv(HW, BLOCK_HW)
+    if (ticket >= lag) & (ticket < lag + tasks):
         n, offs_c, offs_hw, mask, v = rescaled(
             ticket - lag, x_ptr, weight_ptr, bias_ptr, partial_ptr, mean_ptr, gate_ptr, arrived_ptr,
             bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, inv_hw,
@@ -122,9 +123,9 @@ def rescaled(
         )  # fmt: skip
         tl.debug_barrier()
         # Loaded again, so that it took no registers meanwhile; nor do its addresses, since the compiler does
-        # not know that counts are never negative.
+        # not know that counts are not negative.
         v = load_tile(
-            task + tl.minimum(arrived, 0), x_ptr, C, HW, stride_c, stride_hw,
+            tl.maximum(task + tl.minimum(arrived, 0), 0), x_ptr, C, HW, stride_c, stride_hw,
             BLOCK_C, BLOCK_HW, VEC_C, VEC_HW, "evict_first",
         )[6]  # fmt: skip
 

@@ -50,7 +50,7 @@ def lagged_backward_kernel(
                 gain, inv_hw, C, HW, stride_w, K, CIRCULAR, GATE, BLOCK_K, BLOCK_HW, BLOCK_P, BLOCK_G,
             )  # fmt: skip
             complete(arrived_ptr, n)
-    if ticket >= lag:
+    if (ticket >= lag) & (ticket < lag + N * tiles):
         task = ticket - lag
         n = task // tiles
         if wait(arrived_ptr, n, tiles, PATIENCE) <= tiles:

@@ -12,6 +12,9 @@ Why every program sees what it waits for, in whatever order programs are dispatc
 - What other programs stored is loaded past L1 (.cg), where a line may be older.
 - No progress of others is needed: after PATIENCE polls a program does the work of an image itself. The same
   tiles in the same order give the same bits, so it does not matter who stores them, or how often.
+
+On counters that are no zeros at first, as where a profiler launches again, results may be wrong, but no
+access is out of bounds: a ticket is never negative, and one past the last task has none.
 """
 
 import triton
@@ -21,7 +24,7 @@ import triton.language as tl
 @triton.jit
 def draw_ticket(arrived_ptr, N):
     """The next of 0, 1, 2, ...: all programs with tickets before it have started."""
-    return tl.atomic_add(arrived_ptr + N, 1, sem="relaxed")
+    return tl.atomic_add(arrived_ptr + N, 1, sem="relaxed") & 0x7FFFFFFF
 
 
 @triton.jit

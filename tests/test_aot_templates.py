@@ -10,6 +10,7 @@ from aot import Code, read_nvidia
 from torch import Tensor, nn
 from torch._inductor import config
 from torch._inductor.codecache import PyCodeCache
+from torch._inductor.runtime.triton_heuristics import CachingAutotuner, DebugAutotuner
 from torch._inductor.utils import fresh_cache
 
 from eca_triton.compile import compat
@@ -22,17 +23,22 @@ STAGES = {"56x56": (256, 56), "28x28": (512, 28), "14x14": (1024, 14), "7x7": (2
 
 def machine_code(kernel: Kernel, target: str = "h200") -> list[Code]:
     """Of every config that Inductor would try."""
-    assert kernel.source is not None
     with (
         absent_gpu(TARGETS[target]),
         fresh_cache(),
         config.patch(use_static_triton_launcher=False),  # so that the compiled kernel keeps its code
     ):
-        tuner = getattr(PyCodeCache.load(kernel.source), kernel.name)
+        tuner = launcher(kernel)
         tuner.precompile(warm_cache_only=True)
         binaries = [result.kernel for result in tuner.compile_results]
     assert {binary.metadata.target.arch for binary in binaries} == {TARGETS[target].arch}
     return [read_nvidia(binary) for binary in binaries]
+
+
+def launcher(kernel: Kernel) -> CachingAutotuner:
+    """What launches the kernel in Inductor's code."""
+    assert kernel.source is not None
+    return getattr(PyCodeCache.load(kernel.source), kernel.name)
 
 
 class Rescale(nn.Module):
@@ -63,6 +69,24 @@ def test_templates_compile_without_spills(stage: str, channels_last: bool) -> No
         for code in machine_code(kernel):
             assert code.spilled_bytes == 0
             assert code.registers <= 128
+
+
+@pytest.mark.parametrize("profile", [False, True], ids=["", "profile"])
+@pytest.mark.parametrize(("stage", "names"), [("56x56", ["arg_SCRATCH", "arg_ARRIVED"]), ("14x14", [])])
+def test_inductor_knows_what_a_template_mutates(stage: str, names: list[str], profile: bool) -> None:
+    """Where it launches a kernel again to time it, it does so on copies of these."""
+    channels, side = STAGES[stage]
+    with torch.device("meta"):
+        model, x = Rescale(channels), torch.empty(128, channels, side, side)
+    arguments = {"dtype": torch.bfloat16, "channels_last": True, "backend": "eca_triton"}
+    with config.patch(profile_bandwidth=profile), fresh_cache():
+        result = lower(model, (x, x.clone()), sources=True, **arguments)
+        (template,) = [kernel for kernel in result.kernels if "triton_tem" in kernel.name]
+        with absent_gpu(TARGETS["h200"]):
+            tuner = launcher(template)
+    assert isinstance(tuner, DebugAutotuner) == profile
+    assert list(tuner.mutated_arg_names) == names
+    assert set(names) <= set(tuner.fn.arg_names)
 
 
 class Bottleneck(deviceless_models.Tail):

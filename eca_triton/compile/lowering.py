@@ -34,7 +34,7 @@ from .lowering_projection import lower_rescaled_projection, stored
 from .native import lower_natively
 from .plan import KERNEL_DTYPES
 from .reasons import NotLoweredError
-from .template import attempt, template
+from .template import MUTATED, attempt, template
 
 log = logging.getLogger("eca_triton")
 aten = torch.ops.aten
@@ -107,7 +107,7 @@ def _block(a: Any) -> Any:
         num_stages=1,
         num_warps=config.num_warps,
         call_sizes=[programs],
-        mutated_inputs=list(scratch.values()) or None,
+        mutated_inputs=[buffer for name, buffer in inputs.items() if name in MUTATED] or None,
         INPUTS=tuple(inputs),
         OPTIONAL=tuple(name.upper() for name in VECTORS),
         SPATIAL=len(spatial),

@@ -112,7 +112,8 @@ from eca_triton.kernels.lagged import draw_ticket, rescaled, sum_task
         1.0 / HW, N, C, HW, STRIDE_C, STRIDE_HW, 1, K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K,
         BLOCK_C, BLOCK_HW, BLOCK_P, BLOCK_G, VEC_C, VEC_HW,
     )
-    if ticket >= LAG:
+    tasks = N * tl.cdiv(C, BLOCK_C) * tl.cdiv(HW, BLOCK_HW)
+    if (ticket >= LAG) & (ticket < LAG + tasks):
         n, offs_c, offs_hw, mask, value = rescaled(
             ticket - LAG, X, WEIGHT, BIAS, SCRATCH, MEAN, GATES, ARRIVED, BN_MEAN, BN_VAR, BN_WEIGHT, BN_BIAS,
             BN_EPS, 1.0, 1.0 / HW, C, HW, STRIDE_C, STRIDE_HW, 1, K, CIRCULAR, GATE, PRE_ACTIVATION, BLOCK_K,
@@ -152,6 +153,9 @@ from eca_triton.kernels.product import projected_tile
 """
 )
 
+MUTATED = {"SCRATCH", "ARRIVED"}
+"""Inputs that a template's kernel writes."""
+
 _SOURCES = {"tile": TILE, "tile_channels_last": TILE_CHANNELS_LAST, "lagged": LAGGED, "product": PRODUCT}
 
 
@@ -162,7 +166,17 @@ def grid(programs: Any, _: dict[str, Any]) -> tuple[Any, int, int]:
 
 
 class _Kernel(TritonTemplateKernel):
-    """Lets every store derive its own indices: Inductor would leave those of the first to the second."""
+    """Lets every store derive its own indices: Inductor would leave those of the first to the second.
+
+    It also tells Inductor what to restore where it launches the kernel again to time it, as templates do not.
+    """
+
+    def inductor_meta_common(self) -> dict[str, Any]:  # type: ignore[override]  # of the class there
+        """What the generated code says of the kernel."""
+        common: dict[str, Any] = super().inductor_meta_common()  # type: ignore[no-untyped-call]
+        buffers = [node.get_name() for name, node in self.named_input_nodes.items() if name in MUTATED]
+        arguments = [self.args.input_buffers[buffer] for buffer in buffers]
+        return {**common, "mutated_arg_names": arguments}
 
     @contextmanager
     def set_subgraph_body(self, body_name: str) -> Iterator[None]:
