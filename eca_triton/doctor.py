@@ -126,9 +126,13 @@ def _version(package: str) -> str | None:
 
 
 def _gpu(index: int) -> str:
+    from .tuning.config import Device
+
     properties = torch.cuda.get_device_properties(index)
+    amd = Device.of(properties).vendor == "amd"
+    architecture = properties.gcnArchName if amd else f"sm_{properties.major}{properties.minor}"
     return (
-        f"{properties.name}, sm_{properties.major}{properties.minor}, "
+        f"{properties.name}, {architecture}, "
         f"{properties.multi_processor_count} SMs, {properties.total_memory / 2**30:.0f} GiB"
     )
 

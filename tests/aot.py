@@ -21,19 +21,24 @@ from eca_triton.launch import devices
 from eca_triton.tuning.config import Device
 
 TARGETS = {  # of Triton's compiler
+    "sm_75": GPUTarget("cuda", 75, 32),
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx1100": GPUTarget("hip", "gfx1100", 32),
 }
 
 DEVICES = {  # of the heuristics
-    "sm_80": Device(num_sms=108, warp_size=32),
-    "sm_90": Device(num_sms=132, warp_size=32),
-    "sm_100": Device(num_sms=148, warp_size=32),
-    "gfx942": Device(num_sms=304, warp_size=64),
+    "sm_75": Device(num_sms=40, warp_size=32, capability="7.5", shared_bytes=64 << 10),
+    "sm_80": Device(num_sms=108, warp_size=32, capability="8.0", shared_bytes=163 << 10),
+    "sm_90": Device(num_sms=132, warp_size=32, capability="9.0", shared_bytes=227 << 10),
+    "sm_100": Device(num_sms=148, warp_size=32, capability="10.0", shared_bytes=227 << 10),
+    "gfx942": Device(num_sms=304, warp_size=64, capability="9.4", shared_bytes=64 << 10, vendor="amd"),
+    "gfx1100": Device(num_sms=96, warp_size=32, capability="11.0", shared_bytes=64 << 10, vendor="amd"),
 }
 
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 _TYPES = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -49,7 +54,7 @@ class Launch:
 
     kernel: JITFunction
     arguments: dict[str, object]
-    options: dict[str, int]  # of the compiler: num_warps, maxnreg
+    options: dict[str, int]  # of the compiler: OPTIONS
     grid: tuple[int, ...]
     target: str
 
@@ -77,7 +82,7 @@ def captured(target: str, function: Callable[..., None], *arguments: object) -> 
     def record(
         kernel: JITFunction, *args: object, grid: tuple[int, ...], warmup: bool, **kwargs: object
     ) -> None:
-        options = {"num_warps": 4} | {k: kwargs.pop(k) for k in ("num_warps", "maxnreg") if k in kwargs}
+        options = {"num_warps": 4} | {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
         named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
         assert set(named) == set(kernel.arg_names)
         launches.append(Launch(kernel, named, options, grid, target))
@@ -157,8 +162,16 @@ def _read_amd(binary: triton.compiler.CompiledKernel) -> Code:
     asm = binary.asm["amdgcn"]
     registers = int(re.search(r"\.vgpr_count:\s+(\d+)", asm)[1])
     spilled = 4 * int(re.search(r"\.vgpr_spill_count:\s+(\d+)", asm)[1])
-    widths = {"ubyte": 8, "ushort": 16, "short": 16, "dword": 32, "dwordx2": 64, "dwordx3": 96}
-    widths["dwordx4"] = 128
+    widths = {
+        "ubyte": 8,
+        "ushort": 16,
+        "short": 16,
+        "dword": 32,
+        "dwordx2": 64,
+        "dwordx3": 96,
+        "dwordx4": 128,
+    }
+    widths |= {f"{kind}{width}": width for kind in "bui" for width in (8, 16, 32, 64, 96, 128)}  # of RDNA 3
     accesses = {"load": {}, "store": {}}
     for kind, modifiers in re.findall(r"\b(?:global|buffer)_(load|store)_(\S+)", asm):
         found = [part for part in modifiers.split("_") if part in widths]

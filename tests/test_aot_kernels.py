@@ -1,4 +1,4 @@
-"""Every kernel, compiled ahead of time for four GPUs: no spills, and 128-bit accesses on the streams."""
+"""Every kernel, compiled ahead of time for six GPUs: no spills, and 128-bit accesses on the streams."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import os
 
 import pytest
 import torch
-from aot import TARGETS, Launch, captured, compiled
+from aot import DEVICES, TARGETS, Launch, captured, compiled
 
-from eca_triton.call import BackwardCall, Call, GateCall
+from eca_triton.call import BackwardCall, Call, GateCall, ProductCall
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import gates as launch_gates
 from eca_triton.launch import projection as launch_projection
 from eca_triton.launch import training as launch_training
 from eca_triton.launch import two_pass as launch_two_pass
+from eca_triton.tuning.product import takes
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",
     reason="the interpreter has no compiler: unset TRITON_INTERPRET",
 )
 
-# 4 programs of 128 threads per SM: enough bytes in flight.
-REGISTERS = 128
+# 4 programs of 128 threads per SM, or as much of an RDNA 3 SIMD's: enough bytes in flight.
+REGISTERS = {target: 192 if target == "gfx1100" else 128 for target in TARGETS}
 
 SITES = [
     pytest.param((128, 256, 56, 56), 5, torch.bfloat16, id="256x56x56-bf16"),
@@ -74,7 +75,7 @@ def test_pooling_reads_the_map_in_vectors_only(
     assert set(code.loads) == {128}
     assert code.loads[128] >= vectors_per_thread(pool, x.element_size())
     assert code.spilled_bytes == 0
-    assert code.registers <= REGISTERS
+    assert code.registers <= REGISTERS[target]
 
     code = compiled(gate)
     assert code.spilled_bytes == 0
@@ -97,7 +98,7 @@ def test_rescaling_streams_vectors(
     )  # fmt: skip
     code = compiled(rescale)
     assert code.spilled_bytes == 0
-    assert code.registers <= REGISTERS
+    assert code.registers <= REGISTERS[target]
     vector = 16 // x.element_size()
     extent = shape[1] if memory_format == torch.channels_last else shape[2] * shape[3]
     if extent % vector == 0:
@@ -135,7 +136,7 @@ def test_the_passes_of_a_training_step_stream_vectors(
     for item in launches:
         code = compiled(item)
         assert code.spilled_bytes == 0
-        assert code.registers <= REGISTERS
+        assert code.registers <= REGISTERS["sm_90"]
         if item.kernel.__name__ in ("affine_kernel", "moments_kernel", "affine_backward_kernel"):
             assert code.loads[128] >= 2, "of 16 elements of every map"
             assert code.stores[128] == 2
@@ -170,7 +171,7 @@ def test_gates_of_pooled_values_and_their_backward(target: str) -> None:
     for item in launches:
         code = compiled(item)
         assert code.spilled_bytes == 0
-        assert code.registers <= REGISTERS
+        assert code.registers <= REGISTERS[target]
 
 
 def test_maps_with_gaps_and_many_taps_do_not_spill() -> None:
@@ -201,9 +202,10 @@ def test_grids_have_one_axis(batch: int) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("channels", [256, 2048])
-def test_a_projection_takes_no_more_than_its_tile(channels: int, target: str) -> None:
-    n, dtype = 128, torch.bfloat16
+def test_a_projection_takes_no_more_than_its_tile(channels: int, dtype: torch.dtype, target: str) -> None:
+    n = 128
     out = meta(n, channels)
     (gates,) = captured(
         target, launch_projection.gates,
@@ -212,5 +214,33 @@ def test_a_projection_takes_no_more_than_its_tile(channels: int, target: str) ->
     )  # fmt: skip
     code = compiled(gates)
     assert code.spilled_bytes == 0
-    assert code.registers <= REGISTERS
+    assert code.registers <= REGISTERS[target]
     assert code.shared_bytes <= 48 * 1024
+
+
+PRODUCTS = [
+    (target, dtype)
+    for target in TARGETS
+    for dtype in (torch.float16, torch.bfloat16, torch.float32)
+    if takes(dtype.itemsize, DEVICES[target])
+]
+
+
+def test_a_product_is_for_gpus_whose_matrix_units_triton_uses() -> None:
+    assert {target for target, _ in PRODUCTS} == TARGETS.keys() - {"sm_75"}
+    assert {dtype for _, dtype in PRODUCTS} == {torch.float16, torch.bfloat16}
+
+
+@pytest.mark.parametrize(("target", "dtype"), PRODUCTS, ids=lambda value: str(value).removeprefix("torch."))
+@pytest.mark.parametrize(("channels", "reduced", "side"), [(256, 64, 56), (512, 128, 28), (24, 8, 7)])
+def test_a_product_fits_where_it_is_admitted(
+    channels: int, reduced: int, side: int, target: str, dtype: torch.dtype
+) -> None:
+    x, out = (
+        meta(128, c, side, side, dtype=dtype, memory_format=torch.channels_last) for c in (reduced, channels)
+    )
+    matrix, terms = meta(channels, reduced, 1, 1, dtype=dtype), meta(128, channels)
+    (product,) = captured(target, launch_projection.rescaled, ProductCall(x, matrix, terms, terms, out))
+    code = compiled(product)
+    assert code.spilled_bytes == 0
+    assert code.shared_bytes <= DEVICES[target].shared_bytes

@@ -22,7 +22,14 @@ from eca_triton.tuning.product import most_sums
 from eca_triton.tuning.tile_backward import TileBackwardConfig
 from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
 
-MI300 = Device(num_sms=304, warp_size=64, name="AMD Instinct MI300X", capability="9.4", shared_bytes=64 << 10)
+MI300 = Device(
+    num_sms=304,
+    warp_size=64,
+    name="AMD Instinct MI300X",
+    capability="9.4",
+    shared_bytes=64 << 10,
+    vendor="amd",
+)
 SITES = {  # C, H * W, taps
     "56x56": (256, 3136, 5),
     "28x28": (512, 784, 5),

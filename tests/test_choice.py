@@ -13,7 +13,7 @@ from eca_triton.tuning.layout import Layout, common_layout
 from eca_triton.tuning.tile import FORWARD, MAX_HALO, TileConfig
 
 H200 = Device(num_sms=132, warp_size=32)
-MI300 = Device(num_sms=304, warp_size=64)
+MI300 = Device(num_sms=304, warp_size=64, vendor="amd")
 
 # (C, H = W, k) of every ECA module in timm's 23 networks at their own image sizes.
 TIMM = [

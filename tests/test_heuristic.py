@@ -19,7 +19,7 @@ from eca_triton.tuning.heuristic import (
 from eca_triton.tuning.layout import Layout, common_layout
 
 H200 = Device(num_sms=132, warp_size=32)
-MI300 = Device(num_sms=304, warp_size=64)
+MI300 = Device(num_sms=304, warp_size=64, vendor="amd")
 
 SHAPES = [
     (n, c, size, size)

@@ -39,7 +39,7 @@ def test_whatever_the_heuristic_chooses_is_allowed(last: bool, sizes: tuple[int,
 
 def test_whatever_the_heuristic_chooses_for_a_product_is_allowed() -> None:
     for n, c, hw, reduced, itemsize in combinations((1, 128), CHANNELS, POSITIONS, (1, 24, 64, 512), (2, 4)):
-        problem = product(n, c, hw, reduced, x_itemsize=itemsize, out_itemsize=itemsize)
+        problem = product(n, c, hw, reduced, out_itemsize=itemsize)
         assert allowed(problem, problem.heuristic()), problem
 
 
@@ -218,4 +218,12 @@ def test_another_kernel_than_the_heuristics_may_be_faster() -> None:
     assert not allowed(TILE, LAST.heuristic())
     assert not allowed(TILE, PRODUCT.heuristic())
     assert not any(allowed(PRODUCT, each) for each in (tile, lagged, Choice("two_pass", None)))
-    assert not allowed(replace(TILE, device=replace(H200, warp_size=64)), lagged)
+    assert not allowed(replace(TILE, device=replace(H200, vendor="amd")), lagged)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"device": replace(H200, capability="7.5")}, {"kept_itemsize": 4}], ids=str
+)
+def test_a_product_that_no_matrix_unit_makes_is_not_allowed(changes: dict[str, Any]) -> None:
+    assert allowed(PRODUCT, PRODUCT.heuristic())
+    assert not allowed(replace(PRODUCT, **changes), PRODUCT.heuristic())

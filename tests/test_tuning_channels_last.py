@@ -15,7 +15,7 @@ from eca_triton.tuning.tile_channels_last import HALO, tile_channels_last_config
 from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
 
 H200 = Device(num_sms=132, warp_size=32)
-MI300 = Device(num_sms=304, warp_size=64)
+MI300 = Device(num_sms=304, warp_size=64, vendor="amd")
 
 TILES = [(16, 14), (24, 28), (96, 14), (160, 7), (320, 7), (512, 28), (1024, 14), (1280, 7), (2048, 7)]
 LARGE = [(16, 112), (24, 56), (64, 112), (144, 56), (256, 56), (256, 72)]

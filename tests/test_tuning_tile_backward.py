@@ -18,7 +18,7 @@ from eca_triton.tuning.tile_backward import (
 )
 
 H200 = Device(num_sms=132, warp_size=32)
-MI300 = Device(num_sms=304, warp_size=64)
+MI300 = Device(num_sms=304, warp_size=64, vendor="amd")
 RESNET = {
     "56x56": ((128, 256, 56, 56), 5),
     "28x28": ((128, 512, 28, 28), 5),

@@ -48,6 +48,7 @@ class Facts:
         rides: The kernel that makes the input of that convolution can pool it without a read.
         epilogues: Inductor's products of matrices, as it is configured, take what follows into their kernel.
         products: They do not, but one of ours can be that convolution, and takes what follows.
+        served: Triton compiles for the GPU.
     """
 
     images: int
@@ -80,6 +81,7 @@ class Facts:
     rides: bool = False
     epilogues: bool = False
     products: bool = False
+    served: bool = True
 
     @property
     def numel(self) -> int:

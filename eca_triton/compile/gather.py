@@ -8,6 +8,7 @@ from dataclasses import asdict
 import torch
 
 from ..targets import TARGETS, target_like
+from ..tuning.config import Device
 from .cost import PACKED_MASK, STORED_MASK, VECTOR
 from .facts import Facts
 from .fold import becomes_block, becomes_product, folds
@@ -62,7 +63,15 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         epilogues=becomes_product(site, device),
         products=becomes_block(site, device)
         and (products_work(x.device) if asked else settings.device == "cuda"),
+        served=_served(x.device, settings),
     )
+
+
+def _served(device: torch.device, settings: Settings) -> bool:
+    """Whether Triton compiles for the GPU at hand; every one that is only planned for is served."""
+    if settings.device is not None or device.type != "cuda" or not torch.cuda.is_available():
+        return True
+    return Device.of(torch.cuda.get_device_properties(device)).served
 
 
 def _target(device: torch.device, settings: Settings) -> str:

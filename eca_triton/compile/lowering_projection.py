@@ -14,7 +14,7 @@ from ..ops.schema_projection import RescaledArguments
 from ..tuning.config import Device
 from ..tuning.layout import common_layout
 from ..tuning.problem import ProductProblem
-from ..tuning.product import ProductConfig
+from ..tuning.product import ProductConfig, takes
 from ..tuning.select import select
 from .epilogue import fits
 from .template import attempt, template
@@ -42,7 +42,10 @@ def _product(a: Any) -> Any:
         return None
     reduced, height, width = (int(size) for size in rest)
     c = int(a.projection.get_size()[0])
-    config, tiles = _choice(a, c, height * width, reduced)
+    device = Device.of(torch.cuda.get_device_properties(a.x.get_device()))
+    if not takes(a.x.get_dtype().itemsize, device):
+        return None
+    config, tiles = _choice(a, c, height * width, reduced, device)
     inputs = {"X": ir.ExternKernel.require_channels_last(ir.ExternKernel.realize_input(a.x))}
     inputs |= {
         name.upper(): stored(getattr(a, name))
@@ -71,11 +74,11 @@ def _product(a: Any) -> Any:
     return lowerings[aten.permute](out.output_node(), [0, 3, 1, 2])
 
 
-def _choice(a: Any, c: int, hw: int, reduced: int) -> tuple[ProductConfig, int]:
+def _choice(a: Any, c: int, hw: int, reduced: int, device: Device) -> tuple[ProductConfig, int]:
     """The config, and how many programs make an image."""
     n = V.graph.sizevars.optimization_hint(a.x.get_size()[0])
     layout = common_layout((n, c, hw), (c * hw, 1, c))
-    dtype, device = a.x.get_dtype(), Device.of(torch.cuda.get_device_properties(a.x.get_device()))
+    dtype = a.x.get_dtype()
     choice = select(
         ProductProblem.of(
             layout, dtype, dtype.itemsize, a.out_dtype.itemsize, reduced, a.summand is not None, device

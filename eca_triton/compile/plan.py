@@ -277,6 +277,8 @@ def _out_of_reach(facts: Facts, settings: Settings) -> tuple[str | None, str]:
     device = settings.device or facts.device
     if device != "cuda":
         return DEVICE, f"it is on {device}"
+    if not facts.served:
+        return DEVICE, "Triton does not serve its GPU"
     if facts.dtype not in KERNEL_DTYPES:
         return KERNEL_DTYPE, f"it is {facts.dtype}"
     if settings.device is None and importlib.util.find_spec("triton") is None:

@@ -60,7 +60,7 @@ REASONS: dict[str, str] = {
     GRAD_MODE: "gradients are switched on or off between pooling and multiplication",
     TRANSFORM: "the map is inside torch.func's vmap, grad or jvp",
     UNEXPECTED: "this package raised an error on it, which is a bug of ours",
-    DEVICE: "the map is not on a CUDA device",
+    DEVICE: "the map is not on a CUDA device that Triton serves",
     KERNEL_DTYPE: "the kernels take float32, float16 and bfloat16 only",
     TINY: "the map is so small that an opaque call costs more than it saves",
     DISABLED: "lowering is switched off by ECA_TRITON_DISABLE or by options",

@@ -11,7 +11,7 @@ from ..kernels.tile_channels_last_backward import tile_channels_last_backward_ke
 from ..tuning.lagged import LaggedConfig
 from ..tuning.layout import common_layout
 from ..tuning.tile_channels_last import TileChannelsLastConfig
-from .devices import at_most
+from . import devices
 
 
 def tile_channels_last_backward(call: BackwardCall, config: TileChannelsLastConfig) -> None:
@@ -21,7 +21,7 @@ def tile_channels_last_backward(call: BackwardCall, config: TileChannelsLastConf
     hw = x.numel() // (n * c)
     # Left to itself, ptxas spills some values of what recomputes u.
     recomputed = call.activation != "identity" and call.mask is None
-    limit = at_most(255, config.num_warps) if recomputed else {}
+    limit = devices.at_most(255, config.num_warps, devices.device_of(x.device)) if recomputed else {}
     run(
         tile_channels_last_backward_kernel, (n * -(-c // config.block_c),),
         call.dy, x, call.weight, call.bias, call.residual, call.pooled, call.mask,
@@ -44,7 +44,7 @@ def lagged_backward(call: BackwardCall, config: LaggedConfig) -> None:
     t = scratch((n, c), torch.float32, x.device)
     arrived = scratch((n + 1,), torch.int32, x.device, zeroed=True)
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
-    limit = at_most(config.max_registers, config.num_warps)
+    limit = devices.at_most(config.max_registers, config.num_warps, devices.device_of(x.device))
     run(
         lagged_backward_kernel, (n * config.tiles(layout) + config.lag,),
         call.dy, x, call.weight, call.bias, call.residual, call.pooled, call.mask,

@@ -11,7 +11,7 @@ from ..kernels.tile_channels_last import tile_channels_last_kernel
 from ..tuning.lagged import LaggedConfig
 from ..tuning.layout import common_layout
 from ..tuning.tile_channels_last import TileChannelsLastConfig
-from .devices import at_most
+from . import devices
 
 
 def tile_channels_last(call: Call, config: TileChannelsLastConfig) -> None:
@@ -43,7 +43,8 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
     # Exponentials and the error function take more registers.
     many = {call.pre_activation, call.activation} & {"silu", "gelu"}
-    limit = at_most(255 if many else config.max_registers, config.num_warps)
+    registers = 255 if many else config.max_registers
+    limit = devices.at_most(registers, config.num_warps, devices.device_of(x.device))
     run(
         lagged_kernel, (n * config.tiles(layout) + config.lag,),
         x, call.weight, call.bias, call.residual, call.out, call.mask, partial, mean, gates, arrived,

@@ -28,7 +28,7 @@ on_change(forget_plans)  # they hold the configs of the calls that they repeat
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels take x: a map [N, C, *spatial] or pooled values [N, C].
+    """Whether the kernels take x, a map [N, C, *spatial] or pooled values [N, C], and its GPU takes them.
 
     They take fp32, fp16 and bf16, 0 to 3 spatial dims and at least one element. N * C and the number of
     spatial elements must stay below 2**31 each; their product has no limit.
@@ -39,6 +39,7 @@ def supports(x: Tensor) -> bool:
         and x.numel() > 0
         and x.shape[0] * x.shape[1] < _MAX_INDEX
         and x.numel() // (x.shape[0] * x.shape[1]) < _MAX_INDEX
+        and (not x.is_cuda or device_of(x.device).served)
     )
 
 
@@ -72,9 +73,11 @@ def device_of(device: torch.device) -> Device:
     return device_of_trial() or (_INTERPRETER if device.type == "cpu" else _gpu(device))
 
 
-def at_most(registers: int, num_warps: int) -> dict[str, int]:
+def at_most(registers: int, num_warps: int, device: Device) -> dict[str, int]:
     """The option by which ptxas gives a thread so many, if a program can have them; only ptxas takes one."""
-    return {} if torch.version.hip else {"maxnreg": min(registers, REGISTERS // (32 * num_warps))}
+    if device.vendor != "nvidia":
+        return {}
+    return {"maxnreg": min(registers, REGISTERS // (device.warp_size * num_warps))}
 
 
 @cache

@@ -9,6 +9,7 @@ from ..call import BatchNorm, ProductCall, vectors
 from ..direct import run
 from ..kernels.product import product_kernel
 from ..kernels.projection import projection_kernel
+from ..tuning import product
 from ..tuning.choice import Choice
 from ..tuning.product import ProductConfig
 from ..tuning.projection import projection_config
@@ -32,14 +33,13 @@ def gates(
 
     With shift, like out, the two are the gates times the factor and the summand that follow the product.
 
-    For 16-bit weights the product is one of TF32: they are exact in it, and the pooled values have more
-    digits than the map that they are means of. For fp32 weights it is exact fp32.
+    For 16-bit weights the product is one of TF32 where a GPU has it: they are exact in it, and the pooled
+    values have more digits than the map that they are means of. For fp32 weights it is exact fp32.
     """
     (n, i), c = pooled.shape, projection.shape[0]
     taps = weight.numel()
     device = devices.device_of(pooled.device)
-    config = projection_config(n, c, taps, device)
-    nvidia = device.warp_size == 32
+    config = projection_config(n, c, taps, projection.dtype.itemsize, device)
     blocks = -(-n // config.block_n) * -(-c // (config.block_c - taps + 1))
     with devices.on_device_of(pooled):
         run(
@@ -47,10 +47,17 @@ def gates(
             pooled, projection, projection_bias, weight, bias, *vectors(bn), bn_eps, out, shift,
             n, c, i, *pooled.stride(), projection.stride(0), projection.stride(1), weight.stride(-1),
             K=taps, CIRCULAR=circular, GATE=gate,
-            PRECISION="tf32" if nvidia and projection.dtype != torch.float32 else "ieee",
+            PRECISION=config.precision,
             BLOCK_N=config.block_n, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
             num_warps=config.num_warps,
         )  # fmt: skip
+
+
+def takes(x: Tensor) -> bool:
+    """Whether `rescaled` is for x. Triton's interpreter multiplies the bits of bf16."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        return False
+    return product.takes(x.element_size(), devices.device_of(x.device))
 
 
 def rescaled(call: ProductCall) -> None:

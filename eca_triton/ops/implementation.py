@@ -229,19 +229,16 @@ def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
 @_first_of(RESCALED_PROJECTION)
 def _rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
     a, out = check_and_allocate_rescaled_projection(*args, **kwargs)
-    # Channels that are not innermost make rows of a matrix that no vector access reads; Triton's interpreter
-    # multiplies the bits of bf16.
-    bits = a.x.dtype == torch.bfloat16 and a.x.device.type == "cpu"
-    if out.numel() == 0 or not channels_last(a.x) or bits or not have_kernels(a.x):
-        dtype = reference.compute_dtype(a.x)
-        return out.copy_(
-            reference.rescaled_projection(a.x, a.projection, a.factor, a.summand, out_dtype=dtype)
-        )
-    from ..launch import projection
+    # Channels that are not innermost make rows of a matrix that no vector access reads.
+    if out.numel() and channels_last(a.x) and have_kernels(a.x):
+        from ..launch import projection
 
-    with CALLS[RESCALED_PROJECTION].first(args, kwargs, (out,)):
-        projection.rescaled(ProductCall(a.x, a.projection, a.factor, a.summand, out))
-    return out
+        if projection.takes(a.x):
+            with CALLS[RESCALED_PROJECTION].first(args, kwargs, (out,)):
+                projection.rescaled(ProductCall(a.x, a.projection, a.factor, a.summand, out))
+            return out
+    dtype = reference.compute_dtype(a.x)
+    return out.copy_(reference.rescaled_projection(a.x, a.projection, a.factor, a.summand, out_dtype=dtype))
 
 
 def have_kernels(x: Tensor) -> bool:

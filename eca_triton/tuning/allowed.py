@@ -125,7 +125,7 @@ def _lagged(problem: EcaProblem, config: Any) -> bool:
     layout = problem.layout
     itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
     vector = VECTOR_BYTES // itemsize
-    if problem.device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
+    if not lagged.takes(layout, problem.device):
         return False
     channels_last = layout.vector(1, vector) == vector
     if (config.vec_c, config.vec_hw) != ((vector, 1) if channels_last else (1, vector)):
@@ -152,7 +152,8 @@ def _product(problem: ProductProblem, config: Any) -> bool:
     layout, threads = problem.layout, config.num_warps * problem.device.warp_size
     blocks = (config.block_hw, layout.hw), (config.block_c, layout.c), (config.block_i, problem.reduced)
     return (
-        layout.dense_channels_last
+        product.takes(problem.kept_itemsize, problem.device)
+        and layout.dense_channels_last
         and all(block <= max(product.LEAST, power_of_2(size)) for block, size in blocks)
         and threads <= MAX_THREADS
         and config.block_hw * config.block_c <= product.most_sums(threads) * threads

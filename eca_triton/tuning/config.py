@@ -11,6 +11,7 @@ TiledPass = Literal["pool", "rescale", "moments"]
 FlatPass = Literal["affine", "affine_backward"]
 Pass = TiledPass | FlatPass
 """One launch of an operator that takes two over its maps, by the name of its kernel."""
+Vendor = Literal["nvidia", "amd"]
 TILED: tuple[TiledPass, ...] = get_args(TiledPass)
 FLAT: tuple[FlatPass, ...] = get_args(FlatPass)
 
@@ -25,6 +26,7 @@ class Device:
         name: of the product, by which tuned tables know it; "" for a device that has none.
         capability: "major.minor".
         shared_bytes: most shared memory of one program; by default what every GPU has.
+        vendor: whose compiler Triton calls.
     """
 
     num_sms: int
@@ -32,6 +34,7 @@ class Device:
     name: str = ""
     capability: str = ""
     shared_bytes: int = 48 << 10
+    vendor: Vendor = "nvidia"
 
     @classmethod
     def of(cls, properties: Any) -> Device:
@@ -43,7 +46,29 @@ class Device:
             name=properties.name,
             capability=f"{properties.major}.{properties.minor}",
             shared_bytes=getattr(properties, "shared_memory_per_block_optin", shared),
+            # Where torch is built for CUDA, it is the product's name.
+            vendor="amd" if getattr(properties, "gcnArchName", "").startswith("gfx") else "nvidia",
         )
+
+    @property
+    def served(self) -> bool:
+        """Whether Triton compiles for it: Volta is the oldest of NVIDIA's, as Inductor has it."""
+        return self.vendor == "amd" or self._generation >= 7
+
+    def multiplies(self, itemsize: int) -> bool:
+        """Whether Triton has matrix units multiply floats of so many bytes, exactly.
+
+        Ampere's and later ones do with 16 bits, as RDNA 3's; CDNA's with 32, too. Elsewhere the factors of a
+        product are in registers of threads, which spill them unless they are few.
+        """
+        if self.vendor == "nvidia":
+            return itemsize == 2 and self._generation >= 8
+        return self.warp_size == 64 or (itemsize == 2 and self._generation >= 11)
+
+    @property
+    def _generation(self) -> int:
+        """A device without a capability is of the newest."""
+        return int(self.capability.partition(".")[0] or 99)
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,7 @@ def cut(
 
 def channels_per_vector(layout: Layout, itemsize: int, bits: bool, device: Device) -> int | None:
     """Channels of one vector access: all of it where they are contiguous, else 1; None: no such kernel."""
-    # Wavefronts of 64 are CDNA: its L2 is one per die, so a tile may not come back from it.
-    if device.warp_size == 64 or not (layout.contiguous or layout.dense_channels_last):
+    if not takes(layout, device):
         return None
     vector = VECTOR_BYTES // itemsize
     vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
@@ -116,6 +115,14 @@ def channels_per_vector(layout: Layout, itemsize: int, bits: bool, device: Devic
     if vec_c == vector:
         return vector
     return None if bits and layout.hw % 8 else 1
+
+
+def takes(layout: Layout, device: Device) -> bool:
+    """Whether the kernel takes such maps there.
+
+    CDNA's L2 is one per die, so a tile may not come back from it; no AMD GPU has been tried.
+    """
+    return device.vendor == "nvidia" and (layout.contiguous or layout.dense_channels_last)
 
 
 def shaped(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .config import Device
 from .heuristic import power_of_2
 from .layout import Layout
 
@@ -40,6 +41,14 @@ class ProductConfig:
         """Of a program, at most: what its stages load, then its sums, on their way to whole rows."""
         stages = (self.block_hw + self.block_c) * self.block_i * itemsize * self.num_stages
         return max(stages, 4 * self.block_hw * self.block_c) + BARRIERS
+
+
+def takes(itemsize: int, device: Device) -> bool:
+    """Whether the kernel is for maps of such elements: of 16 bits, of which stages fit, by matrix units.
+
+    Elsewhere it would spill, and a library makes the product.
+    """
+    return itemsize == 2 and device.multiplies(itemsize)
 
 
 def most_sums(threads: int) -> int:

@@ -244,10 +244,11 @@ def test_a_map_that_comes_back_from_l2_is_read_twice_there() -> None:
     [
         (BOTTLENECK, Settings(plan="off", force=True), DISABLED),
         (replace(BOTTLENECK, device="cpu"), Settings(), DEVICE),
+        (replace(BOTTLENECK, served=False), Settings(), DEVICE),
         (replace(BOTTLENECK, dtype=torch.float64), H200, KERNEL_DTYPE),
         (replace(BOTTLENECK, images=1, channels=64, positions=255), H200, TINY),
     ],
-    ids=["off", "device", "dtype", "tiny"],
+    ids=["off", "device", "old GPU", "dtype", "tiny"],
 )
 def test_a_reason_to_leave_it(facts: Facts, settings: Settings, reason: str) -> None:
     decision = decide(facts, settings)

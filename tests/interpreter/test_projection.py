@@ -91,7 +91,7 @@ def test_what_is_not_finite_stays_in_its_image_and_within_reach_of_its_channel()
 @pytest.mark.parametrize("taps", [1, 5, 9, 63])
 @pytest.mark.parametrize(("n", "c"), [(1, 256), (128, 256), (128, 2048), (4096, 64)])
 def test_the_halo_stays_small_and_the_matrix_units_are_fed(n: int, c: int, taps: int) -> None:
-    config = projection_config(n, c, taps, H200)
+    config = projection_config(n, c, taps, 2, H200)
     assert taps - 1 <= config.block_c // 3
     assert config.block_n >= 16
     assert config.block_c >= 32
