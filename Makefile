@@ -5,19 +5,24 @@ ENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 READY := $(ENV)/ready
 BIN := $(abspath $(ENV))/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# For pytest, as in `make test ARGS='--shuffle 7'`.
+ARGS ?=
 
-.PHONY: demo test test-oldest lint fmt bench evidence budgets
+.PHONY: demo test test-oldest test-version lint fmt bench evidence budgets
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
-	$(PYTEST) -n $(WORKERS) --dist worksteal tests
-	TRITON_INTERPRET=1 $(PYTEST) -n $(WORKERS) --dist worksteal tests/interpreter
+	$(BIN)/python tests/both_parts.py -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-oldest:
 	$(MAKE) test ENV=$(ENV)-oldest CONSTRAINTS=constraints-oldest.txt
+
+# Any torch that tests/versions.py knows: make test-version TORCH=2.12.1
+test-version:
+	$(PYTHON) tests/versions.py $(TORCH) > $(ENV)-$(TORCH).txt
+	$(MAKE) test ENV=$(ENV)-$(TORCH) CONSTRAINTS=$(ENV)-$(TORCH).txt
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -26,7 +31,7 @@ fmt: $(READY)
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 bench: $(READY)
-	$(PYTEST) benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-sort=fullname
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-sort=fullname
 
 # Installs nothing: the first Python that has torch, Triton and timm runs it.
 evidence:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import torch
@@ -154,18 +154,36 @@ class TestSteps:
         (tune,) = (task.command(60.0)[3:] for task in wanted if task.name == "tune")
         assert _parser().parse_args(tune).out == tmp_path / "tuned.json"
 
-    def test_a_process_and_its_children_end_at_the_limit(self, tmp_path: Path) -> None:
-        log = tmp_path / "log"
-        trace = tmp_path / "the child went on"
-        child = f"import time, pathlib; time.sleep(2); pathlib.Path({str(trace)!r}).touch()"
+    def test_a_process_and_its_children_end_at_the_limit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The limit comes as soon as the child runs: the pipe that it holds open ends with it."""
+        log, pipe = tmp_path / "log", tmp_path / "pipe"
+        os.mkfifo(pipe)
+        waits = []
+
+        class Process(subprocess.Popen):
+            def wait(self, timeout: float | None = None) -> int:
+                waits.append(timeout)
+                if len(waits) > 1:
+                    return super().wait(timeout)
+                reading.append(pipe.open())  # as soon as the child opens it
+                raise subprocess.TimeoutExpired(self.args, timeout)
+
+        reading: list[TextIO] = []
+        monkeypatch.setattr(subprocess, "Popen", Process)
+        child = f"import time; f = open({str(pipe)!r}, 'w'); time.sleep(30); f.write('went on')"
         start = f"subprocess.run([sys.executable, '-c', {child!r}])"
         code = f"import subprocess, sys; print('here', flush=True); {start}"
-        started = time.monotonic()
         assert evidence.run_limited([sys.executable, "-c", code], 1.0, log) is None
-        time.sleep(max(0.0, started + 2.5 - time.monotonic()))
-        assert not trace.exists()
+        assert waits[0] == 1.0
+        with reading[0] as file:
+            assert file.read() == ""
         assert "here" in log.read_text()
-        assert evidence.run_limited([sys.executable, "-c", "raise SystemExit(3)"], 30.0, log) == 3
+
+    def test_a_process_that_ends_before_the_limit_has_an_exit_code(self, tmp_path: Path) -> None:
+        code = "raise SystemExit(3)"
+        assert evidence.run_limited([sys.executable, "-c", code], 300.0, tmp_path / "log") == 3
 
 
 class TestSummary:

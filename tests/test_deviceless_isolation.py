@@ -51,6 +51,12 @@ def test_everything_is_restored(training: bool) -> None:
     lower(model, inputs, training=training)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_no_setting_is_used_that_torch_will_remove() -> None:
+    model, inputs, _ = deviceless_models.tail(batch=2)
+    lower(model, inputs)
+
+
 @pytest.mark.usefixtures("unchanged")
 def test_everything_is_restored_after_an_error() -> None:
     class Wrong(nn.Module):

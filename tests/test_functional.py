@@ -11,8 +11,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 @pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+def nothing_compiled():
     torch._dynamo.reset()
 
 

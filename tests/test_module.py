@@ -27,11 +27,6 @@ class OfficialLayer(nn.Module):
         return x * self.sigmoid(y).expand_as(x)
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize(
     ("module", "k"),
     [

@@ -13,11 +13,6 @@ from eca_triton.ops.schema_training import mask_order_for
 from eca_triton.reference_training import pack, unpack
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)

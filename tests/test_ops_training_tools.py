@@ -15,11 +15,6 @@ from eca_triton.functional import BatchNormParameters
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_first_and_second_order(activation, check):

@@ -9,11 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def loop(f, *mapped):
     outs = [f(*sample) for sample in zip(*mapped, strict=True)]
     if isinstance(outs[0], tuple):

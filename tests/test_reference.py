@@ -32,11 +32,6 @@ def options_of(site, channels):
     return options
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("site", SITES)
 def test_is_at_least_as_exact_as_eager(site, dtype):

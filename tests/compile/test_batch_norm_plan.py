@@ -20,11 +20,6 @@ from torch.utils.checkpoint import checkpoint
 from eca_triton.ops import BATCH_NORM_ECA
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def step(run: Callable[..., Any], state: nn.Module, x: Tensor, grad: bool = True) -> dict[str, Tensor]:
     """Outputs, gradients and buffers after a step."""
     with torch.set_grad_enabled(grad):

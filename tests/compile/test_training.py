@@ -22,11 +22,6 @@ import eca_triton
 from eca_triton.compile.reasons import TRANSFORM
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def example(batch: int = 4) -> Tensor:
     return torch.randn(batch, 8, 6, 5)
 

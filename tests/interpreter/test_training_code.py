@@ -119,11 +119,6 @@ def assert_as_exact_as_eager(model: nn.Module, draws: list[dict[str, Tensor]], t
             assert_as_good_as(one, plain, double)
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.filterwarnings(
     "ignore:invalid value encountered in divide"
 )  # by a masked lane, in the interpreter

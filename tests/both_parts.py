@@ -1,0 +1,56 @@
+"""Run all tests: as they are, then the kernels in Triton's interpreter, whether or not the first part passed.
+
+    python tests/both_parts.py [pytest's options]
+
+Ends with one line for each part, and exit code 1 if either failed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+HERE = Path(__file__).resolve().parent
+PARTS: dict[str, tuple[Path, dict[str, str]]] = {  # name: tests, and what the environment has besides
+    "as they are": (HERE, {}),
+    "in Triton's interpreter": (HERE / "interpreter", {"TRITON_INTERPRET": "1"}),
+}
+
+
+def run(part: str, options: Sequence[str]) -> tuple[bool, str]:
+    """Run one part: whether it passed, and a line that says so."""
+    tests, variables = PARTS[part]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, **variables}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", str(tests)]
+        code = subprocess.run(command, env=environment, check=False).returncode
+        counts = counted(report) if report.exists() else "no report"
+    return code == 0, f"{part}: {'passed' if code == 0 else f'FAILED, exit code {code}'}: {counts}"
+
+
+def counted(report: Path) -> str:
+    """How many tests passed, failed and were skipped, and in what time."""
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    total, failed, errors, skipped = (
+        int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
+    )
+    passed = total - failed - errors - skipped
+    return (
+        f"{passed} passed, {failed + errors} failed, {skipped} skipped in {float(suite.get('time', 0)):.0f} s"
+    )
+
+
+def main(options: Sequence[str]) -> int:
+    results = [run(part, options) for part in PARTS]
+    print("", *(line for _, line in results), sep="\n")
+    return 0 if all(passed for passed, _ in results) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
