@@ -60,6 +60,12 @@ KEPT_ANSWERS = {
     ),
 }
 
+# Inductor's option to time a template with and without what follows it: from torch 2.15, and before.
+TIMES_TEMPLATES = next(
+    name
+    for name in ("benchmark_template_fusion", "benchmark_epilogue_fusion")
+    if hasattr(inductor_config, name)
+)
 
 ATEN: Any = torch._C  # whose stubs lack what is used here
 
@@ -159,13 +165,13 @@ def _configuration() -> Iterator[None]:
     with (
         inductor_config.patch(
             compile_threads=1,
-            shape_padding=False,  # decided by timing
-            benchmark_epilogue_fusion=False,  # and so is this
+            shape_padding=False,  # decided by timing, as are templates
             fx_graph_cache=False,
             fx_graph_remote_cache=False,
             autotune_local_cache=False,
             autotune_remote_cache=False,
             bundled_autotune_remote_cache=False,
+            **{TIMES_TEMPLATES: False},
         ),
         functorch_config.patch(
             enable_autograd_cache=False,
