@@ -8,6 +8,7 @@ BIN := $(abspath $(ENV))/bin
 # For pytest, as in `make test ARGS='--shuffle 7'`.
 ARGS ?=
 
+.DELETE_ON_ERROR:
 .PHONY: demo test test-oldest test-version lint fmt bench evidence budgets
 
 demo: $(READY)
@@ -20,9 +21,11 @@ test-oldest:
 	$(MAKE) test ENV=$(ENV)-oldest CONSTRAINTS=constraints-oldest.txt
 
 # Any torch that tests/versions.py knows: make test-version TORCH=2.12.1
-test-version:
-	$(PYTHON) tests/versions.py $(TORCH) > $(ENV)-$(TORCH).txt
-	$(MAKE) test ENV=$(ENV)-$(TORCH) CONSTRAINTS=$(ENV)-$(TORCH).txt
+test-version: $(ENV)-$(or $(TORCH),none).txt
+	$(MAKE) test ENV=$(ENV)-$(TORCH) CONSTRAINTS=$<
+
+$(ENV)-%.txt: tests/versions.py constraints.txt constraints-oldest.txt
+	$(PYTHON) tests/versions.py $* > $@
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

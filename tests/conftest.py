@@ -29,9 +29,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Draw the order of files, and of tests in each: a file's own fixtures are made once."""
     seed = config.getoption("shuffle")
     if seed is not None:
         random.Random(seed).shuffle(items)
+        files: dict[Path, int] = {}
+        for item in items:
+            files.setdefault(item.path, len(files))
+        items.sort(key=lambda item: files[item.path])
 
 
 @pytest.hookimpl(tryfirst=True)

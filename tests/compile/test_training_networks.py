@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from given_relus import doubt, forget, remembering, tell, told
 from harness import Lowering
 from torch import Tensor, nn
 
@@ -37,40 +38,6 @@ NETWORKS: dict[str, tuple[dict[str, Any], float, float, str]] = {
 }
 
 
-class ReLU(nn.Module):
-    """A ReLU that remembers which elements it let through."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.out = F.relu(x, inplace=True)
-        return self.out
-
-    @property
-    def opened(self) -> Tensor:
-        return self.out.detach() > 0
-
-
-class GivenReLU(nn.Module):
-    """Lets through the elements that it is told; `doubt` is the largest of which x itself says otherwise."""
-
-    opened: Tensor
-    doubt = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        size = torch.where(self.opened == (x > 0), 0, x.detach().abs()).max() / x.detach().abs().max()
-        self.doubt = max(self.doubt, size.item())
-        return x * self.opened
-
-
-def of_kind(kind: type[nn.Module], network: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in network.named_modules() if isinstance(module, kind)}
-
-
-def with_relu(network: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> nn.Module:
-    for name in of_kind(old, network):
-        network.set_submodule(name, new())
-    return network
-
-
 def build(name: str) -> nn.Module:
     smaller, deviation, *_ = NETWORKS[name]
     network = timm.create_model(name, num_classes=10, **smaller).train()
@@ -78,13 +45,14 @@ def build(name: str) -> nn.Module:
     for key, parameter in network.named_parameters():
         if key.endswith(".gain"):
             nn.init.ones_(parameter)
-    return with_relu(network, nn.ReLU, ReLU)
+    return remembering(network)
 
 
 def step(
     network: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor, classes: Tensor
 ) -> dict[str, Tensor]:
     """The loss, the gradients and the buffers after one step without its update."""
+    forget(network)
     network.zero_grad()
     loss = F.cross_entropy(run(images), classes)
     loss.backward()
@@ -98,7 +66,7 @@ def test_each_of_five_steps_is_as_exact_as_eager_mode(name: str) -> None:
     torch.manual_seed(0)
     *_, rate, plan = NETWORKS[name]
     network = build(name)
-    twin, exact = copy.deepcopy(network), with_relu(copy.deepcopy(network).double(), ReLU, GivenReLU)
+    twin, exact = copy.deepcopy(network), told(copy.deepcopy(network).double())
     lowering = Lowering("aot_eager", device="cuda")
     runs = {network: lowering.compile(network), twin: twin}
     optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
@@ -111,8 +79,7 @@ def test_each_of_five_steps_is_as_exact_as_eager_mode(name: str) -> None:
         for judged, run in runs.items():
             got = step(judged, run, images, classes)
             exact.load_state_dict(state)
-            for key, relu in of_kind(GivenReLU, exact).items():
-                relu.opened = judged.get_submodule(key).opened
+            tell(exact, judged)
             truth = step(exact, exact, images.double(), classes)
             for key, want in truth.items():
                 assert want.is_floating_point() or got[key] == want == number + 1, key
@@ -123,7 +90,7 @@ def test_each_of_five_steps_is_as_exact_as_eager_mode(name: str) -> None:
 
     assert [record.decision.plan for record in lowering.records] == [plan] * 5
     assert lowering.calls(torch.conv1d) == []
-    assert all(relu.doubt < 1e-5 for relu in of_kind(GivenReLU, exact).values())
+    assert doubt(exact) < 1e-5
     for key, steps in errors.items():
         error, native_error, largest = map(max, zip(*steps, strict=True))
         assert error <= 2 * native_error + ULPS * EPS * largest, key
