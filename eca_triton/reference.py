@@ -67,7 +67,7 @@ def gate_from_pool_backward(
 
     Returns:
         d_pooled [N, C] in the dtype of `pooled`; d_weight in the shape and dtype of `weight`; d_bias [1] in
-        the dtype of `weight`.
+        the dtype of `bias` (without one, of `weight`).
     """
     y = pooled.to(compute_dtype(pooled))
     z = _convolve(y, weight, bias, circular)
@@ -84,7 +84,7 @@ def gate_from_pool_backward(
     return (
         d_pooled.to(pooled.dtype),
         d_weight.reshape(weight.shape).to(weight.dtype),
-        dz.sum().reshape(1).to(weight.dtype),
+        dz.sum().reshape(1).to((weight if bias is None else bias).dtype),
     )
 
 

@@ -78,7 +78,7 @@ class _GateFromPool(torch.autograd.Function):
             None,
             d_pooled if needs_pooled else None,
             d_weight if needs_weight else None,
-            d_bias.to(bias.dtype) if needs_bias else None,
+            d_bias if needs_bias else None,
         )
 
 

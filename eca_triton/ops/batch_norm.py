@@ -212,7 +212,7 @@ def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, 
     return (
         d_x.to(a.x.dtype),
         d_weight,
-        None if a.bias is None else d_bias.to(a.bias.dtype),
+        None if a.bias is None else d_bias,
         None if a.bn_weight is None else d_scale.to(a.bn_weight.dtype),
         None if a.bn_bias is None else d_shift.to(a.bn_bias.dtype),
         None if a.residual is None else p.to(a.residual.dtype),

@@ -217,7 +217,9 @@ def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     a, outs = check_and_allocate_affine_from_projection(*args, **kwargs)
     out, shift = outs
     if out.numel() == 0 or not have_kernels(a.pooled):
-        terms = reference.affine_from_projection(a.pooled, a.projection, a.weight, a.bias, **a.options)
+        terms = reference.affine_from_projection(
+            a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=out.dtype
+        )
         return out.copy_(terms[0]), shift.copy_(terms[1])
     from ..launch import projection
 

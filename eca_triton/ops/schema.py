@@ -150,7 +150,8 @@ def check_and_allocate_gate_from_pool_backward(
     a = PoolBackwardArguments(*args, **kwargs)
     checks.check_pool_backward("gate_from_pool_backward", a)
     d_pooled = a.pooled.new_empty(a.pooled.shape)
-    return a, (d_pooled, a.weight.new_empty(a.weight.shape), a.weight.new_empty(1))
+    d_bias = (a.weight if a.bias is None else a.bias).new_empty(1)
+    return a, (d_pooled, a.weight.new_empty(a.weight.shape), d_bias)
 
 
 def _fake_gate(*args: Any, **kwargs: Any) -> Tensor:

@@ -114,14 +114,21 @@ class BackwardArguments(NamedTuple):
         """Which gradients are."""
         return {name: getattr(self, name) for name in self._fields if name.startswith("wants_")}
 
+    @property
+    def d_residual_dtype(self) -> torch.dtype:
+        """The dtype in which d_residual loses nothing; without a residual at hand it is a part of `grad`."""
+        if self.residual is None:
+            return self.grad.dtype
+        return torch.promote_types(self.grad.dtype, self.residual.dtype)
+
     def outputs(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        """Gradients as the operator returns them: in their inputs' dtypes, and empty where there is none."""
+        """Gradients as the operator returns them: in its outputs' dtypes, and empty where there is none."""
         likes = (self.x, self.grad, self.weight, self.bias, self.bn_weight, self.bn_bias)
+        dtypes = [(self.x if like is None else like).dtype for like in likes]
+        dtypes[1] = self.d_residual_dtype
         return tuple(
-            (self.x if like is None else like).new_empty(0)
-            if gradient is None or like is None
-            else gradient.to(like.dtype)
-            for gradient, like in zip(gradients, likes, strict=True)
+            self.x.new_empty(0, dtype=dtype) if gradient is None else gradient.to(dtype)
+            for gradient, dtype in zip(gradients, dtypes, strict=True)
         )
 
 
@@ -165,7 +172,7 @@ def check_and_allocate_eca_backward(
 ) -> tuple[BackwardArguments, tuple[Tensor, ...]]:
     """As `schema.check_and_allocate_eca`, for `eca_backward`; a gradient not wanted has the shape [0].
 
-    d_residual has the dtype of `grad`, every other gradient that of its input.
+    d_residual is of `d_residual_dtype`, every other gradient of its input's dtype.
     """
     a = BackwardArguments(*args, **kwargs)
     checks.check_backward("eca_backward", a)
@@ -177,7 +184,9 @@ def check_and_allocate_eca_backward(
 
     return a, (
         torch.empty_like(a.x) if a.wants_x else a.x.new_empty(0),
-        torch.empty_like(a.x, dtype=a.grad.dtype) if a.wants_residual else a.grad.new_empty(0),
+        torch.empty_like(a.x, dtype=a.d_residual_dtype)
+        if a.wants_residual
+        else a.x.new_empty(0, dtype=a.d_residual_dtype),
         parameter(a.weight, a.wants_band),
         parameter(a.bias, a.wants_band),
         parameter(a.bn_weight, a.wants_bn),
