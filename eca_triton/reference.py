@@ -71,12 +71,7 @@ def gate_from_pool_backward(
     """
     y = pooled.to(compute_dtype(pooled))
     z = _convolve(y, weight, bias, circular)
-    grad = grad.to(y.dtype)
-    if gate == "sigmoid":
-        g = torch.sigmoid(z)
-        dz = grad * (g * (1 - g))
-    else:
-        dz = torch.where((z > -3) & (z < 3), grad / 6, 0.0)
+    dz = _GATE_GRADIENTS[gate](grad.to(y.dtype), z)
     k = weight.shape[-1]
     taps = weight.reshape(-1).to(y.dtype)
     d_pooled = (_windows(dz, k, circular) * taps.flip(0)).sum(-1)
@@ -254,6 +249,18 @@ def normalize(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: st
 def pool(xhat: Tensor) -> Tensor:
     dtype = compute_dtype(xhat)
     return reduce(xhat, "n c ... -> n c", lambda t, axes: t.mean(axes, dtype=dtype))
+
+
+def _through_sigmoid(grad: Tensor, z: Tensor) -> Tensor:
+    g = torch.sigmoid(z)
+    return grad * (g * (1 - g))
+
+
+def _through_hard_sigmoid(grad: Tensor, z: Tensor) -> Tensor:
+    return torch.where((z > -3) & (z < 3), grad / 6, 0.0)
+
+
+_GATE_GRADIENTS = {"sigmoid": _through_sigmoid, "hard_sigmoid": _through_hard_sigmoid}
 
 
 def _convolve(y: Tensor, weight: Tensor, bias: Tensor | None, circular: bool) -> Tensor:

@@ -20,7 +20,10 @@ from torch import Tensor
 from . import reference
 from .reference import ACTIVATIONS, BatchNorm, Pointwise, compute_dtype
 
-SELECTING = ("relu", "relu6")
+PASSES: dict[str, Pointwise] = {"relu": lambda u: ~(u <= 0), "relu6": lambda u: ~((u <= 0) | (u >= 6))}
+"""By activation, where it lets a gradient at u through: NaN does, a corner does not."""
+
+SELECTING = tuple(PASSES)
 """Activations whose slope is 0 or 1: all that their backward needs to know is one bit per element."""
 
 MASK_ORDERS = ("none", "contiguous", "channels_last")
@@ -60,7 +63,7 @@ def eca_forward(
     u = _before_activation(x, g, bn, bn_eps, gain, residual)
     mask = x.new_empty(0, dtype=torch.uint8)
     if mask_order != "none":
-        mask = pack(_passes(u, activation), mask_order)
+        mask = pack(PASSES[activation](u), mask_order)
     return ACTIVATIONS[activation](u).to(out_dtype), pooled, mask
 
 
@@ -129,7 +132,7 @@ def eca_backward(
 
 def pack(passes: Tensor, order: str) -> Tensor:
     """Booleans [N, C, *spatial] -> uint8 [N, C * HW / 8]; bit e % 8 of byte e // 8 is element e in order."""
-    passes = passes.movedim(1, -1) if order == "channels_last" else passes
+    passes = passes.movedim(1, -1) if _is_channels_last(order) else passes
     n, *image = passes.shape
     # Summed in int32, which Inductor does in the kernel of the elements, in uint8 in one more.
     octets = passes.reshape(n, math.prod(image) // 8, 8).to(torch.int32)
@@ -140,9 +143,15 @@ def unpack(mask: Tensor, shape: torch.Size, order: str) -> Tensor:
     """The booleans [N, C, *spatial] that `pack` packed."""
     octets = mask[..., None].to(torch.int32)
     bits = (octets >> _places(octets)) & 1
-    if order == "channels_last":
+    if _is_channels_last(order):
         return bits.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1) != 0
     return bits.reshape(shape) != 0
+
+
+def _is_channels_last(order: str) -> bool:
+    if order not in MASK_ORDERS[1:]:
+        raise ValueError(f"the order of bits must be one of {', '.join(MASK_ORDERS[1:])}, got {order!r}")
+    return order == "channels_last"
 
 
 def _places(octets: Tensor) -> Tensor:
@@ -158,14 +167,9 @@ def _before_activation(
     return u if residual is None else u + residual.to(u.dtype)
 
 
-def _passes(u: Tensor, activation: str) -> Tensor:
-    """Whether relu or relu6 lets a gradient at u through: NaN does, a corner does not."""
-    return ~((u <= 0) | (u >= 6)) if activation == "relu6" else ~(u <= 0)
-
-
 def _through_activation(dy: Tensor, u: Tensor, activation: str) -> Tensor:
-    if activation in SELECTING:
-        return torch.where(_passes(u, activation), dy, 0.0)
+    if activation in PASSES:
+        return torch.where(PASSES[activation](u), dy, 0.0)
     if activation == "hardswish":
         return torch.where(u <= -3, 0.0, dy * torch.where(u < 3, u / 3 + 0.5, 1.0))
     return dy * _SLOPES[activation](u)

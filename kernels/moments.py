@@ -64,6 +64,7 @@ def moments_kernel(
                 inside = (offs_hw < HW)[:, None] & (octets_c < C // 8)[None, :]
                 bits = tl.trans(unpacked_bits(tl.load(octet_ptr + octets, mask=inside, other=0)))
             else:
+                tl.static_assert(BITS_ALONG == "", "unknown order of bits")
                 octets = tl.load(octet_ptr + (element >> 3), mask=mask, other=0).to(tl.int32)
                 bits = (octets >> (element & 7).to(tl.int32)) & 1 != 0
             p = tl.where(bits, p, 0.0)

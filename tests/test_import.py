@@ -167,7 +167,9 @@ ALLOWED = {
     "decompositions": {"ops", "reference", "reference_training"},
     "export": {"compile", "decompositions", "ops"},
     "module": {"functional"},
-    "compile": {"decompositions", "ops", "targets", "tuning", "__init__"},
+    "compile": {
+        "decompositions", "ops", "reference", "reference_training", "targets", "tuning", "__init__",
+    },
     "deviceless": {"compile", "targets", "__init__"},
     "tables": set(),
     "near_names": set(),

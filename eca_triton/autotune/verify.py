@@ -72,7 +72,7 @@ def _wrong_bits(got: Tensor, exact: Tensor, native: Tensor, call: AnyCall) -> st
     scale = torch.finfo(torch.float32).eps * float(exact.abs().max())  # bits are told before any rounding
     margin = 2 * float((native - exact).abs().max()) + ULPS * scale
     sure = ~_near_corner(exact, call.activation, margin)
-    passes = (exact > 0) & ((exact < 6) if call.activation == "relu6" else True)
+    passes = reference_training.PASSES[call.activation](exact)
     wrong = int(((reference_training.unpack(got, call.x.shape, order) != passes) & sure).sum())
     return f"{wrong} bits of the mask are wrong" if wrong else ""
 

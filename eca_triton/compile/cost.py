@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..reference import ACTIVATIONS
+from ..reference_training import SELECTING
 from ..targets import TARGETS, Target
 from ..tuning.choice import choose
 from ..tuning.config import Device
@@ -19,7 +21,8 @@ from .facts import Facts
 
 # What tells backward where ReLU was open, in S of a 16-bit map: a bit per element, or Inductor's bool.
 PACKED_MASK, STORED_MASK = 1 / 16, 1 / 2
-SELECTING, BENDING = ("relu", "relu6"), ("silu", "gelu", "hardswish")  # activations, by what backward needs
+# The other activations, of which backward needs more than a bit.
+BENDING = tuple(name for name in ACTIVATIONS if name not in ("identity", *SELECTING))
 
 # A map of up to two thirds of L2 is still there for its second reader: the H200 reads 40 of 60 MB at full
 # L2 speed, and 58 MB at half of it (te42kyfo/gpu-benches).
@@ -132,7 +135,7 @@ def stock(facts: Facts) -> Work:
     forward = Work(1.0 + residual, trains + widened, written, launches, pool + rescale)
     if not facts.grad:
         return forward
-    activation = any(name in facts.tail for name in ("relu", "relu6", "silu"))
+    activation = not {*SELECTING, *BENDING}.isdisjoint(facts.tail)
     stored = activation and residual
     extra = 0.0 if not trains else 3.0 if facts.positions >= 56 * 56 else 1.0
     return Work(
@@ -192,7 +195,7 @@ def batch_norm(facts: Facts) -> Work:
     map for the moments of the gradient, which is stored where a residual wants it; both again for the map's.
     """
     residual = "residual" in facts.tail
-    activation = any(name in facts.tail for name in ("relu", "relu6", "silu"))
+    activation = not {*SELECTING, *BENDING}.isdisjoint(facts.tail)
     pool, rescale = _stock_instructions(facts)
     forward = Work(1.0 + residual, 1.0, 0.0 if facts.inlined else 1.0, 4, pool + rescale)
     if not facts.grad:

@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
+from ..reference import ACTIVATIONS, PRE_ACTIVATIONS
+
+KNOWN = {
+    "batch_norm": (None, "eval", "train"),
+    "activation": tuple(PRE_ACTIVATIONS),
+    "tail": ("gain", "residual", *(name for name in ACTIVATIONS if name != "identity")),
+}
+"""What the facts that are names may say: no cost is made up for what it was not counted for."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -82,6 +91,13 @@ class Facts:
     epilogues: bool = False
     products: bool = False
     served: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a name that nobody counted."""
+        for fact, names in KNOWN.items():
+            said = self.tail if fact == "tail" else (getattr(self, fact),)
+            if not set(said) <= set(names):
+                raise ValueError(f"{fact} must be of {names}, got {getattr(self, fact)!r}")
 
     @property
     def numel(self) -> int:

@@ -38,6 +38,12 @@ from .template import MUTATED, attempt, template
 
 log = logging.getLogger("eca_triton")
 aten = torch.ops.aten
+# What comes before pooling, in Inductor's operators: all of `reference.PRE_ACTIVATIONS`.
+PRE_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "identity": lambda v: v,
+    "relu": lambda v: ops.relu(v),
+    "silu": lambda v: v * ops.sigmoid(v),
+}
 VECTORS = ("weight", "bias", "bn_mean", "bn_var", "bn_weight", "bn_bias")
 
 
@@ -164,7 +170,7 @@ def _native(a: Any) -> Any:
     """The gate by its op, which reads the map once, and the rescaling in Inductor's own code."""
     options = {"bn_eps": a.bn_eps, "pre_activation": a.pre_activation, "circular": a.circular, "gate": a.gate}
     gate = _call(GATE, a.x, *(getattr(a, name) for name in VECTORS), **options, out_dtype=torch.float32)
-    load, load_gate = a.x.make_loader(), gate.make_loader()
+    load, load_gate, activate = a.x.make_loader(), gate.make_loader(), PRE_ACTIVATIONS[a.pre_activation]
     mean, var, scale, shift = (
         None if vector is None else vector.make_loader()
         for vector in (a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias)
@@ -180,11 +186,7 @@ def _native(a: Any) -> Any:
             v = (v - fp32(mean(channel))) * ops.rsqrt(fp32(var(channel)) + eps)
             v = v if scale is None else v * fp32(scale(channel))
             v = v if shift is None else v + fp32(shift(channel))
-        if a.pre_activation == "relu":
-            v = ops.relu(v)
-        elif a.pre_activation == "silu":
-            v = v * ops.sigmoid(v)
-        return ops.to_dtype(v * load_gate(index[:2]), a.out_dtype)
+        return ops.to_dtype(activate(v) * load_gate(index[:2]), a.out_dtype)
 
     return ir.Pointwise.create(
         device=a.x.get_device(), dtype=a.out_dtype, inner_fn=rescaled, ranges=a.x.get_size()

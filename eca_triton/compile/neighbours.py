@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from .batch_norm import BatchNorm, batch_norm_of
+from .facts import KNOWN
 from .graph import op_name, tensor_inputs, tensor_users, value
 from .mutation import changed_between, same_grad_mode, storage
 from .sizes import Sizes
@@ -15,8 +16,8 @@ from .sizes import Sizes
 IN_PLACE_MULTIPLICATIONS = {"mul_", "imul", "multiply_"}
 MULTIPLICATIONS = {"mul", "multiply"} | IN_PLACE_MULTIPLICATIONS
 ADDITIONS = {"add", "add_", "iadd"}
-ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
-STEPS = ("gain", "residual", *ACTIVATIONS)
+STEPS = KNOWN["tail"]
+ACTIVATIONS = STEPS[2:]
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def _gate_of(site: Site, plan: Plan, weight: fx.Node, keywords: dict[str, Any]) 
     """The gates [N, C] by the plan's op."""
     if plan == "convfold":
         return gate_before_projection(site)
-    return (_gate if plan == "gate" else _gate_from_pool)(site, weight, keywords)
+    return {"gate": _gate, "pool": _gate_from_pool}[plan](site, weight, keywords)
 
 
 def _gate(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:

@@ -265,15 +265,17 @@ def _over_map(v: Tensor, x: Tensor) -> Tensor:
 
 def plain(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The operator as native code around `gate_from_pool`, with the derivatives of the plain formula."""
-    out, var, saved = _forward(Arguments(*args, **kwargs))
+    a = Arguments(*args, **kwargs)
+    checks.check_batch_norm_eca("batch_norm_eca", a)
+    out, var, saved = _forward(a)
     return out, saved.mean, var
 
 
 def _batch_norm_eca(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    a = Arguments(*args, **kwargs)
-    checks.check_batch_norm_eca("batch_norm_eca", a)
     if transforms_are_active():
         return plain(*args, **kwargs)
+    a = Arguments(*args, **kwargs)
+    checks.check_batch_norm_eca("batch_norm_eca", a)
     options = dict(zip(Arguments._fields[6:], a[6:], strict=True))
     if batch_norm_kernels.take(a):
         differentiates = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in a[:6])
