@@ -185,8 +185,8 @@ ALLOWED = {
     "report": {"compile", "deviceless", "tables", "targets", "__init__"},
     "__main__": {"autotune", "doctor", "named_model", "report", "targets", "tune_cache"},
     "__init__": {
-        "compile", "decompositions", "deviceless", "export", "functional", "models", "module", "ops", "report",
-        "tuning",
+        "compile", "decompositions", "deviceless", "export", "functional", "models", "module", "ops",
+        "report", "tuning",
     },
 }  # fmt: skip
 

@@ -162,6 +162,7 @@ def replacements(target: Target) -> dict[Any, dict[str, Any]]:
 
 @contextmanager
 def _configuration() -> Iterator[None]:
+    untimed: dict[str, Any] = {TIMES_TEMPLATES: False}
     with (
         inductor_config.patch(
             compile_threads=1,
@@ -171,7 +172,7 @@ def _configuration() -> Iterator[None]:
             autotune_local_cache=False,
             autotune_remote_cache=False,
             bundled_autotune_remote_cache=False,
-            **{TIMES_TEMPLATES: False},
+            **untimed,
         ),
         functorch_config.patch(
             enable_autograd_cache=False,
