@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import deviceless_models
 import pytest
 import torch
@@ -17,6 +19,7 @@ from eca_triton.compile import compat
 from eca_triton.compile.cost import PRODUCT
 from eca_triton.deviceless import TARGETS, Kernel, lower
 from eca_triton.deviceless.mocks import absent_gpu
+from eca_triton.tuning.config import Device
 
 STAGES = {"56x56": (256, 56), "28x28": (512, 28), "14x14": (1024, 14), "7x7": (2048, 7)}
 
@@ -112,6 +115,17 @@ def test_the_product_leaves_registers_for_three_programs_and_moves_whole_vectors
         assert code.stores.keys() == {128}
         if code.instructions is not None:  # no loop over the input's channels
             assert code.instructions * 128 / (64 * 128) <= PRODUCT * 1.05
+
+
+@pytest.mark.parametrize(("capability", "ours"), [("7.5", False), ("9.0", True)])
+def test_a_product_is_a_template_where_matrix_units_multiply(capability: str, ours: bool) -> None:
+    device = Device(num_sms=132, warp_size=32, capability=capability, shared_bytes=227 << 10)
+    with torch.device("meta"):
+        model, x, residual = Bottleneck(256), torch.empty(128, 64, 56, 56), torch.empty(128, 256, 56, 56)
+    with mock.patch.object(Device, "of", return_value=device):
+        result = lower(model, (x, residual), dtype=torch.bfloat16, channels_last=True, backend="eca_triton")
+    names = [kernel.name for kernel in result.kernels]
+    assert ("aten.convolution.default" in names) != ours
 
 
 def test_stock_kernels_compile_for_the_target() -> None:
