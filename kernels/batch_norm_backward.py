@@ -26,8 +26,9 @@ def batch_norm_backward_kernel(
     offs_c = tl.program_id(0) * BLOCK_C + entry % BLOCK_C
     mask_c = offs_c < C
     center, rstd, _ = batch_norm_terms(bn_mean_ptr, bn_var_ptr, None, None, bn_eps, offs_c, mask_c)
-    d_weight = tl.zeros((BLOCK_N * BLOCK_C,), tl.float32)
-    d_bias = tl.zeros((BLOCK_N * BLOCK_C,), tl.float32)
+    # In fp64, in which the products are exact: what images have of a gradient mostly cancels in its sum.
+    d_weight = tl.zeros((BLOCK_N * BLOCK_C,), tl.float64)
+    d_bias = tl.zeros((BLOCK_N * BLOCK_C,), tl.float64)
     for start in range(0, N, BLOCK_N):
         offs_n = (start + entry // BLOCK_C).to(tl.int64)
         mask = mask_c & (offs_n < N)
@@ -36,8 +37,8 @@ def batch_norm_backward_kernel(
             (pooled_ptr + row)[:, None], weight_ptr, bias_ptr, offs_c, mask, C, 1.0, 0, 1, stride_w,
             bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, 1, K, CIRCULAR, BLOCK_K,
         )  # fmt: skip
-        factor = gain * gate_of(z, GATE)
-        d_pooled = tl.load(d_pooled_ptr + row + offs_c, mask=mask, other=0.0)
+        factor = (gain * gate_of(z, GATE)).to(tl.float64)
+        d_pooled = tl.load(d_pooled_ptr + row + offs_c, mask=mask, other=0.0).to(tl.float64)
         p_sum = tl.load(p_sum_ptr + row + offs_c, mask=mask, other=0.0)
         p_dot_x = tl.load(p_dot_x_ptr + row + offs_c, mask=mask, other=0.0)
         pooled = tl.load(pooled_ptr + row + offs_c, mask=mask, other=0.0) - center
@@ -45,8 +46,8 @@ def batch_norm_backward_kernel(
         d_weight += tl.where(mask, factor * p_dot_x + d_pooled * pooled, 0.0)
     offs_c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = offs_c < C
-    d_weight = tl.sum(tl.reshape(d_weight * rstd, (BLOCK_N, BLOCK_C)), 0)
-    d_bias = tl.sum(tl.reshape(d_bias, (BLOCK_N, BLOCK_C)), 0)
+    d_weight = tl.sum(tl.reshape(d_weight * rstd, (BLOCK_N, BLOCK_C)), 0).to(tl.float32)
+    d_bias = tl.sum(tl.reshape(d_bias, (BLOCK_N, BLOCK_C)), 0).to(tl.float32)
     if d_bn_weight_ptr is not None:
         tl.store(d_bn_weight_ptr + offs_c, d_weight.to(d_bn_weight_ptr.dtype.element_ty), mask=mask_c)
     if d_bn_bias_ptr is not None:

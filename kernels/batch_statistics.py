@@ -68,12 +68,12 @@ def batch_statistics_kernel(
 ):  # fmt: skip
     """means[n, c] of every image; mean[c], var[c] = spread * inv_count of all; unbiased = var * correction.
     One program owns BLOCK_C channels of all images, BLOCK_N at a time, in a fixed order.
-    Reads what `image_statistics_kernel` wrote, [N, SPLITS, C] (means twice, from cache); all fp32.
+    Reads what `image_statistics_kernel` wrote, [N, SPLITS, C] (means twice, from cache); all fp32, sums fp64.
     """
     offs_c = (tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
     mask_c = offs_c < C
     origin = tl.load(x_ptr + offs_c.to(tl.int64) * stride_c, mask=mask_c, other=0.0).to(tl.float32)
-    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float64)
     for start in range(0, N, BLOCK_N):
         offs_n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
         mask = mask_c & (offs_n < N)
@@ -86,9 +86,9 @@ def batch_statistics_kernel(
         of_image += rest * (1.0 / HW)
         tl.store(means_ptr + offs_n * C + offs_c, origin + of_image, mask=mask)
         total += of_image
-    center = (tl.sum(total, 0) * (1.0 / N))[None, :]
+    center = (tl.sum(total, 0) / N).to(tl.float32)[None, :]
 
-    spread = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    spread = tl.zeros((BLOCK_N, BLOCK_C), tl.float64)
     for start in range(0, N, BLOCK_N):
         offs_n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
         mask = mask_c & (offs_n < N)
@@ -98,7 +98,7 @@ def batch_statistics_kernel(
             own = tl.load(partial_spread_ptr + partial + split * C, mask=mask, other=0.0)
             own += away * away * range_length(split, chunk, HW).to(tl.float32)
             spread += tl.where(mask, own, 0.0)
-    var = (tl.sum(spread, 0) * inv_count)[None, :]
+    var = (tl.sum(spread, 0) * inv_count).to(tl.float32)[None, :]
     tl.store(mean_ptr + offs_c, origin + center, mask=mask_c)
     tl.store(var_ptr + offs_c, var, mask=mask_c)
     tl.store(unbiased_ptr + offs_c, var * correction, mask=mask_c)

@@ -88,12 +88,15 @@ def _forward(a: Arguments) -> tuple[Tensor, Tensor, _Saved]:
     dtype = compute_dtype(a.x)
     x = a.x.to(dtype)
     variances, means = torch.var_mean(x, tuple(range(2, x.ndim)), correction=0)
+    wide = _dtype_over_images(x)
     mean = means.mean(0)
-    var = variances.mean(0) + (means - mean).square().mean(0)
+    var = variances.mean(0, dtype=wide) + (means - mean).to(wide).square().mean(0)
     count: Any = a.x.numel() // a.x.shape[1]
     if a.group:
         count, mean, var = joint_batch.statistics(count, mean, var, a.group)
-    rstd = torch.rsqrt(var + a.bn_eps)
+        count = count.to(dtype)
+    rstd = _rounded(torch.rsqrt(var + a.bn_eps), dtype)
+    var = _rounded(var, dtype)
     scale = rstd if a.bn_weight is None else rstd * a.bn_weight.to(dtype)
     # Before the gate: what is first used behind an external kernel, torch.compile would save, in fp32.
     centred = x - _over_map(mean, x)
@@ -200,8 +203,11 @@ def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, 
         d_gates if a.gain == 1.0 else d_gates * a.gain, saved.pooled, a.weight, a.bias, **a.gate_options
     )
     gates = saved.gates if a.gain == 1.0 else saved.gates * a.gain
-    d_shift = (gates * p_sum + d_pooled).sum(0)
-    d_scale = saved.rstd * (gates * p_dot + d_pooled * (saved.means - saved.mean)).sum(0)
+    wide = _dtype_over_images(p_sum)
+    wide_gates, wide_d_pooled = gates.to(wide), d_pooled.to(wide)
+    d_shift = _rounded((wide_gates * p_sum + wide_d_pooled).sum(0), dtype)
+    d_scale = (wide_gates * p_dot + wide_d_pooled * (saved.means - saved.mean)).sum(0)
+    d_scale = _rounded(saved.rstd * d_scale, dtype)
     # The parameters' gradients stay this process's own: DistributedDataParallel adds them up.
     all_shift, all_scale = joint_batch.sums(d_shift, d_scale, a.group) if a.group else (d_shift, d_scale)
     d_x = (
@@ -256,6 +262,20 @@ def _gradients_after_kernels(
         pooled = pooled + a.bn_bias.to(pooled.dtype)
     gates = GATE_FROM_POOL(pooled, a.weight, a.bias, **a.gate_options)
     return *_gradients(a, _Saved(means, mean, rstd, pooled, gates, None), p)[:5], p
+
+
+def _dtype_over_images(x: Tensor) -> torch.dtype:
+    """The dtype in which values per image are added up over the batch: float64 where the device has it.
+
+    Statistics and gradients of a channel cancel in these sums of a few values: float32 rounds in them
+    as much as in all elements of the map.
+    """
+    return torch.float64 if x.device.type in ("cpu", "cuda") else x.dtype
+
+
+def _rounded(v: Tensor, dtype: torch.dtype) -> Tensor:
+    """v [C] in another dtype, stored: torch.compile would round it anew at every element that reads it."""
+    return v.to(dtype).as_strided(v.shape, (1,))
 
 
 def _over_map(v: Tensor, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_cases import LAYOUTS, assert_earned, covering, gates_by_torch, label
+from precision import error
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -258,3 +259,8 @@ def test_without_gradients_no_bits_are_kept() -> None:
         with torch.no_grad():
             by_op(*tensors.values(), **options)
     assert [call.args[0].mask is None for call in forward.call_args_list] == [False, True]
+
+
+def test_gradients_of_gain_and_shift_err_by_less_than_a_rounding_of_every_element() -> None:
+    found = error((16, 16, 7, 7), seeds=4)
+    assert max(found.values()) <= 0.8, found
