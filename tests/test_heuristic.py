@@ -14,6 +14,7 @@ from eca_triton.tuning.heuristic import (
     backward_block,
     gate_block,
     pool_config,
+    power_of_2,
     rescale_config,
 )
 from eca_triton.tuning.layout import Layout, common_layout
@@ -170,3 +171,8 @@ def test_gate_blocks_are_powers_of_two_that_fit_registers(block_k: int) -> None:
         block = backward_block(total, block_k)
         assert block & (block - 1) == 0
         assert block * block_k <= max(64 * 128, 16 * block_k)
+
+
+def test_a_power_of_2_is_its_own() -> None:
+    sizes = [1, 2, 3, 4, 5, 8, 9, 1024, 1025]
+    assert [power_of_2(size) for size in sizes] == [1, 2, 4, 4, 8, 8, 16, 1024, 2048]

@@ -13,6 +13,7 @@ from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import eca_triton
+from eca_triton.compile.chain import Chain
 from eca_triton.compile.record import recording
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ import json, sys
 import torch, torch._inductor.config
 import eca_triton
 from eca_triton.compile import passes
+from eca_triton.compile.chain import Chain
 from eca_triton.compile.record import recording
 from torch._dynamo.utils import counters
 
@@ -83,6 +85,15 @@ class Counting(CustomGraphPass):
 
     def uuid(self) -> bytes:
         return b"counting"
+
+
+def test_a_pass_without_a_uuid_keeps_the_graph_out_of_the_cache() -> None:
+    """None is Inductor's sign for that: a key would find the graph when the unknown pass is another one."""
+    known, unknown = Counting(), Counting()
+    unknown.uuid = lambda: None  # type: ignore[method-assign]
+    assert Chain(known, known).uuid() == (b"counting", b"counting")
+    assert Chain(known, unknown).uuid() is None
+    assert Chain(known, lambda graph: None).uuid() is None
 
 
 HOOKS = ("pre_grad_custom_pass", "post_grad_custom_post_pass")

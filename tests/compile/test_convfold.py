@@ -97,6 +97,16 @@ class Written(Bottleneck):
         return shortcut.relu_()
 
 
+class Changed(Bottleneck):
+    """The shortcut is changed between the sum that reads it and the end of the block."""
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        shortcut = self.shortcut(u)
+        x = self.se(self.bn(self.conv(u))) + shortcut
+        shortcut.mul_(2)
+        return self.act(x), shortcut
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "bottleneck": Bottleneck,
     "biased convolution": lambda: Bottleneck(bias=True),
@@ -105,6 +115,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "norm-free": NormFree,
     "sequence": Sequence,
     "in place": Written,
+    "shortcut changed": Changed,
 }
 
 
@@ -251,6 +262,12 @@ def changed_statistics(net: Around, u: Tensor) -> Tensor:
     return net.se(y)
 
 
+def in_another_autocast(net: Around, u: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net.conv(u)
+    return net.se(net.bn(y.float()))
+
+
 def activated(net: Around, u: Tensor) -> Tensor:
     return net.se(torch.relu(net.bn(net.conv(u))))
 
@@ -267,6 +284,7 @@ NEAR_MISSES: dict[str, Callable[[], nn.Module]] = {
     "read by others": lambda: Around(shared),
     "input changed before the gate": lambda: Around(changed_input),
     "statistics changed before the gate": lambda: Around(changed_statistics),
+    "autocast ends behind the convolution": lambda: Around(in_another_autocast),
     "an activation between": lambda: Around(activated),
     "statistics of the batch": lambda: Around(batch_statistics),
     "strided": lambda: Around(plain, stride=2),

@@ -292,6 +292,22 @@ def test_a_plan_that_does_not_fit_leaves_the_site(asked: str, changes: dict[str,
     assert decision.detail.startswith(f"{asked}: {obstacle} ")
 
 
+def test_no_time_makes_up_for_a_byte_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are counted, times are a model's: what is taken is the best of those that move no more."""
+    facts = replace(BOTTLENECK, images=1, positions=14 * 14)
+    as_stock = stock(facts)
+    works = {
+        "more": replace(as_stock, again=as_stock.again + 0.01, launches=0),
+        "as many": replace(as_stock, launches=1),
+    }
+    plans = tuple((name, lambda _: None, lambda _, work=work: work) for name, work in works.items())
+    monkeypatch.setattr(plan, "PLANS", plans)
+    decision = decide(facts, H200)
+    times = {each.plan: each.time_s for each in decision.alternatives}
+    assert times["more"] < times["as many"] < decision.time_before_s
+    assert decision.plan == "as many"
+
+
 @given(
     st.builds(
         Facts,
