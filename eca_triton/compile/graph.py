@@ -134,9 +134,12 @@ def _expression(size: Any) -> Any:
 
 
 def copy_of(graph: fx.Graph) -> fx.Graph:
-    """Copy a graph; nodes keep their names."""
+    """Copy a graph; nodes keep their names, and what Dynamo notes on them beside `meta`."""
     copied = copy.deepcopy(graph)
     keep_names(copied, graph)
+    for node, original in zip(copied.nodes, graph.nodes, strict=True):
+        for name, noted in vars(original).items():
+            vars(node).setdefault(name, noted)
     return copied
 
 

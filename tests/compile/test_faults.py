@@ -26,7 +26,7 @@ DOORS = {
     "backend.eca_triton", "compat.inductor_compile", "passes.LoweringPass.__call__",
     "passes.LoweringPass.uuid", "passes.CacheKeyPass.__call__", "passes.LoweringPass.__reduce__",
     "chain.Chain.__call__", "chain.Chain.uuid", "chain.Chain.__reduce__", "lowering._lowered",
-    "lowering._call",
+    "lowering._call", "compat.reset_cudagraphs",
 }  # fmt: skip
 # The network, whether it trains, and the options of the backend.
 SCENARIOS: dict[str, tuple[str, bool, dict[str, Any]]] = {
