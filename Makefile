@@ -9,7 +9,7 @@ BIN := $(abspath $(ENV))/bin
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-oldest test-version lint fmt bench evidence budgets
+.PHONY: demo test test-oldest test-version lint fmt bench evidence budgets mutants
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -35,6 +35,10 @@ fmt: $(READY)
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-sort=fullname
+
+# FILES: of which files, by default of all, which takes about an hour.
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py $(FILES)
 
 # Installs nothing: the first Python that has torch, Triton and timm runs it.
 evidence:

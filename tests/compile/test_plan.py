@@ -244,11 +244,12 @@ def test_a_map_that_comes_back_from_l2_is_read_twice_there() -> None:
     [
         (BOTTLENECK, Settings(plan="off", force=True), DISABLED),
         (replace(BOTTLENECK, device="cpu"), Settings(), DEVICE),
+        (replace(BOTTLENECK, device="mps"), Settings(), DEVICE),
         (replace(BOTTLENECK, served=False), Settings(), DEVICE),
         (replace(BOTTLENECK, dtype=torch.float64), H200, KERNEL_DTYPE),
         (replace(BOTTLENECK, images=1, channels=64, positions=255), H200, TINY),
     ],
-    ids=["off", "device", "old GPU", "dtype", "tiny"],
+    ids=["off", "cpu", "another GPU", "old GPU", "dtype", "tiny"],
 )
 def test_a_reason_to_leave_it(facts: Facts, settings: Settings, reason: str) -> None:
     decision = decide(facts, settings)
@@ -271,6 +272,19 @@ def test_force_lowers_on_any_device_and_size_and_without_a_win() -> None:
 def test_a_plan_that_is_asked_for_is_taken_where_it_fits(asked: str) -> None:
     tiny = replace(BOTTLENECK, images=1, channels=8, positions=1)
     assert [decide(facts, Settings(plan=asked)).plan for facts in (BOTTLENECK, tiny)] == [asked, asked]
+
+
+def test_many_inputs_of_a_convolution_cost_nothing_where_nobody_has_to_read_them_again() -> None:
+    decision = decide(replace(BOTTLENECK, expansion=6.0, rides=True), Settings(plan="convfold"))
+    assert decision.plan == "convfold"
+
+
+def test_only_contiguous_rows_need_whole_vectors() -> None:
+    def instructions(positions: int, channels_last: bool) -> float:
+        return stock(replace(BOTTLENECK, positions=positions, channels_last=channels_last)).instructions
+
+    assert instructions(49, True) == instructions(48, True)
+    assert instructions(49, False) > instructions(48, False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,238 @@
+"""What `mutants.py` changes: by file, the tests that must see it, the text and what stands in its place."""
+
+from __future__ import annotations
+
+TUNING = ("tests/test_tuning_allowed.py", "tests/test_choice.py", "tests/test_autotune_candidates.py")
+PLAN = ("tests/compile/test_plan.py",)
+FOLD = ("tests/compile/test_convfold.py", "-k", "test_values or near_misses")
+NEIGHBOURS = (
+    "tests/compile/test_batch_norm_plan.py",
+    "-k",
+    "op_takes or tail_stays or stays_where or every",
+)
+NAMES = ("tests/test_unknown_names.py",)
+DTYPES = ("tests/test_ops_dtypes.py",)
+ERRORS = (
+    "tests/test_ops_errors.py",
+    "tests/test_ops_batch_norm.py",
+    "-k",
+    "errors or refused",
+)
+GATES = ("tests/interpreter/test_kernel_values.py", "tests/interpreter/test_kernel_nan.py")
+BACKWARD = ("tests/interpreter/test_kernel_backward.py",)
+BATCH_NORM = ("tests/interpreter/test_batch_norm_training.py", "-k", "statistics or exact or rounding")
+BITS = ("tests/compile/test_bits.py",)
+HEURISTIC = ("tests/test_heuristic.py",)
+TRAINING = ("tests/test_ops_training.py",)
+BATCH_NORM_OP = ("tests/test_ops_batch_norm.py",)
+TABLE = ("tests/test_tuning_table.py", "tests/test_tuning_store.py")
+KEY = ("tests/test_tuning_key.py",)
+
+LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
+    "eca_triton/compile/plan.py": [
+        (PLAN, " and each.traffic <= before.traffic", ""),
+        (PLAN, "if size < TINY_MAP_BYTES and", "if size <= 0 and"),
+        (PLAN, "if _rank(best) < _rank(before) or", "if _rank(best) <= _rank(before) or"),
+        (PLAN, "return None if facts.whole else NOT_WHOLE", "return None"),
+        (PLAN, "return SPREAD if facts.normalized and facts.grad else None", "return None"),
+        (PLAN, "(facts.expansion > 1.0 and not facts.rides)", "facts.expansion > 1.0"),
+        (PLAN, "return each.time_s, each.traffic", "return each.time_s, 0.0"),
+        (PLAN, 'if device != "cuda":', 'if device == "cpu":'),
+    ],
+    "eca_triton/compile/cost.py": [
+        (
+            PLAN,
+            "if facts.channels_last:\n        return POOL_ALIGNED",
+            "if False:\n        return POOL_ALIGNED",
+        ),
+        (PLAN, "(widened if produced else 0.0)", "(1.0 if produced else 0.0)"),
+        (PLAN, "saved = facts.wraps + facts.casts + facts.grad", "saved = facts.wraps + facts.casts"),
+        (PLAN, "3.0 if facts.positions >= 56 * 56 else 1.0", "3.0"),
+        (PLAN, "s <= RESIDENT_SHARE * target.l2_bytes", "s <= target.l2_bytes * 0"),
+        (
+            NAMES,
+            "activation = not {*SELECTING, *BENDING}.isdisjoint(facts.tail)\n    stored",
+            "activation = False\n    stored",
+        ),
+    ],
+    "eca_triton/compile/facts.py": [
+        (NAMES, "if not set(said) <= set(names):", "if False:"),
+    ],
+    "eca_triton/compile/fold.py": [
+        (FOLD, "if any(changed_between(node, step, steps[-1][1]) for node in read):", "if False:"),
+        (FOLD, "if site.batch_norm is None and site.projection.bias is None:", "if site.batch_norm is None:"),
+        (FOLD, "and step.args[0] is not before:\n                break", "and False:\n                break"),
+        (FOLD, "not value(site.mul).requires_grad and ", ""),
+    ],
+    "eca_triton/compile/projection.py": [
+        (FOLD, "if op_name(node) in AUTOCAST:", "if False:"),
+        (FOLD, "if any(changed_between(node, self.node, last) for node in read):", "if False:"),
+        (FOLD, 'or arguments.get("groups", 1) != 1', ""),
+        (FOLD, '_numbers(arguments.get("stride", 1)) != {1} or ', ""),
+    ],
+    "eca_triton/compile/rewrite.py": [
+        (BITS, "        and x.shape[1] % 8 == 0\n", ""),
+        (BITS, "        x.dim() == 4\n        and", "       "),
+        (
+            NAMES,
+            '{"gate": _gate, "pool": _gate_from_pool}[plan]',
+            '{"gate": _gate}.get(plan, _gate_from_pool)',
+        ),
+        (NEIGHBOURS, "torch.lerp, before, batch, norm.momentum", "torch.lerp, batch, before, norm.momentum"),
+    ],
+    "eca_triton/compile/neighbours.py": [
+        (NEIGHBOURS, "if not same or into_it or", "if not same or"),
+        (NEIGHBOURS, "if step.kwargs or len(others)", "if len(others)"),
+        (NEIGHBOURS, "gain = float(factors[0])", "gain = 1.0"),
+    ],
+    "eca_triton/compile/batch_norm.py": [
+        (NEIGHBOURS, "all(set(node.users) == {self.node} for node in running)", "True"),
+    ],
+    "eca_triton/compile/chain.py": [
+        (
+            ("tests/compile/test_caches.py", "-k", "uuid"),
+            "return None if None in uuids else tuple(uuids)",
+            "return tuple(uuids)",
+        ),
+    ],
+    "eca_triton/compile/lowering.py": [
+        (NAMES, '    "silu": lambda v: v * ops.sigmoid(v),', '    "silu": lambda v: ops.relu(v),'),
+    ],
+    "eca_triton/reference.py": [
+        (DTYPES, "(weight if bias is None else bias).dtype", "weight.dtype"),
+        (("tests/test_reference.py",), "torch.where((z > -3) & (z < 3), grad / 6, 0.0)", "grad / 6"),
+    ],
+    "eca_triton/reference_training.py": [
+        (TRAINING, "~((u <= 0) | (u >= 6))", "~(u <= 0)"),
+        (TRAINING, "        u = u * gain", "        u = u / gain"),
+    ],
+    "eca_triton/ops/implementation.py": [
+        (
+            DTYPES,
+            "**a.options, out_dtype=out.dtype\n        )\n        return out.copy_(terms[0])",
+            "**a.options\n        )\n        return out.copy_(terms[0])",
+        ),
+    ],
+    "eca_triton/ops/schema.py": [
+        (DTYPES, "(a.weight if a.bias is None else a.bias).new_empty(1)", "a.weight.new_empty(1)"),
+        (DTYPES, "return a, torch.empty_like(a.x, dtype=a.out_dtype)", "return a, torch.empty_like(a.x)"),
+    ],
+    "eca_triton/ops/schema_training.py": [
+        (DTYPES, "torch.promote_types(self.grad.dtype, self.residual.dtype)", "self.grad.dtype"),
+        (("tests/test_ops_training_tools.py",), "if x.shape[1] % 8 == 0 else", "if True else"),
+    ],
+    "eca_triton/ops/schema_projection.py": [
+        (
+            ("tests/test_ops_projection.py",),
+            "not x.is_contiguous() and x.movedim(1, -1).is_contiguous()",
+            "not x.is_contiguous()",
+        ),
+    ],
+    "eca_triton/ops/batch_norm.py": [
+        (("tests/test_batch_norm_precision.py",), 'if x.device.type in ("cpu", "cuda")', "if False"),
+        (BATCH_NORM_OP, "var * (count / (count - 1))", "var"),
+        (BATCH_NORM_OP, "~(out <= 0)", "out > 0"),
+    ],
+    "eca_triton/ops/checks.py": [
+        (ERRORS, "or shape[-1] % 2 != 1", ""),
+        (ERRORS, "k // 2 <= channels,", "True,"),
+        (ERRORS, "if a.wants_bn and a.bn_mean is None:", "if False:"),
+        (ERRORS, "or channels % 8 != 0", ""),
+    ],
+    "eca_triton/tuning/heuristic.py": [
+        (HEURISTIC, "1 << (size - 1).bit_length()", "1 << size.bit_length()"),
+        (
+            HEURISTIC,
+            "vec_hw < vector <= layout.hw and layout.contiguous",
+            "vec_hw < vector and layout.contiguous",
+        ),
+        (HEURISTIC, " and layout.n * layout.c * layout.hw % vector == 0", ""),
+        (HEURISTIC, "splits * 2 <= min(steps, MAX_SPLITS)", "splits <= min(steps, MAX_SPLITS)"),
+        (
+            HEURISTIC,
+            "(1024, 512, 256), key=lambda block: -span % block",
+            "(1024, 512, 256), key=lambda block: span % block",
+        ),
+    ],
+    "eca_triton/tuning/layout.py": [
+        (HEURISTIC, "while any(extent % limit for extent in extents):", "while extents[0] % limit:"),
+        (HEURISTIC, "any(strides[unit] != 1 for strides in self.strides)", "self.strides[0][unit] != 1"),
+        (HEURISTIC, "key=lambda d: strides[0][d], reverse=True", "key=lambda d: strides[0][d]"),
+    ],
+    "eca_triton/tuning/allowed.py": [
+        (TUNING, "block % unit == extent % unit == 0", "block % unit == 0"),
+        (TUNING, "        and tiles <= config.lag  # else programs wait in vain\n", ""),
+        (TUNING, "threads <= MAX_THREADS and tile_bytes <= SHARE_BYTES * threads", "threads <= MAX_THREADS"),
+        (TUNING, "(problem.bits and vec != OCTET) or ", ""),
+        (TUNING, "size >= 1 and size & (size - 1) == 0", "size >= 1"),
+        (TUNING, "        and config.block_halo == power_of_2(max(halo, 1))\n", ""),
+        (TUNING, "problem.device.warp_size == 64 or not", "not"),
+        (TUNING, "and (masked or no_halo)", ""),
+    ],
+    "eca_triton/tuning/key.py": [
+        (KEY, "if problem.itemsize != problem.kept_itemsize:", "if False:"),
+        (KEY, '"few" if waves <= WAVES', '"few" if waves < WAVES'),
+    ],
+    "eca_triton/tuning/table.py": [
+        (TABLE, "and math.isfinite(time) and time > 0", "and math.isfinite(time)"),
+        (TABLE, ' or isinstance(document["schema"], bool)', ""),
+        (TABLE, "if set(config) != expected:", "if not expected <= set(config):"),
+    ],
+    "eca_triton/tuning/tile.py": [
+        (TUNING, "while layout.n * -(-c // block_c) < device.num_sms and", "while False and"),
+        (TUNING, "if not layout.contiguous or c * hw > MAX_INDEX:", "if not layout.contiguous:"),
+    ],
+    "eca_triton/tuning/choice.py": [
+        (TUNING, "return 2 * programs < device.num_sms and", "return programs < device.num_sms and"),
+    ],
+    "eca_triton/launch/gates.py": [
+        (GATES, 'call.bn if call.pre_activation == "identity" else None', "None"),
+        (GATES, "n * c, c, 1.0 / hw, *pooled.stride()", "n * c, c, 1.0, *pooled.stride()"),
+    ],
+    "eca_triton/launch/devices.py": [
+        (("tests/interpreter/test_kernel_values.py",), "and x.numel() > 0\n", "\n"),
+    ],
+    "kernels/band.py": [
+        (GATES, "return tl.sum(tl.where(valid, w * y, 0.0), 1)", "return tl.sum(w * y, 1)"),
+        (GATES, "src = (src + C) % C", "src = src % C"),
+        (GATES, "y = (y - center) * scale + shift", "y = y * scale + shift"),
+    ],
+    "kernels/elementwise.py": [
+        (
+            ("tests/interpreter/test_kernel_names.py",),
+            "        slope = tl.where(u <= -3.0, 0.0, tl.where(u < 3.0, u * (1.0 / 3.0) + 0.5, 1.0))\n"
+            '    else:\n        tl.static_assert(ACTIVATION == "identity", "unknown activation")',
+            "        slope = tl.where(u <= -3.0, 0.0, tl.where(u < 3.0, u * (1.0 / 3.0) + 0.5, 1.0))",
+        ),
+        (
+            BACKWARD,
+            "        g = gate_of(z, GATE)\n        return g * (1.0 - g)",
+            "        g = gate_of(z, GATE)\n        return g",
+        ),
+    ],
+    "kernels/gate_backward.py": [
+        (
+            BACKWARD,
+            "w = taps(weight_ptr + (K - 1) * stride_w, -stride_w, K, BLOCK_K)",
+            "w = taps(weight_ptr, stride_w, K, BLOCK_K)",
+        ),
+        (BACKWARD, "if column < K:", "if column <= K:"),
+    ],
+    "kernels/batch_statistics.py": [
+        (BATCH_NORM, "own += away * away * range_length(split, chunk, HW).to(tl.float32)", "own += 0.0"),
+        (BATCH_NORM, "step = tl.where(mask, x - means, 0.0)", "step = x - means"),
+        (
+            BATCH_NORM,
+            "total = tl.zeros((BLOCK_N, BLOCK_C), tl.float64)",
+            "total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32) * 0.999",
+        ),
+    ],
+    "kernels/batch_norm_backward.py": [
+        (
+            BATCH_NORM,
+            "d_bias += tl.where(mask, factor * p_sum + d_pooled, 0.0)",
+            "d_bias += tl.where(mask, factor * p_sum, 0.0)",
+        ),
+        (BATCH_NORM, "-scale * rstd * d_weight * inv_count", "-scale * d_weight * inv_count"),
+    ],
+}  # fmt: skip
