@@ -140,11 +140,14 @@ def taps_changed(net: Network, x: Tensor) -> Tensor:
     return F.relu(y + x)
 
 
+# What the op reads is changed between the product and the end of the tail.
+CHANGED_BEHIND: dict[str, Callable[[Network, Tensor], Any]] = {
+    "input of batch norm": input_changed,
+    "weight of batch norm": batch_norm_weight_changed,
+    "taps": taps_changed,
+}
 NOT: dict[str, tuple[Callable[[Network, Tensor], Any], bool]] = {
     "one batch norm called twice": (called_twice, True),
-    "input of batch norm changed": (input_changed, False),
-    "weight of batch norm changed": (batch_norm_weight_changed, False),
-    "taps changed": (taps_changed, False),
     "result of batch norm read": (result_of_batch_norm_read, True),
     "running mean read": (statistics_read, True),
     "activation between": (lambda net, x: net.eca(F.relu(net.bn(net.conv(x)))) + x, True),

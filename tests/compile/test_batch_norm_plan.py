@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from around_batch_norm import BATCH_NORMS, NOT, SHAPE, WHOLE, WITHOUT_TAIL, Network, in_place
+from around_batch_norm import (
+    BATCH_NORMS,
+    CHANGED_BEHIND,
+    NOT,
+    SHAPE,
+    WHOLE,
+    WITHOUT_TAIL,
+    Network,
+    in_place,
+)
 from harness import Lowering, leaf
 from styles import ResNetTail
 from torch import Tensor, nn
@@ -109,6 +118,16 @@ def test_batch_norm_stays_where_somebody_else_depends_on_it(name: str) -> None:
     assert plans(lowering) == ["pool"]
     assert lowering.own_calls() == ["gate_from_pool"]
     assert len(lowering.calls(F.batch_norm)) == 1 + (name == "one batch norm called twice")
+
+
+@pytest.mark.parametrize("name", CHANGED_BEHIND)
+def test_the_op_ends_before_what_it_reads_is_changed(name: str) -> None:
+    """It is made where the product was, and leaves shortcut and ReLU to Inductor."""
+    lowering = Lowering()
+    assert_steps_are_eagers(Network(CHANGED_BEHIND[name]), lowering, grad=False)
+    assert plans(lowering) == ["batch_norm"]
+    assert the_op(lowering)["residual"] is None
+    assert lowering.calls(F.relu)
 
 
 def test_a_momentum_that_dynamo_does_not_know_stays_with_batch_norm() -> None:
