@@ -66,7 +66,6 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (FOLD, "if any(changed_between(node, step, steps[-1][1]) for node in read):", "if False:"),
         (FOLD, "if site.batch_norm is None and site.projection.bias is None:", "if site.batch_norm is None:"),
         (FOLD, "and step.args[0] is not before:\n                break", "and False:\n                break"),
-        (FOLD, "not value(site.mul).requires_grad and ", ""),
     ],
     "eca_triton/compile/projection.py": [
         (FOLD, "if op_name(node) in AUTOCAST:", "if False:"),

@@ -97,6 +97,14 @@ class Written(Bottleneck):
         return shortcut.relu_()
 
 
+class Accumulated(Bottleneck):
+    """The sum is written into the shortcut, which the caller gets too."""
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        shortcut = self.shortcut(u)
+        return shortcut.add_(self.se(self.bn(self.conv(u)))).relu(), shortcut
+
+
 class Changed(Bottleneck):
     """The shortcut is changed between the sum that reads it and the end of the block."""
 
@@ -115,6 +123,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "norm-free": NormFree,
     "sequence": Sequence,
     "in place": Written,
+    "sum in the shortcut": Accumulated,
     "shortcut changed": Changed,
 }
 
