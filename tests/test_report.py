@@ -119,6 +119,26 @@ def test_a_network_whose_end_needs_data_is_reported_without_counts() -> None:
     assert "are taken for 1" in str(counted)
 
 
+def test_a_module_that_also_gives_its_gate_away_is_not_left_out_of_a_twin() -> None:
+    class GivesGate(Attention):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            gate = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid().transpose(1, 2).unsqueeze(-1)
+            return x * gate, gate
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = GivesGate()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, gate = self.attention(2 * x)
+            return y + gate
+
+    seen = eca_triton.explain(Around(), torch.zeros(8, 64, 16, 16), target="h200")
+    assert [record.owner for record in seen.sites] == [None]
+    assert (seen.plain, bool(seen.no_plain)) == (None, True)
+
+
 def test_a_module_that_is_traced_and_no_eca_says_so() -> None:
     class EcaMlp(nn.Module):
         def __init__(self) -> None:

@@ -73,6 +73,8 @@ def source_line(node: fx.Node) -> str:
 
 def owner(site: Site) -> str | None:
     """Path of the module that is the site and nothing else: map in, rescaled map out. None without one."""
+    if site.shared:  # a gate comes out, too
+        return None
     inside = (*site.chain, site.mul)
     shared = set.intersection(*(set(module_paths(node)) for node in inside)) - {""}
     around = [path for path in shared if not _holds(path, [*tensor_users(site.mul), site.x])]
