@@ -11,7 +11,7 @@ OLDEST, NEWEST = (path.read_text() for path in FILES)
 
 
 @pytest.mark.parametrize("torch", TORCH)
-def test_a_torch_between_has_the_newest_constraints_but_for_what_belongs_to_it(torch: str) -> None:
+def test_another_torch_has_the_newest_constraints_but_for_what_belongs_to_it(torch: str) -> None:
     changed = {"torch": torch, **TORCH[torch]}
     text = constraints(torch)
     assert {package: pin(text, package) for package in changed} == changed

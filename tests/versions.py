@@ -2,7 +2,7 @@
 
     python tests/versions.py 2.12.1
 
-constraints.txt has the newest, constraints-oldest.txt the oldest; those between have the packages of
+constraints.txt has the newest that CI runs, constraints-oldest.txt the oldest; the others have the packages of
 constraints.txt but for what TORCH says. docs/versions.md tells which tests ran on which.
 """
 
@@ -17,7 +17,7 @@ FILES = (ROOT / "constraints-oldest.txt", ROOT / "constraints.txt")
 TORCH: dict[str, dict[str, str]] = {  # version: packages that go with it
     "2.12.1": {"torchvision": "0.27.1", "triton": "3.7.1"},
     "2.13.0": {"torchvision": "0.28.0", "triton": "3.7.1"},
-    "2.14.1": {"torchvision": "0.29.1", "triton": "3.8.0"},
+    "2.15.0": {"torchvision": "0.29.2", "triton": "3.9.0"},
 }
 
 
