@@ -188,13 +188,11 @@ class LoweringPass(CustomGraphPass):
         if graph.owning_module is None:
             return
         try:
-            settings = replace(self.settings, packaged=makes_package())
-        except SettingsError:
+            lower_graph(graph.owning_module, replace(self.settings, packaged=makes_package()))
+        except (SettingsError, NotLoweredError):
             raise
         except Exception:  # a user's program compiles even where we are wrong
             log.debug("the graph is left alone", exc_info=True)
-            return
-        lower_graph(graph.owning_module, settings)
 
     @property
     def settings(self) -> Settings:
