@@ -2,7 +2,7 @@
 
     python tests/versions.py 2.12.1
 
-constraints.txt has the newest that CI runs, constraints-oldest.txt the oldest; the others have the packages of
+constraints.txt has the newest that CI runs, constraints-oldest.txt the oldest; others have the packages of
 constraints.txt but for what TORCH says. docs/versions.md tells which tests ran on which.
 """
 
