@@ -19,7 +19,7 @@ BITS = 1 / 16
 def test_every_map_crosses_once(site: tuple, tail: bool) -> None:
     """dy, x and d_x; with a tail d_residual and the bits.
 
-    At 7x7 2 % are read again, where a release of Triton needs so few registers that more programs are resident.
+    At 7x7 2 % are read again where a release of Triton needs so few registers that more programs run at once.
     """
     once = 4 + BITS if tail else 3
     for figure in traffic(chosen(*site, tail), site[0], tail):

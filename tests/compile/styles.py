@@ -264,7 +264,7 @@ WATCHES: dict[str, Callable[[Tensor, Tensor], object]] = {
     "GateLogged": lambda x, g: (x * g, g.detach().mean(), g.std()),
     "GateUsedTwice": lambda x, g: x * g + g,
     "GateOfTwoMaps": lambda x, g: x.flip(0) * g + x * g,
-    "GateDoubledBehind": lambda x, g: (x * g, (g + 0).mul_(2), g),
+    "GateDoubledBehind": lambda x, g: (x * g, g.flatten(1).clone().mul_(2)),
 }
 for name, watch in WATCHES.items():
     STYLES[name] = Style(lambda watch=watch: Watched(watch))
