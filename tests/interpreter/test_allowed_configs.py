@@ -181,8 +181,8 @@ def test_random_configs_of_a_product_compute_what_torch_does(
 ) -> None:
     torch.manual_seed(0)
     random.seed(0)
-    x = torch.randn(3, reduced, *side).to(memory_format=torch.channels_last)
-    matrix, factor = torch.randn(c, reduced, 1, 1), torch.rand(3, c)
+    x = torch.randn(3, reduced, *side).half().to(memory_format=torch.channels_last)
+    matrix, factor = torch.randn(c, reduced, 1, 1).half(), torch.rand(3, c)
     shift = torch.randn(3, c) if summand else None
     terms = [factor, torch.zeros(3, c) if shift is None else shift]
     factors, shifts = (term.double()[:, :, None, None] for term in terms)
@@ -195,7 +195,7 @@ def test_random_configs_of_a_product_compute_what_torch_does(
 
     with mock.patch.object(devices, "select", select):
         for _ in range(2 * ROUNDS):
-            got = torch.ops.eca_triton.rescaled_projection(x, matrix, factor, shift)
+            got = torch.ops.eca_triton.rescaled_projection(x, matrix, factor, shift, out_dtype=torch.float32)
             torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4)
     assert len(chosen) == 2 * ROUNDS
 

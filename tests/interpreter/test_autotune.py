@@ -28,7 +28,7 @@ from eca_triton.tuning.problem import Problem
 from eca_triton.tuning.select import select
 
 CPU = torch.device("cpu")
-FEW = Device(num_sms=4, warp_size=32, name="interpreter", capability="0.0", shared_bytes=227 << 10)
+FEW = Device(num_sms=4, warp_size=32, name="interpreter", capability="9.0", shared_bytes=227 << 10)
 
 
 def example(operator: object, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype) -> Example:
@@ -100,11 +100,8 @@ def convolution(n: int, reduced: int, c: int, side: int, dtype: torch.dtype) -> 
     return Example.of(RESCALED_PROJECTION, [x, x.new_empty(c, reduced, 1, 1), terms, terms], {})
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["fp16", "fp32"])
-def test_the_nearest_and_the_farthest_candidates_of_a_product_compute_what_the_reference_does(
-    dtype: torch.dtype,
-) -> None:
-    (task,) = tasks_of({convolution(2, 72, 80, 12, dtype): 1}, FEW)
+def test_the_nearest_and_the_farthest_candidates_of_a_product_compute_what_the_reference_does() -> None:
+    (task,) = tasks_of({convolution(2, 72, 80, 12, torch.float16): 1}, FEW)
     found = candidates(task.problem)
     assert len(found) > 3
     for choice in (*found[:2], *found[-2:]):
