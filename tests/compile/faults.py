@@ -28,7 +28,8 @@ def functions() -> dict[CodeType, tuple[str, FunctionType]]:
                 continue
             for item in vars(owner).values():
                 for function in _functions_in(item):
-                    if function.__code__.co_filename == module.__file__:
+                    here = function.__code__.co_filename == module.__file__
+                    if here and not function.__code__.co_freevars:  # cells cannot be given to another code
                         found.setdefault(
                             function.__code__, (f"{info.name}.{function.__qualname__}", function)
                         )

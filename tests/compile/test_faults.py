@@ -21,12 +21,13 @@ from eca_triton import deviceless
 from eca_triton.compile import backend
 from eca_triton.compile.record import recording
 
-# Doors: what torch calls, and what calls torch. There is nobody before them to catch what they raise.
+# Doors: what torch or a tool calls, and what calls torch. Nobody before them could catch what they raise.
 DOORS = {
     "backend.eca_triton", "compat.inductor_compile", "passes.LoweringPass.__call__",
     "passes.LoweringPass.uuid", "passes.CacheKeyPass.__call__", "passes.LoweringPass.__reduce__",
     "chain.Chain.__call__", "chain.Chain.uuid", "chain.Chain.__reduce__", "lowering._lowered",
     "lowering._call", "compat.reset_cudagraphs",
+    "where.naming",
 }  # fmt: skip
 # The network, whether it trains, and the options of the backend.
 SCENARIOS: dict[str, tuple[str, bool, dict[str, Any]]] = {

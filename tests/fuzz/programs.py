@@ -60,6 +60,7 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gate-first": lambda x, g: g * x,
     "torch": torch.mul,
     "expanded": lambda x, g: x * g.expand_as(x),
+    # Nearly.
     "in-place": lambda x, g: x.clone().mul_(1).mul_(g),
     "of-a-copy": lambda x, g: x.contiguous() * g,
     "other-map": lambda x, g: x.flip(2) * g,
@@ -86,7 +87,7 @@ class Network(nn.Module):
         super().__init__()
         self.parts: list[str] = []
         self.between = self._one_of(
-            draw, {"nothing": None, **READS, **WRITES} if draw.random() < 0.4 else {"nothing": None}
+            draw, {"nothing": None, **READS, **WRITES} if draw.random() < 0.25 else {"nothing": None}
         )
         self.plain = self.between is None
         channels = draw.choice([4, 8, 12, 16]) if self.plain else SHAPE[0]
@@ -94,7 +95,7 @@ class Network(nn.Module):
         self.before = self._before(draw, channels)
         self.pool = self._one_of(draw, POOLS, 9)
         self.gate = self._one_of(draw, GATES, 6)
-        self.spread, self.product = self._one_of(draw, SPREADS), self._one_of(draw, PRODUCTS, 6)
+        self.spread, self.product = self._one_of(draw, SPREADS), self._one_of(draw, PRODUCTS, 4)
         self.conv = nn.Conv1d(
             1, 1, taps, padding=draw.choice([taps // 2, "same"]), bias=draw.random() < 0.2,
             padding_mode=draw.choice(["zeros", "zeros", "circular"]),
@@ -185,7 +186,7 @@ def case(seed: int) -> Case:
         x=x,
         training=training,
         dynamic=draw.random() < 0.3,
-        plan=draw.choice(PLANS),
+        plan=draw.choice(["auto", "auto", "auto", *PLANS]),
         device=draw.choice(["cuda", None]),
         parts=", ".join(network.parts),
     )
