@@ -203,11 +203,11 @@ def _tail(site: Site, y: fx.Node, steps: list[tuple[str, fx.Node]]) -> fx.Node:
 def _steps(site: Site) -> list[tuple[str, fx.Node]]:
     """The calls of the tail, up to the first whose other operands cannot be laid flat."""
     steps: list[tuple[str, fx.Node]] = []
-    before = site.mul
-    for name, step in tail_of(site.mul, Sizes(site.mul.graph)):
+    before, sizes = site.mul, Sizes(site.mul.graph)
+    for name, step in tail_of(site.mul, sizes):
         others = [arg for arg in step.args if arg is not before]
         if name in ("gain", "residual"):
-            if len(others) != 1 or not _lies_flat(site, name, others[0]) or "out" in step.kwargs:
+            if len(others) != 1 or not _lies_flat(site, name, others[0], sizes) or "out" in step.kwargs:
                 break
             # A sum that is written into the residual, or a residual that is changed before the end.
             if op_name(step) in ("add_", "iadd", "mul_", "imul", "multiply_") and step.args[0] is not before:
@@ -222,7 +222,7 @@ def _steps(site: Site) -> list[tuple[str, fx.Node]]:
     return steps
 
 
-def _lies_flat(site: Site, name: str, other: Any) -> bool:
+def _lies_flat(site: Site, name: str, other: Any, sizes: Sizes) -> bool:
     """Whether an operand is one number, or for a residual a map like the site's."""
     like = value(other)
     if name == "gain":
@@ -231,7 +231,6 @@ def _lies_flat(site: Site, name: str, other: Any) -> bool:
             and like.dim() <= len(site.shape)
             and all(isinstance(size, int) and size == 1 for size in like.shape)
         )
-    sizes = Sizes(site.mul.graph)
     same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
     return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
 

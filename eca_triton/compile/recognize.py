@@ -107,7 +107,7 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
     return Site(
         name=_name(conv),
         shape=shape,
-        k=int(value(arguments["weight"]).numel()),
+        k=int(value(weight).numel()),
         gate=gate,
         circular=circular,
         channel_dim=channel_dim,
