@@ -44,7 +44,7 @@ def constraints(torch: str) -> str:
     return text
 
 
-def tested_tritons() -> set[str]:
+def versions_of_triton() -> set[str]:
     """Minor versions of Triton, as in 3.9, of every torch that is tested."""
     pins = {pin(path.read_text(), "triton") for path in FILES} | {each["triton"] for each in TORCH.values()}
     return {version.rpartition(".")[0] for version in pins}
