@@ -119,6 +119,11 @@ def built(item: Launch) -> triton.compiler.CompiledKernel:
     return triton.compile(source, target=TARGETS[item.target], options=item.options)
 
 
+def orders_of(ptx: str) -> list[str]:
+    """How each access to a counter is ordered across the GPU; `red` is `atom` without a result."""
+    return re.findall(r"\b(?:atom|red|ld)\.global\.gpu\.(\w+)", ptx)
+
+
 def read_nvidia(binary: triton.compiler.CompiledKernel) -> Code:
     """Of a compiled kernel's machine code for an NVIDIA GPU."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
