@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (ROOT / "constraints-oldest.txt", ROOT / "constraints.txt")
 TORCH: dict[str, dict[str, str]] = {  # version: packages that go with it
-    "2.12.1": {"torchvision": "0.27.1", "triton": "3.7.1"},
+    "2.12.1": {"torchvision": "0.27.1", "triton": "3.7.1", "setuptools": "81.0.0"},
     "2.13.0": {"torchvision": "0.28.0", "triton": "3.7.1"},
-    "2.15.0": {"torchvision": "0.29.2", "triton": "3.9.0"},
+    "2.14.1": {"torchvision": "0.29.1", "triton": "3.8.0"},
 }
 
 
