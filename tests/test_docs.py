@@ -72,11 +72,6 @@ def a_model(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     names.update(torch=torch, model=OneInput(), x=torch.randn(4, 3, 16, 16))
 
 
-def a_model_to_package(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    a_model(names, patch)
-    patch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")  # half of its time
-
-
 def one_process_of_a_group(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     """SyncBatchNorm refuses the CPU, so the model has no batch norm to convert."""
     dist.init_process_group("gloo", init_method=f"file://{Path('store').absolute()}", rank=0, world_size=1)
@@ -123,7 +118,7 @@ NEEDS: dict[str, list[Callable[[dict[str, Any], pytest.MonkeyPatch], None]]] = {
     "README.md": [a_model, one_process_of_a_group],
     "docs/checkpoints.md": [nothing, a_file_that_you_made],
     "docs/detection.md": [images, a_checkpoint_with_the_trunks_taps],
-    "docs/export.md": [a_model_to_package, nothing, an_exporter],
+    "docs/export.md": [a_model, nothing, an_exporter],
     "docs/models.md": [nothing, an_attention_of_ones_own],
     "docs/reasons.md": [a_model],
 }
@@ -131,11 +126,15 @@ NEEDS: dict[str, list[Callable[[dict[str, Any], pytest.MonkeyPatch], None]]] = {
 
 @pytest.fixture
 def on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder to write to; `.cuda()` stays on the CPU; what is compiled is run without being compiled."""
+    """A folder to write to; `.cuda()` stays on the CPU; what is compiled is run without being compiled.
+
+    Packages are compiled, in half of the time.
+    """
     monkeypatch.chdir(tmp_path)
     for each in (Tensor, nn.Module):
         monkeypatch.setattr(each, "cuda", lambda self: self)
-    with torch.compiler.set_stance("force_eager"):
+    hasty = torch._inductor.config.patch({"aot_inductor.compile_wrapper_opt_level": "O0"})
+    with torch.compiler.set_stance("force_eager"), hasty:
         yield
     if dist.is_initialized():
         dist.destroy_process_group()
