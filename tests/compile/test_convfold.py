@@ -105,6 +105,14 @@ class Accumulated(Bottleneck):
         return shortcut.add_(self.se(self.bn(self.conv(u)))).relu(), shortcut
 
 
+class AccumulatedLast(Bottleneck):
+    """The same sum, with nothing behind it."""
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        shortcut = self.shortcut(u)
+        return shortcut.add_(self.se(self.bn(self.conv(u)))), shortcut
+
+
 class Changed(Bottleneck):
     """The shortcut is changed between the sum that reads it and the end of the block."""
 
@@ -124,6 +132,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "sequence": Sequence,
     "in place": Written,
     "sum in the shortcut": Accumulated,
+    "sum in the shortcut at the end": AccumulatedLast,
     "shortcut changed": Changed,
 }
 
@@ -277,6 +286,12 @@ def in_another_autocast(net: Around, u: Tensor) -> Tensor:
     return net.se(net.bn(y.float()))
 
 
+def before_an_autocast(net: Around, u: Tensor) -> Tensor:
+    y = net.conv(u)
+    with torch.autocast("cpu", torch.bfloat16):
+        return net.se(net.bn(y))
+
+
 def activated(net: Around, u: Tensor) -> Tensor:
     return net.se(torch.relu(net.bn(net.conv(u))))
 
@@ -294,6 +309,7 @@ NEAR_MISSES: dict[str, Callable[[], nn.Module]] = {
     "input changed before the gate": lambda: Around(changed_input),
     "statistics changed before the gate": lambda: Around(changed_statistics),
     "autocast ends behind the convolution": lambda: Around(in_another_autocast),
+    "autocast begins behind the convolution": lambda: Around(before_an_autocast),
     "an activation between": lambda: Around(activated),
     "statistics of the batch": lambda: Around(batch_statistics),
     "strided": lambda: Around(plain, stride=2),
