@@ -63,9 +63,9 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (NAMES, "if not set(said) <= set(names):", "if False:"),
     ],
     "eca_triton/compile/fold.py": [
-        (FOLD, "if any(changed_between(node, step, steps[-1][1]) for node in read):", "if False:"),
+        (FOLD, "if any(changed_between(node, step, steps[-1][1].next) for node in read):", "if False:"),
+        (FOLD, "changed_between(node, step, steps[-1][1].next)", "changed_between(node, step, steps[-1][1])"),
         (FOLD, "if site.batch_norm is None and site.projection.bias is None:", "if site.batch_norm is None:"),
-        (FOLD, "and step.args[0] is not before:\n                break", "and False:\n                break"),
     ],
     "eca_triton/compile/projection.py": [
         (FOLD, "if op_name(node) in AUTOCAST:", "if False:"),
@@ -84,7 +84,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (NEIGHBOURS, "torch.lerp, before, batch, norm.momentum", "torch.lerp, batch, before, norm.momentum"),
     ],
     "eca_triton/compile/neighbours.py": [
-        (NEIGHBOURS, "if not same or into_it or", "if not same or"),
+        (NEIGHBOURS, "if changed_between(residual, step, tail[-1][1].next):", "if False:"),
         (NEIGHBOURS, "if step.kwargs or len(others)", "if len(others)"),
         (NEIGHBOURS, "gain = float(factors[0])", "gain = 1.0"),
     ],

@@ -209,15 +209,13 @@ def _steps(site: Site) -> list[tuple[str, fx.Node]]:
         if name in ("gain", "residual"):
             if len(others) != 1 or not _lies_flat(site, name, others[0], sizes) or "out" in step.kwargs:
                 break
-            # A sum that is written into the residual, or a residual that is changed before the end.
-            if op_name(step) in ("add_", "iadd", "mul_", "imul", "multiply_") and step.args[0] is not before:
-                break
         steps.append((name, step))
         before = step
     own = {site.mul, *(step for _, step in steps)}
     for index, (_, step) in enumerate(steps):
         read = [node for node in step.all_input_nodes if node not in own]
-        if any(changed_between(node, step, steps[-1][1]) for node in read):
+        # By a later call, or by the step: a sum may be written into the residual.
+        if any(changed_between(node, step, steps[-1][1].next) for node in read):
             return steps[:index]
     return steps
 

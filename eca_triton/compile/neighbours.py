@@ -86,15 +86,15 @@ def closing(
             gain = float(factors[0])
         elif name == "residual":
             others = [arg for arg in step.args if arg is not node]
-            # `alpha` of add, or a sum that is written into the residual.
+            # `alpha` of add.
             if step.kwargs or len(others) != 1 or not isinstance(others[0], fx.Node):
                 return None
             residual = others[0]
             same = sizes(tuple(value(residual).shape)) == sizes(tuple(value(mul).shape))
-            into_it = op_name(step) in ("add_", "iadd") and step.args[0] is residual
-            if not same or into_it or not value(residual).dtype.is_floating_point:
+            if not same or not value(residual).dtype.is_floating_point:
                 return None
-            if changed_between(residual, step, tail[-1][1]):
+            # By a later call, or by the sum, which may be written into it.
+            if changed_between(residual, step, tail[-1][1].next):
                 return None
         elif "approximate" in step.kwargs:  # of gelu
             return None
