@@ -122,7 +122,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     ],
     "eca_triton/ops/schema_training.py": [
         (DTYPES, "torch.promote_types(self.grad.dtype, self.residual.dtype)", "self.grad.dtype"),
-        (("tests/test_ops_training_tools.py",), "if x.shape[1] % 8 == 0 else", "if True else"),
+        (TRAINING, "if x.shape[1] % 8 == 0 else", "if True else"),
     ],
     "eca_triton/ops/schema_projection.py": [
         (

@@ -91,6 +91,14 @@ class TestVectors:
         x = torch.empty(2, 3, 16, 16, device="meta")[..., :8]
         assert common_layout(x.shape, x.stride()).vector(2, 8) == 1
 
+    def test_rows_that_lie_apart_start_on_a_vector(self) -> None:
+        x = torch.empty(2, 3, 68, device="meta")[..., :64]
+        assert common_layout(x.shape, x.stride()).vector(2, 8) == 4
+
+    def test_every_tensor_has_vectors(self) -> None:
+        x, sparse = torch.empty(2, 3, 64, device="meta"), torch.empty(2, 3, 512, device="meta")[..., ::8]
+        assert common_layout(x.shape, x.stride(), sparse.stride()).vector(2, 8) == 1
+
     def test_two_layouts_share_no_axis(self) -> None:
         x = torch.empty(2, 64, 8, 8, device="meta")
         strides = x.to(memory_format=torch.channels_last).stride()
@@ -121,6 +129,11 @@ class TestWindow:
 
     def test_never_channels_last(self) -> None:
         assert pool_config(layout_of((2, 64, 7, 7), channels_last=True), 2, H200).window == 1
+
+
+@pytest.mark.parametrize(("size", "block"), [(56, 256), (28, 1024), (14, 256), (32, 1024), (48, 256)])
+def test_blocks_of_a_contiguous_row_pad_least_and_are_long(size: int, block: int) -> None:
+    assert pool_config(layout_of((128, 256, size, size)), 2, H200).block_hw == block
 
 
 @pytest.mark.parametrize("device", [H200, MI300], ids=["h200", "mi300"])

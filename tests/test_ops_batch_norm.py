@@ -188,6 +188,11 @@ def test_opcheck(options: dict[str, Any]) -> None:
     torch.library.opcheck(OP, tuple(arguments(torch.float32).values()), options)
 
 
+TWELVE = {"x": torch.randn(N, 12, 2, 2), "residual": None} | dict.fromkeys(
+    ("bn_weight", "bn_bias"), torch.ones(12)
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -197,6 +202,7 @@ def test_opcheck(options: dict[str, Any]) -> None:
         ({"residual": torch.randn(N, C, 1, 1)}, "residual must have the shape of x"),
         ({"activation": "silu"}, "activation must be one of identity, relu"),
         ({"pack_mask": True}, "pack_mask needs relu and channels in eights"),
+        (TWELVE | {"activation": "relu", "pack_mask": True}, "got relu and 12 channels"),
     ],
 )
 def test_a_wrong_call_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

@@ -81,6 +81,8 @@ def test_bits_are_kept_where_kernels_can_walk_them():
     assert mask_order_for(last, last, "relu") == "channels_last"
     assert mask_order_for(x, last, "relu") == mask_order_for(x[..., 1:], None, "relu") == "none", "layouts"
     assert mask_order_for(odd, None, "relu") == "none", "no whole bytes"
+    uneven = torch.randn(1, 6, 4, 4).to(memory_format=torch.channels_last)
+    assert mask_order_for(uneven, None, "relu") == "none", "a byte of two positions"
     assert mask_order_for(x, x, "silu") == mask_order_for(x, x, "identity") == "none"
 
 

@@ -71,6 +71,7 @@ WINDOWS = one_of_two("pool", 128, 2048, 49)
 MOMENTS = one_of_two("moments", 128, 256, 3136)
 AFFINE = one_of_two("affine", 128, 256, 3136)
 FLAT_LAGGED = forward(128, 64, 112 * 112, maps=3, taps=63)
+FLAT_BITS = replace(FLAT_LAGGED, itemsize=4, kept_itemsize=4, bits=True)
 
 SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("tile", TILE, {"block_c": 6}, "blocks are powers of two"),
@@ -175,6 +176,7 @@ def test_a_config_that_would_go_wrong_is_not(
         (LAST, forward(128, 1020, 196, last=True)),
         (LAST, forward(1, 2**24, 196, last=True)),
         (LAST, forward(128, 1024, 196, last=True, taps=19)),
+        (FLAT_BITS, replace(FLAT_BITS, layout=forward(128, 64, 112 * 112 + 4).layout)),
         (PRODUCT, replace(PRODUCT, device=replace(H200, shared_bytes=48 << 10), kept_itemsize=4)),
         (PRODUCT, replace(PRODUCT, layout=TILE.layout)),
         (WINDOWS, one_of_two("pool", 1, 3, 49)),
@@ -186,6 +188,7 @@ def test_a_config_that_would_go_wrong_is_not(
         "no vector of channels",
         "an image of 2**31 channels-last",
         "taps past the halo",
+        "a byte of two rows",
         "a GPU with less shared memory",
         "a contiguous result",
         "the last window ends behind the tensor",

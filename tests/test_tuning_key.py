@@ -84,6 +84,8 @@ def test_batches_of_one_occupancy_share_a_key() -> None:
     """A map of 256 x 56 x 56 is 1.6 MB; an H200's registers hold 8.6 MB of one at a time."""
     by_batch = {n: key_of(forward(n, 256, 3136)).occupancy for n in (1, 5, 6, 21, 22, 256)}
     assert by_batch == {1: "part", 5: "part", 6: "few", 21: "few", 22: "many", 256: "many"}
+    full = {hw: key_of(forward(132, 256, hw)).occupancy for hw in (127, 128, 512, 513)}  # one SM has an image
+    assert full == {127: "part", 128: "few", 512: "few", 513: "many"}
 
 
 def test_what_no_table_can_know_has_no_key() -> None:
