@@ -120,6 +120,8 @@ def test_small_batches_give_every_sm_a_program(c: int, size: int, k: int, batch:
 
 def test_few_large_rows_at_batch_1_are_shared_by_all_sms() -> None:
     assert choice((1, 16, 112, 112), 1).kernel == "lagged"
+    assert choice((1, 65, 112, 112), 1).kernel == "lagged"
+    assert choice((1, 66, 112, 112), 1).kernel == "tile", "half of the SMs have a row"
     assert choice((1, 16, 112, 112), 1, device=MI300).kernel == "two_pass", "its L2 is one per die"
     assert choice((1, 24, 7, 7), 3).kernel == "tile", "nothing to share"
 
@@ -132,6 +134,7 @@ def test_few_large_rows_at_batch_1_are_shared_by_all_sms() -> None:
         pytest.param((8, 64, 1, 1), "tile", id="pooled"),
         pytest.param((8, 64, 60_000), "lagged", id="rows too long for registers"),
         pytest.param((2, 64, 300_000), "two_pass", id="images too large for L2"),
+        pytest.param((1, 2**26, 7, 7), "two_pass", id="offsets past int32"),
     ],
 )
 def test_other_ranks_and_sizes(shape: tuple[int, ...], kernel: str) -> None:
