@@ -193,7 +193,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (GATES, "n * c, c, 1.0 / hw, *pooled.stride()", "n * c, c, 1.0, *pooled.stride()"),
     ],
     "eca_triton/launch/devices.py": [
-        (("tests/interpreter/test_kernel_values.py",), "and x.numel() > 0\n", "\n"),
+        (("tests/test_tuning_device.py",), "and x.numel() > 0\n", "\n"),
     ],
     "kernels/band.py": [
         (GATES, "return tl.sum(tl.where(valid, w * y, 0.0), 1)", "return tl.sum(w * y, 1)"),

@@ -34,6 +34,28 @@ GPUS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "taken"),
+    [
+        ((2, 3), torch.float16, True),
+        ((2, 3, 4, 5, 6), torch.float32, True),
+        ((2, 3, 4), torch.float64, False),
+        ((2,), torch.float32, False),
+        ((2, 3, 1, 1, 1, 1), torch.float32, False),
+        ((0, 3, 4), torch.float32, False),
+        ((2, 3, 0), torch.float32, False),
+        ((2**15, 2**15, 2**15), torch.bfloat16, True),
+        ((2**16, 2**15, 4), torch.bfloat16, False),
+        ((1, 2, 2**31), torch.bfloat16, False),
+    ],
+    ids=str,
+)
+def test_kernels_take_elements_that_int32_counts(
+    shape: tuple[int, ...], dtype: torch.dtype, taken: bool
+) -> None:
+    assert devices.supports(torch.empty(shape, dtype=dtype, device="meta")) is taken
+
+
 def properties(gpu: str) -> SimpleNamespace:
     name, architecture, (major, minor), warp_size = GPUS[gpu][0]
     return SimpleNamespace(

@@ -14,6 +14,7 @@ from precision import error
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from eca_triton.kernels.batch_statistics import image_statistics_kernel
 from eca_triton.launch import batch_norm as launch_batch_norm
 from eca_triton.ops import BATCH_NORM_ECA
 
@@ -112,6 +113,25 @@ def some(**changes: Any) -> tuple[Tensors, dict[str, Any], Tensor]:
     }  # fmt: skip
     tensors = tensors_of(row)
     return tensors, options_of(row), torch.randn_like(tensors["x"])
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(("hw", "splits", "block"), [(16, 1, 16), (52, 1, 16), (52, 2, 16), (33, 4, 8)])
+def test_statistics_of_an_image_end_inside_a_block(hw: int, splits: int, block: int, last: bool) -> None:
+    n, c, block_c = 2, 5, 4
+    x = torch.randn(n, c, hw) + 30.0
+    memory, strides = (x.movedim(1, -1).contiguous(), (1, c)) if last else (x, (hw, 1))
+    chunk = -(-hw // (splits * block)) * block
+    mean, spread = (torch.full((n, splits, c), float("nan")) for _ in range(2))
+    image_statistics_kernel[(n * 2 * splits,)](
+        memory, mean, spread, c, hw, chunk, *strides,
+        SPLITS=splits, BLOCK_C=block_c, BLOCK_HW=block, VEC_C=1, VEC_HW=1,
+    )  # fmt: skip
+    away = x.double() - x[0, :, :1].double()
+    for split, part in enumerate(away.split(chunk, -1)):
+        torch.testing.assert_close(mean[:, split].double(), part.mean(-1), rtol=0, atol=1e-6)
+        found = part.var(-1, correction=0) * part.shape[-1]
+        torch.testing.assert_close(spread[:, split].double(), found, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("row", CASES, ids=label)
