@@ -2,8 +2,9 @@
 
     python tests/mutants.py [FILE ...]
 
-Everything happens in temporary copies of the tree. Prints what becomes of every change of `mutant_list.py`,
-and exits with 1 if fewer than 95 of 100 die. Its old text occurs once in its file: `test_mutants.py`.
+Everything happens in temporary copies of the tree; first, the tests must pass there without a change. Prints
+what becomes of every change of `mutant_list.py`, and exits with 1 if fewer than 95 of 100 die. Its old text
+occurs once in its file: `test_mutants.py`.
 """
 
 from __future__ import annotations
@@ -83,16 +84,25 @@ def main(files: list[str]) -> int:
         for number in range(PROCESSES):
             trees.put(Path(shutil.copytree(ROOT, Path(folder, str(number)), symlinks=True, ignore=SKIPPED)))
 
-        def judge(mutant: Mutant) -> bool:
+        def dies(mutant: Mutant) -> bool:
             tree = trees.get()
             try:
-                died = run(mutant, tree)
+                return run(mutant, tree)
             finally:
                 trees.put(tree)
+
+        def judge(mutant: Mutant) -> bool:
+            died = dies(mutant)
             verdict = "died    " if died else "SURVIVED"
             print(f"{verdict} {mutant.file}:{mutant.line}: {mutant.old!r} -> {mutant.new!r}", flush=True)
             return died
 
+        unchanged = list({mutant.tests: mutant._replace(new=mutant.old) for mutant in chosen}.values())
+        verdicts = zip(unchanged, pool.map(dies, unchanged), strict=True)
+        failing = [mutant.tests for mutant, failed in verdicts if failed]
+        if failing:
+            print("fail without a change:", *map(" ".join, failing), sep="\n", file=sys.stderr)
+            return 2
         died = sum(pool.map(judge, chosen))
     print(f"{died} of {len(chosen)} died")
     return int(died < LEAST * len(chosen))

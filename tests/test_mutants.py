@@ -14,6 +14,30 @@ def test_there_are_sixty_in_every_part() -> None:
     assert parts >= {"kernels", *(f"eca_triton/{part}" for part in ("compile", "ops", "launch", "tuning"))}
 
 
+def test_tests_that_fail_anyway_see_no_change(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And of those that pass, one that fails with a change has seen it."""
+    made = {
+        "code_of.py": "ONE, TWO = 1, 2\n",
+        "test_sees.py": "import code_of\ndef test():\n    assert code_of.ONE == 1\n",
+        "test_fails.py": "def test():\n    assert False\n",
+    }
+    for name, text in made.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+
+    def judged(*listed: tuple[str, str, str]) -> tuple[int, str, str]:
+        changes = [mutants.Mutant("code_of.py", old, new, (tests,)) for tests, old, new in listed]
+        monkeypatch.setattr(mutants, "MUTANTS", changes)
+        return mutants.main([]), *capsys.readouterr()
+
+    seen, unseen = ("test_sees.py", "= 1", "= 3"), ("test_sees.py", ", 2", ", 4")
+    code, out, _ = judged(seen, unseen)
+    assert (code, out.count("died    "), out.count("SURVIVED")) == (1, 1, 1)
+    assert judged(("test_fails.py", "= 1", "= 3")) == (2, "", "fail without a change:\ntest_fails.py\n")
+
+
 @pytest.mark.parametrize("file", mutants.LISTED)
 def test_every_change_applies_once_and_leaves_python(file: str) -> None:
     text = (mutants.ROOT / file).read_text()
