@@ -22,7 +22,7 @@ from torch import fx
 from .compat import epilogues_of_products, products_keep_precision
 from .cost import pools_rows_first
 from .emit import become, call, taps
-from .graph import hints, is_contiguous, op_name, value
+from .graph import hints, is_contiguous, value
 from .mutation import changed_between
 from .neighbours import tail_of
 from .projection import Projection
@@ -206,9 +206,10 @@ def _steps(site: Site) -> list[tuple[str, fx.Node]]:
     before, sizes = site.mul, Sizes(site.mul.graph)
     for name, step in tail_of(site.mul, sizes):
         others = [arg for arg in step.args if arg is not before]
-        if name in ("gain", "residual"):
-            if len(others) != 1 or not _lies_flat(site, name, others[0], sizes) or "out" in step.kwargs:
-                break
+        if name in ("gain", "residual") and (
+            len(others) != 1 or not _lies_flat(site, name, others[0], sizes) or "out" in step.kwargs
+        ):
+            break
         steps.append((name, step))
         before = step
     own = {site.mul, *(step for _, step in steps)}
