@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(
     reason="the interpreter has no compiler: unset TRITON_INTERPRET",
 )
 
+NEWEST = triton.__version__ >= "3.9"  # generates some code that takes more
+
 # 4 programs of 128 threads per SM, or as much of an RDNA 3 SIMD's: enough bytes in flight.
 REGISTERS = {target: 192 if target == "gfx1100" else 128 for target in TARGETS}
 
@@ -137,8 +139,8 @@ def test_the_passes_of_a_training_step_stream_vectors(
     for item in launches:
         code = compiled(item)
         assert code.spilled_bytes == 0
-        if item.kernel.__name__ != "gate_backward_kernel":  # reads [N, C] alone
-            assert code.registers <= REGISTERS["sm_90"]
+        more = NEWEST and item.kernel.__name__ == "gate_backward_kernel"  # which reads [N, C] alone
+        assert code.registers <= (136 if more else REGISTERS["sm_90"])
         if item.kernel.__name__ in ("affine_kernel", "moments_kernel", "affine_backward_kernel"):
             assert code.loads[128] >= 2, "of 16 elements of every map"
             assert code.stores[128] == 2
@@ -215,7 +217,8 @@ def test_a_projection_takes_no_more_than_its_tile(channels: int, dtype: torch.dt
         None, None, batch_norm(channels), 1e-5, False, "sigmoid", out, meta(n, channels),
     )  # fmt: skip
     code = compiled(gates)
-    assert code.spilled_bytes <= 8, "Triton 3.9 puts away two words of a wide tile in float32"
+    wide = NEWEST and (channels, dtype, target) == (2048, torch.float32, "sm_90")  # puts two words away
+    assert code.spilled_bytes <= (8 if wide else 0)
     assert code.registers <= REGISTERS[target]
     assert code.shared_bytes <= 48 * 1024
 

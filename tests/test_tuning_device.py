@@ -34,28 +34,6 @@ GPUS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype", "taken"),
-    [
-        ((2, 3), torch.float16, True),
-        ((2, 3, 4, 5, 6), torch.float32, True),
-        ((2, 3, 4), torch.float64, False),
-        ((2,), torch.float32, False),
-        ((2, 3, 1, 1, 1, 1), torch.float32, False),
-        ((0, 3, 4), torch.float32, False),
-        ((2, 3, 0), torch.float32, False),
-        ((2**15, 2**15, 2**15), torch.bfloat16, True),
-        ((2**16, 2**15, 4), torch.bfloat16, False),
-        ((1, 2, 2**31), torch.bfloat16, False),
-    ],
-    ids=str,
-)
-def test_kernels_take_elements_that_int32_counts(
-    shape: tuple[int, ...], dtype: torch.dtype, taken: bool
-) -> None:
-    assert devices.supports(torch.empty(shape, dtype=dtype, device="meta")) is taken
-
-
 def properties(gpu: str) -> SimpleNamespace:
     name, architecture, (major, minor), warp_size = GPUS[gpu][0]
     return SimpleNamespace(
@@ -137,3 +115,25 @@ def test_doctor_names_the_architecture() -> None:
     for gpu, architecture in {"T4": "sm_75", "RX 7900": "gfx1100"}.items():
         with mock.patch.object(torch.cuda, "get_device_properties", return_value=properties(gpu)):
             assert f", {architecture}, 40 SMs, 16 GiB" in doctor._gpu(0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "taken"),
+    [
+        ((2, 3), torch.float16, True),
+        ((2, 3, 4, 5, 6), torch.float32, True),
+        ((2, 3, 4), torch.float64, False),
+        ((2,), torch.float32, False),
+        ((2, 3, 1, 1, 1, 1), torch.float32, False),
+        ((0, 3, 4), torch.float32, False),
+        ((2, 3, 0), torch.float32, False),
+        ((2**15, 2**15, 2**15), torch.bfloat16, True),
+        ((2**16, 2**15, 4), torch.bfloat16, False),
+        ((1, 2, 2**31), torch.bfloat16, False),
+    ],
+    ids=str,
+)
+def test_kernels_take_elements_that_int32_counts(
+    shape: tuple[int, ...], dtype: torch.dtype, taken: bool
+) -> None:
+    assert devices.supports(torch.empty(shape, dtype=dtype, device="meta")) is taken

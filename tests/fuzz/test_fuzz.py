@@ -90,7 +90,7 @@ def test_random_networks_give_the_results_of_eager_mode(first: int) -> None:
 
 
 @pytest.mark.skipif(len(SEEDS) < 120, reason="few seeds were asked for")
-def test_most_programs_run_and_every_plan_is_among_them() -> None:
+def test_most_programs_run_and_a_fifth_is_lowered_by_four_plans_or_more() -> None:
     chunks = [chunk(first) for first in range(0, len(SEEDS), CHUNK)]
     plans = [plan for _, found in chunks for plan in found]
     assert sum(ran for ran, _ in chunks) > 0.8 * len(SEEDS)
