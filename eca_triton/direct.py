@@ -96,7 +96,11 @@ def forget_plans() -> None:
 
 
 def run(kernel: Any, grid: tuple[int, ...], *args: object, **options: object) -> None:
-    """kernel[grid](*args, **options)."""
+    """kernel[grid](*args, **options).
+
+    Multiply-adds are fused, as in Inductor's own kernels, whatever Triton's default is (3.10 changes it).
+    """
+    options.setdefault("enable_fp_fusion", True)
     if _current.instead is not None:
         _current.instead(kernel, grid, args, options)
         return

@@ -38,7 +38,7 @@ DEVICES = {  # of the heuristics
     "gfx1100": Device(num_sms=96, warp_size=32, capability="11.0", shared_bytes=64 << 10, vendor="amd"),
 }
 
-OPTIONS = ("num_warps", "num_stages", "maxnreg")
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 _TYPES = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",

@@ -187,6 +187,17 @@ def test_every_option_of_a_site_is_part_of_the_key(launches: list[Launch]) -> No
     assert plans() == len(OPTIONS)
 
 
+def test_multiply_adds_are_fused_whatever_tritons_default_is(
+    launches: list[Launch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton.knobs.language, "default_fp_fusion", False)
+    before = set(direct._planned)
+    ECA(torch.randn(2, 8, 4, 4), weight())
+    (kernel,) = direct._planned - before
+    assert len(launches) == 1
+    assert kernel.metadata.enable_fp_fusion
+
+
 def test_functions_make_the_calls_of_operators_again(launches: list[Launch]) -> None:
     x, w = torch.randn(2, 8, 4, 4), weight()
     bn = eca_triton.BatchNormParameters(BN["bn_mean"], BN["bn_var"], eps=1e-3)
