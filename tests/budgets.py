@@ -11,15 +11,13 @@ import json
 from pathlib import Path
 
 import torch
-import triton
-from aot import TARGETS, Launch, captured, compiled
+from aot import TARGETS, VERSION, Launch, captured, compiled
 
 from eca_triton.call import BackwardCall, Call
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import training as launch_training
 
 FILE = Path(__file__).with_suffix(".json")
-VERSION = ".".join(triton.__version__.split(".")[:2])
 
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
 SITES = {  # name: shape, taps, memory format, whole tail

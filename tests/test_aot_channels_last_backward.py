@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from aot import DEVICES, TARGETS, Launch, built, captured, compiled, orders_of
+from aot import DEVICES, TARGETS, Launch, built, captured, compiled, compiled_within, orders_of
 
 from eca_triton.call import BackwardCall, Call
 from eca_triton.launch import backward_channels_last as launch_backward_channels_last
@@ -68,13 +68,11 @@ SMALL, MEDIUM, LARGE = (128, 2048, 7, 7), (128, 1024, 14, 14), (128, 512, 28, 28
 @pytest.mark.parametrize(("shape", "tail"), [(SMALL, "plain"), (MEDIUM, "bits+stored")])
 def test_a_tile_is_read_once_in_vectors(shape: tuple[int, ...], tail: str, target: str) -> None:
     item = launched("tile", shape, target, tail)
-    code = compiled(item)
+    # Three programs of 128 threads per SM, or two of 256; with bits, Triton 3.6 has one of these.
+    code = compiled_within(168, item)
     steps, halo = item.arguments["STEPS"], item.arguments["HALO_STEPS"]
     assert code.loads[128] >= 2 * (steps + halo), "dy and x"
     assert code.stores[128] == steps * (2 if "stored" in tail else 1)
-    assert code.spilled_bytes == 0
-    # Three programs of 128 threads per SM, or two of 256; with bits, Triton 3.6 has one of these.
-    assert code.registers <= 168
     assert code.shared_bytes <= 16 << 10
 
 

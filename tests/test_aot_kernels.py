@@ -6,8 +6,7 @@ import os
 
 import pytest
 import torch
-import triton
-from aot import DEVICES, TARGETS, Launch, captured, compiled
+from aot import DEVICES, TARGETS, Launch, captured, compiled, compiled_within
 
 from eca_triton.call import BackwardCall, Call, GateCall, ProductCall
 from eca_triton.launch import forward as launch_forward
@@ -21,8 +20,6 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",
     reason="the interpreter has no compiler: unset TRITON_INTERPRET",
 )
-
-NEWEST = triton.__version__ >= "3.9"  # generates some code that takes more
 
 # 4 programs of 128 threads per SM, or as much of an RDNA 3 SIMD's: enough bytes in flight.
 REGISTERS = {target: 192 if target == "gfx1100" else 128 for target in TARGETS}
@@ -137,10 +134,7 @@ def test_the_passes_of_a_training_step_stream_vectors(
         "sm_90", launch_training.parameter_gradients, backward, meta(1, 1, 5), None, meta(256), meta(256)
     )
     for item in launches:
-        code = compiled(item)
-        assert code.spilled_bytes == 0
-        more = NEWEST and item.kernel.__name__ == "gate_backward_kernel"  # which reads [N, C] alone
-        assert code.registers <= (136 if more else REGISTERS["sm_90"])
+        code = compiled_within(REGISTERS["sm_90"], item)
         if item.kernel.__name__ in ("affine_kernel", "moments_kernel", "affine_backward_kernel"):
             assert code.loads[128] >= 2, "of 16 elements of every map"
             assert code.stores[128] == 2
@@ -173,9 +167,7 @@ def test_gates_of_pooled_values_and_their_backward(target: str) -> None:
     )  # fmt: skip
     assert len(launches) == 3
     for item in launches:
-        code = compiled(item)
-        assert code.spilled_bytes == 0
-        assert code.registers <= REGISTERS[target]
+        compiled_within(REGISTERS[target], item)
 
 
 def test_maps_with_gaps_and_many_taps_do_not_spill() -> None:
@@ -216,10 +208,7 @@ def test_a_projection_takes_no_more_than_its_tile(channels: int, dtype: torch.dt
         meta(n, channels // 4), meta(channels, channels // 4, 1, 1, dtype=dtype), meta(1, 1, 5, dtype=dtype),
         None, None, batch_norm(channels), 1e-5, False, "sigmoid", out, meta(n, channels),
     )  # fmt: skip
-    code = compiled(gates)
-    wide = NEWEST and (channels, dtype, target) == (2048, torch.float32, "sm_90")  # puts two words away
-    assert code.spilled_bytes <= (8 if wide else 0)
-    assert code.registers <= REGISTERS[target]
+    code = compiled_within(REGISTERS[target], gates)
     assert code.shared_bytes <= 48 * 1024
 
 
@@ -232,7 +221,7 @@ PRODUCTS = [
 
 
 def test_a_product_is_for_gpus_whose_matrix_units_triton_uses() -> None:
-    assert {target for target, _ in PRODUCTS} == TARGETS.keys() - {"sm_75"}
+    assert {target for target, _ in PRODUCTS} == TARGETS.keys() - {"sm_75", "gfx1100"}
     assert {dtype for _, dtype in PRODUCTS} == {torch.float16, torch.bfloat16}
 
 
@@ -248,6 +237,4 @@ def test_a_product_fits_where_it_is_admitted(
     (product,) = captured(target, launch_projection.rescaled, ProductCall(x, matrix, terms, terms, out))
     code = compiled(product)
     assert code.shared_bytes <= DEVICES[target].shared_bytes
-    if (target, side) == ("gfx1100", 28) and triton.__version__ < "3.7":
-        pytest.skip("Triton 3.6 spills the larger blocks on RDNA 3")
     assert code.spilled_bytes == 0

@@ -6,7 +6,8 @@ import json
 import os
 
 import pytest
-from budgets import CASES, FILE, VERSION, cost
+from aot import VERSION
+from budgets import CASES, FILE, cost
 from versions import versions_of_triton
 
 pytestmark = pytest.mark.skipif(

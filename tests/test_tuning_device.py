@@ -30,7 +30,7 @@ GPUS = {
     "RTX 5090": (("NVIDIA GeForce RTX 5090", "NVIDIA GeForce RTX 5090", (12, 0), 32), ("nvidia", True, (2,))),
     "MI300X": (("AMD Instinct MI300X", "gfx942:sramecc+:xnack-", (9, 4), 64), ("amd", True, (2, 4))),
     "RX 6900": (("AMD Radeon RX 6900 XT", "gfx1030", (10, 3), 32), ("amd", True, ())),
-    "RX 7900": (("AMD Radeon RX 7900 XTX", "gfx1100", (11, 0), 32), ("amd", True, (2,))),
+    "RX 7900": (("AMD Radeon RX 7900 XTX", "gfx1100", (11, 0), 32), ("amd", True, ())),
 }
 
 

@@ -58,12 +58,12 @@ class Device:
     def multiplies(self, itemsize: int) -> bool:
         """Whether Triton has matrix units multiply floats of so many bytes, exactly.
 
-        Ampere's and later ones do with 16 bits, as RDNA 3's; CDNA's with 32, too. Elsewhere the factors of a
-        product are in registers of threads, which spill them unless they are few.
+        Ampere's and later ones do with 16 bits; CDNA's with 32, too. Elsewhere the factors of a product are
+        in registers of threads, which spill them unless they are few: on RDNA 3 with Triton before 3.8.
         """
         if self.vendor == "nvidia":
             return itemsize == 2 and self._generation >= 8
-        return self.warp_size == 64 or (itemsize == 2 and self._generation >= 11)
+        return self.warp_size == 64
 
     @property
     def _generation(self) -> int:
