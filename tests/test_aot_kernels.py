@@ -167,7 +167,7 @@ def test_gates_of_pooled_values_and_their_backward(target: str) -> None:
     )  # fmt: skip
     assert len(launches) == 3
     for item in launches:
-        compiled_within(REGISTERS[target], item)
+        assert compiled_within(REGISTERS[target], item).registers <= REGISTERS[target]
 
 
 def test_maps_with_gaps_and_many_taps_do_not_spill() -> None:
@@ -209,6 +209,7 @@ def test_a_projection_takes_no_more_than_its_tile(channels: int, dtype: torch.dt
         None, None, batch_norm(channels), 1e-5, False, "sigmoid", out, meta(n, channels),
     )  # fmt: skip
     code = compiled_within(REGISTERS[target], gates)
+    assert code.spilled_bytes == 0 or (channels, dtype) == (2048, torch.float32)
     assert code.shared_bytes <= 48 * 1024
 
 
