@@ -112,8 +112,8 @@ def lies_in_order(x: torch.Tensor, order: Sequence[int]) -> bool:
     """
     step: Any = 1
     for dim in reversed(order):
-        size = _expression(x.shape[dim])
-        if size != 1 and sympy.expand(_expression(x.stride(dim)) - step) != 0:
+        size = expression_of(x.shape[dim])
+        if size != 1 and sympy.expand(expression_of(x.stride(dim)) - step) != 0:
             return False
         step = step * size
     return True
@@ -129,8 +129,9 @@ def is_channels_last(x: torch.Tensor) -> bool:
     return x.dim() == 4 and lies_in_order(x, (0, 2, 3, 1))
 
 
-def _expression(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else size
+def expression_of(size: Any) -> Any:
+    """A size, symbolic or not, as sympy has it."""
+    return size.node.expr if isinstance(size, (torch.SymInt, torch.SymFloat)) else sympy.sympify(size)
 
 
 def copy_of(graph: fx.Graph) -> fx.Graph:

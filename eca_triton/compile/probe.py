@@ -82,6 +82,8 @@ class Probe:
             self.index = execute(node, argument)
         except (RuntimeError, TypeError, IndexError, ValueError) as error:
             raise NoMatchError(code, f"{op_name(node)} ({error})") from error
+        if tuple(self.index.shape) != self.sizes(tuple(value(node).shape)):
+            raise NoMatchError(code, f"{op_name(node)} has another shape for other sizes", node)
 
     def _reshape(self, node: fx.Node, source: fx.Node, code: str) -> None:
         result = value(node)
@@ -98,6 +100,7 @@ class Probe:
     def pool(self, node: fx.Node, source: fx.Node) -> None:
         """Run one call between the map and the convolution: a view, a mean or sum, a scaling by a number."""
         name = op_name(node)
+        _check_precision(node, source, POOL_PATH)
         if keeps_elements(node):
             return
         if name in VIEWS:
@@ -197,9 +200,12 @@ class Probe:
     def gate(self, node: fx.Node, source: fx.Node) -> None:
         """Run one call between the convolution and the multiplication: a view or a function of one number."""
         name = op_name(node)
+        _check_precision(node, source, GATE_PATH)
         if name in VIEWS:
             self.view(node, source, GATE_PATH)
         elif name in SCALAR_FUNCTIONS and tensor_inputs(node) == [source]:
+            if node.all_input_nodes != [source]:
+                raise NoMatchError(GATE_FUNCTION, f"{name} by a number that may be another one", node)
             self.functions.append(node)
         elif not keeps_elements(node):
             raise NoMatchError(GATE_PATH, name or str(node.target), node)
@@ -217,22 +223,18 @@ class Probe:
 
     def gate_function(self) -> str:
         """Name the function that the collected calls compute, tested on numbers: sigmoid or hard_sigmoid."""
-        points = gate_points()
-        result = points.clone()
+        result = gate_points().clone()
         for node in self.functions:
             try:
-                result = execute(node, functools.partial(self._point_argument, result))
+                result = _applied(node, result)
             except (RuntimeError, TypeError) as error:
                 raise NoMatchError(GATE_FUNCTION, str(error)) from error
-        for name, (function, rtol, atol) in GATES.items():
-            if torch.allclose(result, function(points), rtol=rtol, atol=atol, equal_nan=True):
+        for name in GATES:
+            if is_gate(name, result):
                 return name
         raise NoMatchError(
             GATE_FUNCTION, " then ".join(op_name(node) for node in self.functions) or "no gate function"
         )
-
-    def _point_argument(self, points: Tensor, node: fx.Node) -> Any:
-        return points if isinstance(value(node), Tensor) else self._number(node)
 
     def covers(self, shape: Sequence[int], channel_dim: int) -> None:
         """Raise unless the stand-in, broadcast to `shape`, gives every position its own channel's gate."""
@@ -252,11 +254,30 @@ class Probe:
             raise NoMatchError(CHANNEL_ORDER, "on the way to the multiplication")
 
 
+def _check_precision(node: fx.Node, source: fx.Node, code: str) -> None:
+    """Raise for a dtype in which a gate is coarser, or finer, than our ops compute it."""
+    dtype = value(node).dtype
+    if dtype != value(source).dtype and not (dtype.is_floating_point and dtype.itemsize in (2, 4)):
+        raise NoMatchError(code, f"{op_name(node)} in {str(dtype).removeprefix('torch.')}", node)
+
+
 def keeps_elements(node: fx.Node) -> bool:
     """Whether a call gives its argument's elements, at most rounded: a copy, a cast, dropout in eval mode."""
     if op_name(node) in DROPOUTS:
         return bind(node).get("training") is False
     return op_name(node) in SAME_ELEMENTS and value(node).dtype.is_floating_point
+
+
+def _applied(node: fx.Node, points: Tensor) -> Any:
+    return execute(node, lambda _: points)
+
+
+def is_gate(name: str, result: Tensor) -> bool:
+    """Whether this is what the gate function of that name makes of `gate_points`, 0 where that is 0."""
+    function, rtol, atol = GATES[name]
+    expected = function(gate_points())
+    close = torch.allclose(result, expected, rtol=rtol, atol=atol, equal_nan=True)
+    return close and torch.equal(result == 0, expected == 0)
 
 
 @functools.cache

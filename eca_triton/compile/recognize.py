@@ -45,7 +45,7 @@ from .reasons import (
     NoMatchError,
 )
 from .site import Recognition, Rejection, Site
-from .sizes import Sizes, is_dynamic
+from .sizes import LEAST, Sizes, is_dynamic
 from .where import module_paths, source_line
 
 
@@ -54,9 +54,7 @@ def recognize(gm: fx.GraphModule) -> Recognition:
     """Find all ECA sites of one graph, sub-graphs not included; the graph is not changed."""
     found = Recognition()
     anchors = [node for node in gm.graph.nodes if _is_anchor(node)]
-    stand_ins = [Sizes(gm.graph)]
-    if anchors and is_dynamic(gm.graph):
-        stand_ins.append(Sizes(gm.graph, even=True))
+    stand_ins = [Sizes(gm.graph, least) for least in LEAST[: 1 + bool(anchors and is_dynamic(gm.graph))]]
     for conv in anchors:
         try:
             *_, site = (_match(conv, sizes) for sizes in stand_ins)  # which has to match with all of them

@@ -1,4 +1,9 @@
-"""Plain numbers in the place of symbolic sizes, so that a chain of calls can be run on indices."""
+"""Plain numbers in the place of symbolic sizes, so that a chain of calls can be run on indices.
+
+What holds for one size has to hold for all that the compiled code may meet. So whatever of a size is no
+polynomial of the symbols, a floor division, a minimum, a remainder, has a number of its own, as a symbol has:
+sizes that are equal then are the same polynomial of these, and equal on either side of every corner.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,19 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
 from torch.fx.node import map_aggregate
+from torch.utils._sympy.functions import FloatPow, FloatTrueDiv, IntTrueDiv, PowByNatural, ToFloat
 
-from .graph import value
+from .graph import expression_of, value
 
-LEAST = 211
-ATTEMPTS = 8  # to keep all sizes apart; two that are equal for every number are the same size
+# Two sets: a product of numbers may be right for one of them by a coincidence. Larger ones would only take
+# more memory.
+LEAST = 211, 401
+ATTEMPTS = 64
+SMOOTH = (sympy.Add, sympy.Mul, sympy.Pow, ToFloat, IntTrueDiv, FloatTrueDiv, PowByNatural, FloatPow)
 
 
 class Sizes:
@@ -24,12 +34,12 @@ class Sizes:
 
     Args:
         graph: The symbols' graph.
-        even: Stand-ins are even, not odd: sizes that differ for one of both differ for one of the stand-ins.
+        least: The numbers are primes from here on, one of `LEAST`.
     """
 
-    def __init__(self, graph: fx.Graph, even: bool = False) -> None:
+    def __init__(self, graph: fx.Graph, least: int = LEAST[0]) -> None:
         self._graph = graph
-        self._even = even
+        self._least = least
         self._numbers: dict[Any, int] | None = None
 
     def __call__(self, size: Any) -> Any:
@@ -40,8 +50,8 @@ class Sizes:
         if not isinstance(size, (torch.SymInt, torch.SymFloat)):
             return size
         if self._numbers is None:
-            self._numbers = _numbers(self._graph, 2 if self._even else 1)
-        number = size.node.expr.subs(self._numbers)
+            self._numbers = _numbers(self._graph, self._least)
+        number = expression_of(size).xreplace(self._numbers)
         return int(number) if isinstance(size, torch.SymInt) else float(number)
 
 
@@ -50,20 +60,32 @@ def is_dynamic(graph: fx.Graph) -> bool:
     return any(isinstance(size, torch.SymInt) for node in graph.nodes for size in _sizes_of(node))
 
 
-def _numbers(graph: fx.Graph, factor: int) -> dict[Any, int]:
-    """A number for each symbol: a prime times `factor`."""
-    sizes = [size for node in graph.nodes for size in (*_sizes_of(node), *_constants_of(node))]
-    expressions = {size.node.expr for size in sizes if not isinstance(size, int)}
-    known = {size for size in sizes if isinstance(size, int) and size > 1}
-    symbols = sorted({symbol for expression in expressions for symbol in expression.free_symbols}, key=str)
-    primes = _primes()
+def _numbers(graph: fx.Graph, least: int) -> dict[Any, int]:
+    """A prime for each symbol, and for each part of a size that is no polynomial of them."""
+    sizes = {
+        size for node in graph.nodes for size in (*_constants_of(node), *map(expression_of, _sizes_of(node)))
+    }
+    known = {size for size in sizes if not _parts(size) and size > 1}
+    parts = {part for size in sizes for part in _parts(size)}
+    # Each polynomial once, however it is written.
+    made = {sympy.expand(size) for size in sizes if size.is_integer and _parts(size)}
+    primes = _primes(least)
     for _ in range(ATTEMPTS):
         free = (prime for prime in primes if all(size % prime for size in known))
-        numbers = {symbol: factor * next(free) for symbol in symbols}
-        made = [expression.subs(numbers) for expression in expressions]
-        if len(set(made)) == len(made) and known.isdisjoint(made):
-            break
-    return numbers
+        numbers = {part: sympy.Integer(next(free)) for part in sorted(parts, key=str)}
+        values = {expression.xreplace(numbers) for expression in made}
+        if len(values) == len(made) and known.isdisjoint(values):
+            return numbers
+    raise ArithmeticError("symbolic sizes that no numbers keep apart")
+
+
+def _parts(expression: Any) -> set[Any]:
+    """The symbols and the other parts that an expression is a smooth function of."""
+    if expression.is_number:
+        return set()
+    if not isinstance(expression, SMOOTH):
+        return {expression}
+    return {part for argument in expression.args for part in _parts(argument)}
 
 
 def _sizes_of(node: fx.Node) -> list[Any]:
@@ -74,18 +96,18 @@ def _sizes_of(node: fx.Node) -> list[Any]:
     return [seen] if isinstance(seen, (torch.SymInt, torch.SymFloat)) else []
 
 
-def _constants_of(node: fx.Node) -> list[int]:
-    found: list[int] = []
+def _constants_of(node: fx.Node) -> list[Any]:
+    found: list[Any] = []
 
     def note(argument: Any) -> Any:
         if isinstance(argument, (int, float)) and argument == argument // 1:
-            found.append(int(argument))
+            found.append(expression_of(int(argument)))
         return argument
 
     map_aggregate((node.args, node.kwargs), note)
     return found
 
 
-def _primes() -> Iterator[int]:
-    """All primes from LEAST on: larger stand-ins would only take more memory."""
-    return (n for n in count(LEAST) if all(n % d for d in range(2, int(n**0.5) + 1)))
+def _primes(least: int) -> Iterator[int]:
+    """All primes from some number on."""
+    return (n for n in count(least) if all(n % d for d in range(2, int(n**0.5) + 1)))

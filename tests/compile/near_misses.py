@@ -71,6 +71,24 @@ def gate(conv: nn.Module, x: Tensor) -> Tensor:
     return spread(conv(pooled(x)).sigmoid())
 
 
+# A dtype is coarser, or finer, than that of our ops
+
+DTYPES: dict[str, tuple[str, Callable[[nn.Module, Tensor], Tensor]]] = {
+    "gate-in-float8": (
+        "ECA104",
+        lambda conv, x: x * spread(conv(pooled(x)).sigmoid().to(torch.float8_e4m3fn).type_as(x)),
+    ),
+    "gate-in-float64": ("ECA104", lambda conv, x: x * spread(conv(pooled(x)).double().sigmoid().type_as(x))),
+    "pool-in-float8": ("ECA108", lambda conv, x: x * gate(conv, x.to(torch.float8_e5m2).type_as(x))),
+    "pool-in-float64": ("ECA108", lambda conv, x: x * spread(conv(pooled(x.double()).type_as(x)).sigmoid())),
+    "pooled-in-float8": (
+        "ECA108",
+        lambda conv, x: x * spread(conv(pooled(x).to(torch.float8_e5m2).type_as(x)).sigmoid()),
+    ),
+}
+for name, (reason, rescale) in DTYPES.items():
+    add(name, reason, rescale)
+
 # The convolution is another one
 
 CONVOLUTIONS: dict[str, tuple[str, Callable[[], nn.Module]]] = {

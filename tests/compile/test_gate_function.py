@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from harness import Lowering, leaf
 from torch import Tensor
 
-from eca_triton.compile.probe import GATES, gate_points
+from eca_triton.compile.probe import GATES, gate_points, is_gate
 from eca_triton.compile.reasons import GATE_FUNCTION
 
 Gate = Callable[[Tensor], Tensor]
@@ -45,12 +45,19 @@ def test_a_clipped_gate_has_eager_values_and_no_gradient_where_it_is_clipped(nam
 @pytest.mark.parametrize("name", GATES)
 def test_the_points_tell_a_function_from_one_that_is_clipped_anywhere(name: str, limit: float) -> None:
     """Logits between the limits, of either side; where sigmoid is 1 in float64 there is nothing to clip."""
-    function, rtol, atol = GATES[name]
-    right = function(gate_points())
+    function, *_ = GATES[name]
     flat_from = {"sigmoid": (37, torch.inf), "hard_sigmoid": (3, 3)}[name]
     for clipped, flat in zip(({"max": limit}, {"min": -limit}), flat_from, strict=True):
         got = function(gate_points().clamp(**clipped))
-        assert torch.allclose(got, right, rtol=rtol, atol=atol, equal_nan=True) is (limit >= flat)
+        assert is_gate(name, got) is (limit >= flat)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_that_is_never_0_is_another_one(name: str) -> None:
+    """As of `clamp(min=1e-16)`: it lets something of a map through that is closed."""
+    function, *_ = GATES[name]
+    assert is_gate(name, function(gate_points()))
+    assert not is_gate(name, function(gate_points()).clamp(min=1e-300))
 
 
 def test_the_points_hold_what_is_not_finite_and_both_corners() -> None:

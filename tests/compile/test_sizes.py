@@ -1,17 +1,19 @@
 """Numbers that stand for symbolic sizes are all different, and other ones than the graph has."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from harness import Lowering
 from near_misses import spread
 from spellings import conv1d
 from torch import Tensor, fx, nn
 
 from eca_triton.compile.graph import value
-from eca_triton.compile.reasons import ASKED, NOT_MEAN
-from eca_triton.compile.sizes import Sizes, is_dynamic
+from eca_triton.compile.reasons import ASKED, GATE_FUNCTION, NOT_MEAN, POOL_PATH
+from eca_triton.compile.sizes import LEAST, Sizes, is_dynamic
 
 
 def traced(function: Callable, *inputs: Tensor, dynamic: bool = True) -> fx.Graph:
@@ -51,15 +53,128 @@ def test_an_area_of_another_map_is_not_its_own() -> None:
     assert [record.decision.reason for record in lowering.records] == [NOT_MEAN]
 
 
-@pytest.mark.parametrize("even", [False, True])
-def test_forty_symbols_and_what_is_made_of_them_stay_apart(even: bool) -> None:
+def height_and_width(x: Tensor) -> tuple[int, int]:
+    return x.size(2), x.size(3)
+
+
+def pooled(name: str, size: tuple[int, int], pool: Callable[[Tensor], Tensor], reason: str = NOT_MEAN) -> Any:
+    return pytest.param(size, 0, lambda x, _: pool(x), lambda z, _: z.sigmoid(), reason, id=name)
+
+
+def divided(name: str, size: tuple[int, int], area: Callable[[int, int], int]) -> Any:
+    return pooled(name, size, lambda x: x.sum((2, 3)) / area(*height_and_width(x)))
+
+
+def cropped(name: str, crop: Callable[[Tensor], Tensor], reason: str = POOL_PATH) -> Any:
+    return pooled(name, (600, 3), lambda x: crop(x).mean((2, 3)), reason)
+
+
+def limited(name: str, gate: Callable[[Tensor, int], Tensor]) -> Any:
+    return pytest.param((6, 5), 3, lambda x, _: x.mean((2, 3)), gate, GATE_FUNCTION, id=name)
+
+
+PIECEWISE = [
+    cropped("first-rows", lambda x: x[:, :, :512]),
+    cropped("last-rows", lambda x: x[:, :, -512:]),
+    cropped("first-columns", lambda x: x.transpose(2, 3)[..., :512]),
+    cropped("smaller-of-two", lambda x: x[:, :, : torch.sym_min(x.size(2), 512)], NOT_MEAN),
+    divided("larger-of-two", (8, 3), lambda h, w: torch.sym_max(h, 64) * w),
+    divided("floor", (5000, 2), lambda h, w: h * w * (1 + h // 4096)),
+    divided("remainder", (600, 2), lambda h, w: (h % 512) * w),
+    divided("even-part", (7, 3), lambda h, w: h // 2 * 2 * w),
+    divided("odd-part", (8, 3), lambda h, w: (h // 2 * 2 + 1) * w),
+    # Right where the height is 211, as one of the stand-ins has it.
+    pooled("coincidence", (8, 3), lambda x: x.mean((2, 3)) * (x.size(2) + 1) / 4 / 53),
+    limited("limit-above", lambda z, limit: z.clamp(max=limit).sigmoid()),
+    limited("limit-below", lambda z, limit: z.clamp(min=-limit).sigmoid()),
+    limited("limit-both", lambda z, limit: F.hardsigmoid(z.clamp(-limit, limit))),
+    limited("shifted", lambda z, limit: (z + (limit - 3)).sigmoid()),
+    limited("scaled", lambda z, limit: z.sigmoid() * limit / 3),
+]
+
+
+class Piecewise(nn.Module):
+    """A block whose pool and gate function are given, both with a number that the program is given."""
+
+    def __init__(self, pool: Callable, gate: Callable) -> None:
+        super().__init__()
+        self.conv, self.pool, self.gate = conv1d(), pool, gate
+        nn.init.constant_(self.conv.weight, 2.0)
+
+    def forward(self, x: Tensor, number: int) -> Tensor:
+        x = 2 * x
+        return x * spread(self.gate(self.conv(self.pool(x, number).unsqueeze(1)), number))
+
+
+@pytest.mark.parametrize(("size", "number", "pool", "gate", "reason"), PIECEWISE)
+def test_what_depends_on_a_size_by_pieces_is_left_alone(
+    size: tuple[int, int], number: int, pool: Callable, gate: Callable, reason: str
+) -> None:
+    """Another size may be on the other side of a corner, and no guard asks on which side it is."""
+    network, lowering = Piecewise(pool, gate).eval(), Lowering()
+    x = torch.linspace(0, 4, size[0]).view(1, 1, -1, 1).expand(2, 4, *size).contiguous()
+    with torch.no_grad():
+        torch.testing.assert_close(lowering.compile(network, dynamic=True)(x, number), network(x, number))
+    assert [record.decision.reason for record in lowering.records] == [reason]
+
+
+def test_a_number_that_the_program_computes_is_no_part_of_a_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "capture_scalar_outputs", True)
+    cap = torch.tensor(1.0)
+    network = Piecewise(lambda x, _: x.mean((2, 3)), lambda z, _: z.clamp(max=cap.item()).sigmoid()).eval()
+    x, lowering = torch.full((2, 4, 6, 5), 20.0), Lowering()
+    with torch.no_grad():
+        torch.testing.assert_close(lowering.compile(network)(x, 0), network(x, 0))
+    assert [record.decision.reason for record in lowering.records] == [GATE_FUNCTION]
+
+
+@pytest.mark.parametrize("dynamic", [True, None], ids=["dynamic", "second-size"])
+def test_sizes_behind_strided_layers_are_understood(dynamic: bool | None) -> None:
+    """They are floor divisions, and the mean divides by just these."""
+    torch.manual_seed(0)
+
+    class Strided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 8, 3, 2, 1), conv1d()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.max_pool2d(self.stem(x), 3, 2, 1)
+            n, c, h, w = y.shape
+            return y * spread(self.conv((y.view(n, c, -1).sum(-1) / (h * w)).view(n, 1, c)).sigmoid())
+
+    network, lowering = Strided().eval(), Lowering()
+    compiled = lowering.compile(network, dynamic=dynamic)
+    with torch.no_grad():
+        for size in (21, 34):
+            x = torch.randn(2, 3, size, size + 7)
+            torch.testing.assert_close(compiled(x), network(x))
+    assert [record.lowered for record in lowering.records] == [True] * len(lowering.graphs)
+
+
+@pytest.mark.parametrize("least", LEAST)
+def test_a_sum_of_symbols_is_no_constant_of_the_graph(least: int) -> None:
+    """211 + 223, and the same of the other stand-ins: primes that divide no constant are not enough."""
+
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([x, y]) / sum_of_two
+
+    primes = [n for n in range(least, least + 20) if all(n % d for d in range(2, n))]
+    sum_of_two = primes[0] + primes[1]
+    graph = traced(function, torch.ones(3), torch.ones(4))
+    (cat,) = (node for node in graph.nodes if node.name == "cat")
+    assert Sizes(graph, least)(value(cat).shape[0]) != sum_of_two
+
+
+@pytest.mark.parametrize("least", LEAST)
+def test_forty_symbols_and_what_is_made_of_them_stay_apart(least: int) -> None:
     maps = [torch.randn(3 + i, 40 + i, requires_grad=False) for i in range(20)]
 
     def function(*maps: Tensor) -> list[Tensor]:
         return [torch.cat([x, x[1:]]).sum(1)[::2] for x in maps] + [maps[0].new_zeros(211, 223, 227)]
 
     graph = traced(function, *maps)
-    sizes = Sizes(graph, even)
+    sizes = Sizes(graph, least)
     symbolic = {
         size.node.expr: sizes(size)
         for node in graph.nodes
@@ -70,8 +185,8 @@ def test_forty_symbols_and_what_is_made_of_them_stay_apart(even: bool) -> None:
     assert len(symbolic) >= 60
     assert len(set(symbolic.values())) == len(symbolic)
     symbols = [number for expression, number in symbolic.items() if expression.is_Symbol]
-    assert all(number % 2 == (not even) for number in symbols)
-    assert all(size % (number // (1 + even)) for number in symbols for size in (211, 223, 227))
+    assert min(symbols) >= least
+    assert all(size % number for number in symbols for size in (211, 223, 227))
 
 
 def test_a_graph_of_plain_sizes_is_not_dynamic() -> None:

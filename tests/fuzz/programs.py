@@ -31,6 +31,13 @@ POOLS: dict[str, Step] = {
     # Nearly.
     "maximum": lambda x: x.amax((2, 3)).unsqueeze(1),
     "half": lambda x: x[:, :, 1:].mean((2, 3)).unsqueeze(1),
+    "crop": lambda x: x[:, :, :256].mean((2, 3)).unsqueeze(1),
+    "last-rows": lambda x: x[:, :, -5:].mean((2, 3)).unsqueeze(1),
+    "area-by-pieces": lambda x: (
+        x.sum((2, 3)) / (x.shape[2] * x.shape[3] * (1 + x.shape[2] // 256))
+    ).unsqueeze(1),
+    "area-at-least": lambda x: (x.sum((2, 3)) / (torch.sym_max(x.shape[2], 6) * x.shape[3])).unsqueeze(1),
+    "rounded": lambda x: x.to(torch.float8_e5m2).to(x.dtype).mean((2, 3)).unsqueeze(1),
     "shuffled": lambda x: x.mean((2, 3)).flip(1).unsqueeze(1),
     "square-area": lambda x: (x.sum((2, 3)) / (x.shape[2] * x.shape[2])).unsqueeze(1),
 }
@@ -46,6 +53,13 @@ GATES: dict[str, Step] = {
     "clipped-logits": lambda z: z.clamp(-0.1, 0.1).sigmoid(),
     "tanh": torch.tanh,
     "scaled": lambda z: 2 * z.sigmoid(),
+    "rounded": lambda z: z.sigmoid().to(torch.float8_e4m3fn).to(z.dtype),
+}
+# With a number that the program is given: where shapes are dynamic, a symbol.
+LIMITED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "limited": lambda z, limit: (4 * z).clamp(max=limit).sigmoid(),
+    "limited-both": lambda z, limit: F.hardsigmoid((4 * z).clamp(-limit, limit)),
+    "limited-by-size": lambda z, limit: z.clamp(max=z.shape[2] - limit).sigmoid(),
 }
 # [N, 1, C] -> [N, C, 1, 1]
 SPREADS: dict[str, Step] = {
@@ -73,6 +87,7 @@ class Case:
 
     network: nn.Module
     x: Tensor
+    limit: int
     training: bool
     dynamic: bool
     plan: str
@@ -95,6 +110,7 @@ class Network(nn.Module):
         self.before = self._before(draw, channels)
         self.pool = self._one_of(draw, POOLS, 9)
         self.gate = self._one_of(draw, GATES, 6)
+        self.limited = self._one_of(draw, LIMITED) if draw.random() < 0.05 else None
         self.spread, self.product = self._one_of(draw, SPREADS), self._one_of(draw, PRODUCTS, 4)
         self.conv = nn.Conv1d(
             1, 1, taps, padding=draw.choice([taps // 2, "same"]), bias=draw.random() < 0.2,
@@ -131,9 +147,10 @@ class Network(nn.Module):
         }
         return nn.Sequential(*self._one_of(draw, kinds)())
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, limit: int) -> tuple[Tensor, ...]:
         y = self.before(x)
-        gate = self.spread(self.gate(self.conv(self.pool(y))))
+        z = self.conv(self.pool(y))
+        gate = self.spread(self.gate(z) if self.limited is None else self.limited(z, limit))
         if self.between is not None:
             self.between(y)
         out = self.product(y, gate)
@@ -175,6 +192,8 @@ def case(seed: int) -> Case:
     torch.manual_seed(seed)
     network = Network(draw)
     size = (draw.randrange(3, 9), draw.randrange(3, 9)) if network.plain else SHAPE[1:]
+    if network.plain and draw.random() < 0.1:
+        size = draw.randrange(250, 600), 2
     x = torch.randn(draw.randrange(1, 4), network.channels, *size)
     if network.plain:
         network, x = network.double(), x.double()
@@ -184,6 +203,7 @@ def case(seed: int) -> Case:
     return Case(
         network=network.train(training),
         x=x,
+        limit=draw.randrange(2, 5),
         training=training,
         dynamic=draw.random() < 0.3,
         plan=draw.choice(["auto", "auto", "auto", *PLANS]),

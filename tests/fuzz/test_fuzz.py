@@ -28,7 +28,7 @@ def run(one: Case, network: nn.Module, call: Callable) -> dict[str, Tensor]:
     """Outputs, gradients and buffers of one step."""
     with torch.set_grad_enabled(one.training):
         x = leaf(one.x) if one.training else one.x.clone(memory_format=torch.preserve_format)
-        outputs = call(x)
+        outputs = call(x, one.limit)
         found = {f"output {i}": output.detach().clone() for i, output in enumerate(outputs)}
         if one.training:
             sum((output * output).sum() for output in outputs).backward()
