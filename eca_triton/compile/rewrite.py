@@ -13,6 +13,7 @@ from .compat import packs_bits
 from .emit import become, call, call_node, taps
 from .fold import becomes_product, block_from_projection, fold, gate_before_projection
 from .graph import bind, is_channels_last, op_name, value
+from .mutation import storage
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .plan import Plan
 from .readers import readers_of
@@ -202,11 +203,17 @@ def _spread(site: Site, gate: fx.Node, dims: int, channel_dim: int) -> fx.Node:
 
 
 def _share(site: Site, gate: fx.Node) -> None:
-    """Give the gate to its readers beside the multiplication, in the dtype that they know."""
+    """Give the gate to its readers beside the multiplication, in the dtype and the memory that they know.
+
+    What shared memory still does, and nothing else: somebody may write to it behind the multiplication.
+    """
+    given: dict[int | None, fx.Node] = {}
     for node, channel_dim in site.shared:
-        same = _spread(site, gate, value(node).dim(), channel_dim)
-        if value(same).dtype != value(node).dtype:
-            same = call(site, torch.Tensor.to, same, value(node).dtype)
+        memory, dtype = storage(node), value(node).dtype
+        if memory not in given:
+            as_is = value(gate).dtype == dtype and not given
+            given[memory] = gate if as_is else call(site, torch.Tensor.to, gate, dtype, copy=True)
+        same = _spread(site, given[memory], value(node).dim(), channel_dim)
         for user in set(node.users) - {*site.chain, site.mul}:
             user.replace_input_with(node, same)
 

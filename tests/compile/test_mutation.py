@@ -1,5 +1,7 @@
 """What a site reads is what eager mode reads: nothing is taken from before, or behind, a write to it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,3 +106,51 @@ def test_what_an_op_reads_where_the_product_is_made_is_as_it_was(
     # The op of another plan than "pool" would have nothing to start from but what batch norm has stored.
     assert bool(lowering.sites) is (is_site and plan == "pool")
     assert not any("bn_mean" in node.kwargs for node in lowering.nodes())
+
+
+# What is done with z [N, 1, C] and g [N, C, 1, 1], a view of it, behind the product, and what is returned.
+BEHIND: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, ...]]] = {
+    "view-written": lambda z, g: (g.zero_(), z * 1)[1:],
+    "base-written": lambda z, g: (z.zero_(), g * 1)[1:],
+    "another-view-written": lambda z, g: (z.view(-1).zero_(), g * 1)[1:],
+    "part-written": lambda z, g: (g[:, :3].fill_(7), z * 1)[1:],
+    "both-returned": lambda z, g: (g.add_(1), z, g)[1:],
+    "written-twice": lambda z, g: (g.mul_(2), z.add_(1), g * 1, z * 1)[2:],
+}
+
+
+class WrittenBehind(nn.Module):
+    """A block whose gate is written to behind its product, a view, or with `copied` a copy, of z."""
+
+    def __init__(self, behind: Callable[[Tensor, Tensor], tuple[Tensor, ...]], copied: bool) -> None:
+        super().__init__()
+        self.behind, self.copied = behind, copied
+        self.projection, self.conv = nn.Conv2d(8, 8, 1, bias=False), conv1d()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.projection(x)
+        z = self.conv(y.mean((2, 3)).unsqueeze(1)).sigmoid()
+        g = (z.clone() if self.copied else z).transpose(1, 2).unsqueeze(-1)
+        out = y * g
+        return out, *self.behind(z, g)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["view", "copy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("plan", ["gate", "pool", "convfold"])
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_gate_that_is_written_to_behind_its_product_shares_the_memory_that_it_shared(
+    name: str, plan: str, dtype: torch.dtype, copied: bool
+) -> None:
+    torch.manual_seed(0)
+    network, x = WrittenBehind(BEHIND[name], copied).eval().to(dtype), torch.randn(3, 8, 6, 5, dtype=dtype)
+    lowering = Lowering("aot_eager", device="cuda", plan=plan)
+    with torch.no_grad():
+        expected, results = network(x), lowering.compile(network)(x)
+        assert [record.decision.plan for record in lowering.sites] == [plan]
+        if name == "both-returned":  # and what a caller does to them later
+            for _, z, _ in (expected, results):
+                z.mul_(3)
+        torch.testing.assert_close(
+            results, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6
+        )
