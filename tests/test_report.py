@@ -97,6 +97,9 @@ QUESTIONS: dict[str, tuple[Callable[[Tensor], object], bool]] = {
     "nonzero": (lambda y: len(torch.nonzero(y)) > 3, True),
     "masked select": (lambda y: y.masked_select(y > 0).sum().item() > 3, True),
     "unique": (lambda y: len(torch.unique(y)) > 3, False),
+    "bytes": (lambda y: bytes(y[0, 0, 0, :2].detach().contiguous().numpy().tobytes()), False),
+    # Taken for 1, it is no size that anything can be made of.
+    "size": (lambda y: y.view(y.shape[0], -1, 16 - int((y > 1e9).sum().item())), False),
 }
 
 
@@ -107,13 +110,21 @@ def test_a_model_that_asks_for_data_is_followed_as_far_as_it_goes(name: str) -> 
     seen = eca_triton.explain(model, x, target="none")
     assert [record.name for record in seen.sites] == ["first", "second"][: 1 + followed]
     assert [module.name for module in seen.unmatched] == ([] if followed else ["second"])
-    assert ("are taken for 1" if followed else "which needs data") in str(seen)
+    assert ("are taken for 1" if followed else "for want of data") in str(seen)
     eca_triton.assert_lowered(model, x, at_least=0)
 
 
+def test_an_error_of_the_program_itself_is_raised() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), Attention(), nn.Linear(3, 3))
+    for target in ("none", "h200"):
+        with pytest.raises(RuntimeError, match="same reduction dim"):
+            eca_triton.explain(model, torch.zeros(8, 3, 16, 16), target=target)
+
+
 def test_a_network_whose_end_needs_data_is_reported_without_counts() -> None:
-    seen = eca_triton.explain(AsksForData(QUESTIONS["unique"][0]), torch.ones(8, 64, 16, 16), target="h200")
-    assert (seen.comparison, len(seen.sites)) == (None, 1)
+    for name in ("unique", "size"):
+        seen = eca_triton.explain(AsksForData(QUESTIONS[name][0]), torch.ones(8, 64, 16, 16), target="h200")
+        assert (seen.comparison, len(seen.sites)) == (None, 1)
     counted = eca_triton.explain(AsksForData(QUESTIONS["item"][0]), torch.ones(8, 64, 16, 16), target="h200")
     assert counted.comparison.stock.kernels
     assert "are taken for 1" in str(counted)

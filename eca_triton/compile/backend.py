@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from .chain import POST_GRAD_HOOK
-from .compat import NEEDS_DATA, graph_breaks, inductor_compile, inductor_config, reset_cudagraphs, settings_of
+from .compat import graph_breaks, inductor_compile, inductor_config, needs_data, reset_cudagraphs, settings_of
 from .hooks import with_pass
 from .passes import CacheKeyPass, lower_graph, plan_graph
 from .reasons import NotLoweredError
@@ -106,13 +106,20 @@ class Trace:
     graph_breaks: tuple[str, ...]
 
 
-def trace(model: torch.nn.Module, inputs: Sequence[Any], *, device_type: str = "cuda") -> Trace:
+def trace(
+    model: torch.nn.Module,
+    inputs: Sequence[Any],
+    *,
+    device_type: str = "cuda",
+    lacks_data: Callable[[Exception], bool] = needs_data,
+) -> Trace:
     """Find and plan the sites of a model: Dynamo only, nothing is lowered.
 
     Args:
         model: any module; on the meta device this takes no memory.
         inputs: its positional arguments, on the model's device.
         device_type: plan as though the maps were on a device of this type.
+        lacks_data: whether an error ends the program only because its tensors have no elements.
     """
     records: list[SiteRecord] = []
     modules: set[str] = set()
@@ -143,8 +150,11 @@ def trace(model: torch.nn.Module, inputs: Sequence[Any], *, device_type: str = "
     try:
         with naming(model):
             torch.compile(model, backend=collect, dynamic=False)(*inputs)
-    except NEEDS_DATA as error:
-        end = (f"nothing was looked at from {error} on, which needs data",)
+    except Exception as error:
+        if not lacks_data(error):
+            raise
+        first_line, *_ = str(error).splitlines() or [repr(error)]
+        end = (f"what comes then was not looked at, for want of data: {first_line}",)
     finally:
         torch._dynamo.reset()
     breaks = (*(why for why, times in graph_breaks().items() if times > before.get(why, 0)), *end)

@@ -24,12 +24,8 @@ R = TypeVar("R")
 # Until torch 2.11 Inductor fuses two kernels only if their loops over a map have the same dims.
 EPILOGUES_IN_ANY_LOOPS = torch.__version__ >= TorchVersion("2.12")
 
-# What fake tensors raise where a program asks for data that they do not have.
-NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
-
 __all__ = [
     "EPILOGUES_IN_ANY_LOOPS",
-    "NEEDS_DATA",
     "CustomGraphPass",
     "as_passes",
     "change_default",
@@ -40,6 +36,7 @@ __all__ = [
     "inductor_config",
     "makes_package",
     "mode_options",
+    "needs_data",
     "needs_storage",
     "packs_bits",
     "products_keep_precision",
@@ -146,6 +143,12 @@ def makes_package() -> bool:
     from torch._inductor.virtualized import V
 
     return bool(V.aot_compilation)
+
+
+def needs_data(error: Exception) -> bool:
+    """Whether fake tensors raise this where a program asks for elements, or for what only those can give."""
+    asked = isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
+    return asked or "'FakeTensor' object" in str(error)
 
 
 def needs_storage(target: Any) -> bool:

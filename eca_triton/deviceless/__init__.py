@@ -5,5 +5,16 @@ from __future__ import annotations
 from ..targets import TARGETS, Target
 from .lowering import compare, lower
 from .result import Buffer, Comparison, Kernel, Lowering
+from .stand_in import NoDataError
 
-__all__ = ["TARGETS", "Buffer", "Comparison", "Kernel", "Lowering", "Target", "compare", "lower"]
+__all__ = [
+    "TARGETS",
+    "Buffer",
+    "Comparison",
+    "Kernel",
+    "Lowering",
+    "NoDataError",
+    "Target",
+    "compare",
+    "lower",
+]

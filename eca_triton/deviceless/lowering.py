@@ -21,7 +21,7 @@ from ..targets import TARGETS
 from .mocks import absent_gpu
 from .recorder import recording_kernels
 from .result import Comparison, Lowering
-from .stand_in import ASSUMED, Fakes, StandIn
+from .stand_in import ASSUMED, Fakes, NoDataError, StandIn
 
 Backend = Literal["inductor", "eca_triton"]
 
@@ -66,6 +66,7 @@ def lower(
     Raises:
         ValueError: Unknown target or backend.
         RuntimeError: torch was built without CUDA, or Triton is missing.
+        NoDataError: The program asks for elements of tensors, and cannot go on with those that are assumed.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
@@ -89,6 +90,10 @@ def lower(
             casts = torch.autocast("cuda", dtype=autocast, enabled=autocast is not None)
             with fake_mode, casts, naming(copy):
                 compiled(*arguments)
+    except Exception as error:
+        if fake_mode.lacks_data(error):
+            raise NoDataError(str(error)) from error
+        raise
     finally:
         torch._dynamo.reset()
     return Lowering(tuple(kernels), time.perf_counter() - started, (ASSUMED,) * fake_mode.assumed)

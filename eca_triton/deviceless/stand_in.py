@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch._guards import TracingContext
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..compile.compat import needs_data
+
 T = TypeVar("T")
 aten = torch.ops.aten
 ASSUMED = (
@@ -38,6 +40,14 @@ class Fakes(FakeTensorMode):  # type: ignore[no-untyped-call]  # mypy means __in
         self.assumed = True
         with self:
             return answer(*args)
+
+    def lacks_data(self, error: Exception) -> bool:
+        """Whether a program may have raised this only because its tensors have no elements, or other ones."""
+        return self.assumed or needs_data(error)
+
+
+class NoDataError(RuntimeError):
+    """Raised where a program cannot go on without the elements of its tensors."""
 
 
 def _element(x: Tensor) -> bool | int | float:

@@ -76,15 +76,15 @@ def explain(
     if chosen is None:
         return sites_alone()
 
-    from ..compile.compat import NEEDS_DATA, graph_breaks
+    from ..compile.compat import graph_breaks
     from ..compile.hooks import stock_inductor
-    from ..deviceless import compare, lower
+    from ..deviceless import NoDataError, compare, lower
 
     before = graph_breaks()
     with inductor_config().patch(options):
         try:
             comparison = compare(model, inputs, target=chosen, training=training)
-        except NEEDS_DATA:  # the rest of the network is not known
+        except NoDataError:  # the rest of the network is not known
             return sites_alone()
         breaks = tuple(why for why, times in graph_breaks().items() if times > before.get(why, 0))
         breaks += comparison.lowered.assumed
@@ -128,7 +128,7 @@ def look(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Trace:
     stand_in = StandIn(fakes, torch.device("cpu"), dtype=None, channels_last=False)
     copy, arguments = stand_in.model(model).train(training), stand_in.inputs(inputs)
     with torch.set_grad_enabled(training), fakes:
-        traced = trace(copy, arguments, device_type="cuda")
+        traced = trace(copy, arguments, device_type="cuda", lacks_data=fakes.lacks_data)
     return replace(traced, graph_breaks=(*traced.graph_breaks, *(ASSUMED,) * fakes.assumed))
 
 
