@@ -41,6 +41,7 @@ __all__ = [
     "packs_bits",
     "products_keep_precision",
     "reset_cudagraphs",
+    "set_option",
     "settings_of",
     "without_modes",
 ]
@@ -127,6 +128,18 @@ def change_default(name: str, change: Callable[[Any], Any]) -> None:
     entry: Any = getattr(inductor_config(), "_config", {}).get(name)
     if hasattr(entry, "default"):
         entry.default = change(entry.default)
+
+
+def set_option(name: str, value: Any) -> None:
+    """Set an option of Inductor's in this thread; one that gets its default goes on to follow that."""
+    config = inductor_config()
+    setattr(config, name, value)
+    entry: Any = getattr(config, "_config", {}).get(name)
+    override: Any = getattr(entry, "user_override", None)
+    if hasattr(override, "set") and entry.default == value:
+        from torch.utils._config_module import _UNSET_SENTINEL
+
+        override.set(_UNSET_SENTINEL)
 
 
 def packs_bits() -> bool:

@@ -1,4 +1,8 @@
-"""The pass in Inductor's hooks and cache keys: for one compilation, or for all that follow."""
+"""The pass in Inductor's hooks and cache keys: for one compilation, or for all that follow.
+
+Inductor's options are a thread's own from when it first reads them. So what `enable` installs is no pass but
+asks, whenever it is called, for the one that the process wants then.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import fx
+
 from .chain import POST_GRAD_HOOK, PRE_GRAD_HOOK, Chain
-from .compat import as_passes, change_default, inductor_config
+from .compat import CustomGraphPass, as_passes, change_default, inductor_config, set_option
 from .passes import CacheKeyPass, LoweringPass
+from .settings import Settings
+
+_enabled: dict[str, LoweringPass] = {}
+"""What `enable` was asked for last, by hook; nothing after `disable`."""
 
 
-def with_pass(hook: Any, ours: LoweringPass) -> Any:
+class Enabled(CustomGraphPass):
+    """In a hook, what `enable` was asked for last, in whatever thread."""
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+
+    @property
+    def asked(self) -> LoweringPass | None:
+        """The pass, or None after `disable`."""
+        return _enabled.get(self.hook)
+
+    @property
+    def settings(self) -> Settings | None:
+        """The pass's settings."""
+        return None if self.asked is None else self.asked.settings
+
+    def __call__(self, graph: fx.Graph) -> None:
+        """Run the pass."""
+        if (asked := self.asked) is not None:
+            asked(graph)
+
+    def uuid(self) -> Any:
+        """The pass's; after `disable` that of none, as graphs may be cached then too."""
+        return "disabled" if self.asked is None else self.asked.uuid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle, and copy, by name."""
+        return type(self), (self.hook,)
+
+
+def with_pass(hook: Any, ours: LoweringPass | Enabled) -> Any:
     """The hook's value with our pass last, whoever else's passes are in it; a pass of ours is replaced."""
     others = as_passes(without_pass(hook))
     return Chain(*others, ours) if others else ours
@@ -22,7 +62,7 @@ def with_pass(hook: Any, ours: LoweringPass) -> Any:
 def without_pass(hook: Any) -> Any:
     """The hook's value without passes of ours, wherever they stand in it."""
     if not isinstance(hook, (Chain, list, tuple)):
-        return None if isinstance(hook, LoweringPass) else hook
+        return None if isinstance(hook, (LoweringPass, Enabled)) else hook
     passes = hook.passes if isinstance(hook, Chain) else hook
     others = [each for each in map(without_pass, passes) if each is not None]
     if len(others) == len(passes) and all(map(operator.is_, others, passes)):
@@ -33,11 +73,16 @@ def without_pass(hook: Any) -> Any:
 
 
 def our_pass(hook: Any) -> LoweringPass | None:
-    """The pass of ours in a hook's value, or None."""
-    if isinstance(hook, LoweringPass):
+    """The pass of ours that a hook's value runs, or None."""
+    found = _installed(hook)
+    return found.asked if isinstance(found, Enabled) else found
+
+
+def _installed(hook: Any) -> LoweringPass | Enabled | None:
+    if isinstance(hook, (LoweringPass, Enabled)):
         return hook
     passes = hook.passes if isinstance(hook, Chain) else hook if isinstance(hook, (list, tuple)) else ()
-    return next(filter(None, map(our_pass, passes)), None)
+    return next((found for found in map(_installed, passes) if found is not None), None)
 
 
 @contextmanager
@@ -80,7 +125,7 @@ def inductor_options(
 def enable(*, force: bool = False, plan: str | None = None, strict: bool | None = None) -> None:
     """Let every later `torch.compile` with Inductor lower ECA sites, without a word in the user's code.
 
-    In all threads, whichever calls a model first; a thread that sets Inductor's hooks itself keeps its own.
+    In all threads, those that run already included; a thread that sets Inductor's hooks itself keeps its own.
     Arguments and errors are those of `inductor_options`.
 
     Example:
@@ -89,18 +134,21 @@ def enable(*, force: bool = False, plan: str | None = None, strict: bool | None 
     """
     config = inductor_config()
     for hook, chained in inductor_options(force=force, plan=plan, strict=strict).items():
-        setattr(config, hook, chained)
         ours = our_pass(chained)
         assert ours is not None
-        change_default(hook, functools.partial(with_pass, ours=ours))
+        _enabled[hook] = ours
+        asking = Enabled(hook)
+        setattr(config, hook, with_pass(getattr(config, hook), asking))
+        change_default(hook, functools.partial(with_pass, ours=asking))
 
 
 def disable() -> None:
-    """Undo `enable`; passes that others installed meanwhile stay."""
+    """Undo `enable`, in all threads; passes that others installed meanwhile stay."""
     config = inductor_config()
+    _enabled.clear()
     for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK):
-        setattr(config, hook, without_pass(getattr(config, hook)))
         change_default(hook, without_pass)
+        set_option(hook, without_pass(getattr(config, hook)))
 
 
 @contextmanager
@@ -125,5 +173,5 @@ def enabled(*, force: bool = False, plan: str | None = None, strict: bool | None
     finally:
         for hook, passes in inside.items():
             if passes is not ours[hook]:
-                before = our_pass(getattr(config, hook))
+                before = _installed(getattr(config, hook))
                 setattr(config, hook, with_pass(passes, before) if before else without_pass(passes))

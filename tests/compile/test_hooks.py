@@ -1,13 +1,17 @@
 """The doors that set Inductor's hooks: for one thread or all, and beside the passes of others."""
 
+import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from spellings import SPELLINGS
 from torch import fx
+from torch._inductor.utils import fresh_cache
 
 import eca_triton
 from eca_triton.compile.chain import POST_GRAD_HOOK, PRE_GRAD_HOOK, Chain
@@ -57,6 +61,72 @@ def test_enable_and_disable_reach_every_thread() -> None:
     assert ours() == in_a_thread(ours) == [False, False]
 
 
+class Worker:
+    """A thread that runs on between the calls that it makes."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.do(ours)  # from here on the options are its own
+
+    def do(self, function: Callable[[], Any]) -> Any:
+        return self.pool.submit(function).result()
+
+
+def plan_here() -> str | None:
+    """The plan of each hook's pass, as this thread sees it."""
+    plan, keyed = (getattr(our_pass(getattr(CONFIG, hook)), "plan", None) for hook in HOOKS)
+    assert plan == keyed
+    return plan
+
+
+def test_enable_and_disable_reach_threads_that_run_already() -> None:
+    first, second = Worker(), Worker()
+
+    def plans() -> list[str | None]:
+        return [plan_here(), first.do(plan_here), second.do(plan_here)]
+
+    doers: list[Callable[[Callable[[], None]], Any]] = [lambda function: function(), first.do, second.do]
+    for enables, again, disables in itertools.product(doers, repeat=3):
+        enables(functools.partial(eca_triton.enable, plan="gate"))
+        assert plans() == ["gate"] * 3
+        again(functools.partial(eca_triton.enable, plan="block"))
+        assert plans() == ["block"] * 3
+        disables(eca_triton.disable)
+        assert plans() == [None] * 3
+
+
+def test_a_running_thread_compiles_as_was_said_last() -> None:
+    worker, spelling = Worker(), SPELLINGS["official"]
+    network, x = spelling.build().eval(), spelling.example()
+
+    def lowered() -> list[bool]:
+        torch._dynamo.reset()
+        with fresh_cache(), recording() as records, torch.no_grad():
+            torch.testing.assert_close(torch.compile(network)(x), network(x))
+        return [record.lowered for record in records]
+
+    assert worker.do(lowered) == []
+    eca_triton.enable(force=True)
+    assert worker.do(lowered) == [True]
+    eca_triton.disable()
+    assert worker.do(lowered) == []
+    worker.do(functools.partial(eca_triton.enable, force=True))
+    assert lowered() == [True]
+
+
+def test_passes_of_a_running_thread_stay_when_another_one_disables() -> None:
+    worker = Worker()
+    worker.do(lambda: setattr(CONFIG, PRE_GRAD_HOOK, theirs))
+    eca_triton.enable()
+    assert worker.do(lambda: CONFIG.pre_grad_custom_pass) is theirs  # whoever sets the hook keeps it
+    worker.do(eca_triton.enable)
+    assert worker.do(plan_here) is None
+    assert worker.do(ours) == [True, True]
+    eca_triton.disable()
+    assert worker.do(ours) == [False, False]
+    assert next(iter(worker.do(lambda: CONFIG.pre_grad_custom_pass.passes))) is theirs
+
+
 def test_a_model_that_another_thread_calls_first_is_lowered() -> None:
     spelling = SPELLINGS["official"]
     network, x = spelling.build().eval(), spelling.example()
@@ -65,7 +135,7 @@ def test_a_model_that_another_thread_calls_first_is_lowered() -> None:
     compiled = torch.compile(network)
 
     def call() -> tuple[torch.Tensor, list[bool]]:
-        with recording() as records, torch.no_grad():
+        with fresh_cache(), recording() as records, torch.no_grad():
             return compiled(x), [record.lowered for record in records]
 
     result, lowered = in_a_thread(call)
