@@ -142,6 +142,21 @@ def test_a_broken_table_is_ignored_with_one_warning(how: str, caplog: pytest.Log
     assert str(store.user_table()) in record.getMessage()
 
 
+def test_nothing_is_written_that_would_not_be_read(
+    table_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(table(PROBLEM))
+    before = store.user_table().read_bytes()
+    monkeypatch.setattr(store, "MAX_BYTES", len(before))
+    store.save(table(PROBLEM))
+    with pytest.raises(OSError, match=f"over {len(before)}"):
+        store.save(table(OTHER))
+    with pytest.raises(OSError, match=f"over {len(before)}"):
+        store.export(table(PROBLEM, OTHER), table_folder / "exported.json")
+    assert store.user_table().read_bytes() == before
+    assert not (table_folder / "exported.json").exists()
+
+
 def test_a_directory_that_is_a_file_is_ignored_too(
     table_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ def _decision(site: Site, settings: Settings) -> Decision:
     try:
         return decide(facts_of(site, settings), settings)
     except Exception as error:  # a user's program compiles even where we are wrong
+        log.debug("%s is left alone", site.name, exc_info=True)
         return Decision("skip", UNEXPECTED, repr(error), math.nan, math.nan)
 
 

@@ -8,6 +8,7 @@ must lead to the same x. `probe` decides both by running the chain on indices.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,6 +49,8 @@ from .site import Recognition, Rejection, Site
 from .sizes import LEAST, Sizes, is_dynamic
 from .where import module_paths, source_line
 
+log = logging.getLogger("eca_triton")
+
 
 @without_modes
 def recognize(gm: fx.GraphModule) -> Recognition:
@@ -63,6 +66,7 @@ def recognize(gm: fx.GraphModule) -> Recognition:
         except NoMatchError as no:
             code, detail, stopped_by = no.code, no.detail, no.node
         except Exception as error:  # a user's program compiles even where we are wrong
+            log.debug("%s is left alone", conv.name, exc_info=True)
             code, detail, stopped_by = UNEXPECTED, repr(error), None
         k = int(value(bind(conv)["weight"]).numel())
         shape, source = tuple(value(conv).shape), source_line(stopped_by or conv)

@@ -6,6 +6,7 @@ middle of a run changes its config because a file did. `save` and `reload` are t
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -123,14 +124,15 @@ def save(entries: Mapping[Key, Entry], *, path: Path | None = None) -> Path:
         Path: where they were written.
 
     Raises:
-        OSError: the table cannot be written, or another process holds its lock for long.
+        OSError: the table cannot be written, or would be too large to be read, or another process holds its
+            lock for long.
     """
     path = user_table() if path is None else path
     path.parent.mkdir(mode=0o700 if path == user_table() else 0o777, parents=True, exist_ok=True)
     file = files.target(path)
     with files.locked(file):
         known, problem = _known(file)
-        aside = files.replace(file, serialize(known | dict(entries)), keep_old=bool(problem))
+        aside = files.replace(file, _text(known | dict(entries)), keep_old=bool(problem))
     if aside is not None:
         log.warning("not all of %s could be merged (%s): as it was, it is now %s", path, problem, aside)
     reload()
@@ -141,14 +143,28 @@ def export(table: Table, path: Path) -> None:
     """Write a table to a file, in place of what is there.
 
     Raises:
-        OSError: the file cannot be written, or another process holds its lock for long.
+        OSError: the file cannot be written, or would be too large to be read, or another process holds its
+            lock for long.
     """
     if path.exists() and not path.is_file():  # a terminal or a pipe has nothing to lose
         path.write_text(serialize(table), encoding="utf-8")
         return
     file = files.target(path)
     with files.locked(file):
-        files.replace(file, serialize(table), mode=0o666)
+        files.replace(file, _text(table), mode=0o666)
+
+
+def _text(table: Table) -> str:
+    """What a table's file holds.
+
+    Raises:
+        OSError: `load` would not read it.
+    """
+    text = serialize(table)
+    size = len(text.encode())
+    if size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"a table of {len(table)} entries takes {size} bytes, over {MAX_BYTES}")
+    return text
 
 
 def reload() -> None:

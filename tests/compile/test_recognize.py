@@ -1,5 +1,10 @@
 """What is found in a Dynamo graph and what is left alone: every spelling once, no near miss ever."""
 
+import logging
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -113,8 +118,14 @@ def test_dropout_is_the_identity_in_eval_mode_alone() -> None:
      (passes, "hints"), (passes, "owner"), (passes, "source_line"), (passes, "rewrite"), (passes, "collect")],
 )  # fmt: skip
 def test_an_error_of_ours_leaves_the_program_as_it_was(
-    module: object, function: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+    module: object,
+    function: str,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.DEBUG, "eca_triton")
+
     def fail(*_: object) -> None:
         raise error
 
@@ -125,8 +136,37 @@ def test_an_error_of_ours_leaves_the_program_as_it_was(
     lowering, result = lower(network, x, training=False, dynamic=False)
     if function != "_match" or not isinstance(error, NoMatchError):
         assert [record.decision.reason for record in lowering.records] == [UNEXPECTED]
+        assert error in [told.exc_info[1] for told in caplog.records if told.exc_info]
     assert lowering.own_calls() == []
     torch.testing.assert_close(result, network(x), rtol=0, atol=0)
+
+
+PROGRAM_WITH_A_BUG = """
+import torch
+from timm.layers import EcaModule
+from eca_triton.compile import {module}
+
+def fail(*_, **__):
+    raise KeyError("a bug of ours")
+
+{module}.{function} = fail
+with torch.no_grad():
+    torch.compile(EcaModule(8), backend="eca_triton")(torch.randn(2, 8, 6, 5))
+"""
+
+
+@pytest.mark.parametrize(("module", "function"), [("recognize", "_match"), ("passes", "facts_of")])
+def test_torch_logs_print_the_traceback(module: str, function: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM_WITH_A_BUG.format(module=module, function=function)],
+        env=os.environ | {"TORCH_LOGS": "+eca_triton", "ECA_TRITON_FORCE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'a bug of ours'" in done.stderr
 
 
 @pytest.mark.parametrize("fails", ["first", "second"])
