@@ -98,7 +98,7 @@ class Case:
 class Network(nn.Module):
     """What comes before the block, the block, and what comes behind, drawn by chance."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: random.Random, plan: str) -> None:
         super().__init__()
         self.parts: list[str] = []
         self.between = self._one_of(
@@ -107,7 +107,7 @@ class Network(nn.Module):
         self.plain = self.between is None
         channels = draw.choice([4, 8, 12, 16]) if self.plain else SHAPE[0]
         self.channels, taps = channels, draw.choice([1, 3, 3, 5])
-        self.before = self._before(draw, channels)
+        self.before = self._before(draw, channels, plan)
         self.pool = self._one_of(draw, POOLS, 9)
         self.gate = self._one_of(draw, GATES, 6)
         self.limited = self._one_of(draw, LIMITED) if draw.random() < 0.05 else None
@@ -134,18 +134,24 @@ class Network(nn.Module):
         self.parts.append(name)
         return table[name]
 
-    def _before(self, draw: random.Random, channels: int) -> nn.Module:
+    def _before(self, draw: random.Random, channels: int, plan: str) -> nn.Module:
+        """What makes the map: mostly something that the plan can start from."""
         kinds: dict[str, Callable[[], list[nn.Module]]] = {
             "scaled": lambda: [Scaled()],
             "1x1": lambda: [nn.Conv2d(channels, channels, 1, bias=draw.random() < 0.5)],
-            "3x3": lambda: [nn.Conv2d(channels, channels, 3, padding=1)],
+            "3x3": lambda: [nn.Conv2d(channels, channels, 3, padding=1, bias=draw.random() < 0.2)],
             "norm": lambda: [Scaled(), nn.BatchNorm2d(channels)],
             "1x1-norm": lambda: [nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)],
-            "3x3-norm": lambda: [nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)],
+            "3x3-norm": lambda: [
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+            ],
             "norm-silu": lambda: [nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.SiLU()],
             "norm-relu": lambda: [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)],
         }
-        return nn.Sequential(*self._one_of(draw, kinds)())
+        wanted = {"convfold": "1x1", "convblock": "1x1", "gate": "3x3", "block": "3x3"}.get(plan, "")
+        fitting = {name: kind for name, kind in kinds.items() if name.startswith(wanted)}
+        return nn.Sequential(*self._one_of(draw, fitting if draw.random() < 0.9 else kinds)())
 
     def forward(self, x: Tensor, limit: int) -> tuple[Tensor, ...]:
         y = self.before(x)
@@ -190,7 +196,8 @@ def case(seed: int) -> Case:
     """The network of a seed; maps are float64 where nothing hinders, so that a wrong result shows."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    network = Network(draw)
+    plan = PLANS[seed % len(PLANS)]
+    network = Network(draw, plan)
     size = (draw.randrange(3, 9), draw.randrange(3, 9)) if network.plain else SHAPE[1:]
     if network.plain and draw.random() < 0.1:
         size = draw.randrange(250, 600), 2
@@ -199,14 +206,15 @@ def case(seed: int) -> Case:
         network, x = network.double(), x.double()
     if draw.random() < 0.4:
         x = x.contiguous(memory_format=torch.channels_last)
-    training = draw.random() < 0.5
+    # The other plans are mostly those of inference.
+    training = draw.random() < (0.5 if plan in ("auto", "pool") else 0.2)
     return Case(
         network=network.train(training),
         x=x,
         limit=draw.randrange(2, 5),
         training=training,
         dynamic=draw.random() < 0.3,
-        plan=draw.choice(["auto", "auto", "auto", *PLANS]),
+        plan=plan,
         device=draw.choice(["cuda", None]),
         parts=", ".join(network.parts),
     )

@@ -1,7 +1,7 @@
 """Random networks, compiled with each plan, against eager mode: no other result, and none that fails.
 
 `ECA_FUZZ_SEEDS=100000 pytest tests/fuzz -x` runs hours; a failure names its seed, and
-`ECA_FUZZ_FIRST=<seed> ECA_FUZZ_SEEDS=1` repeats it.
+`ECA_FUZZ_FIRST=<seed> ECA_FUZZ_SEEDS=1` repeats it. `ECA_FUZZ_THEN=inductor` also compiles what was lowered.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from eca_triton.compile.reasons import UNEXPECTED
 
 FIRST = int(os.environ.get("ECA_FUZZ_FIRST", "0"))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("ECA_FUZZ_SEEDS", "40" if OLDEST else "120")))
+THEN = os.environ.get("ECA_FUZZ_THEN", "eager")
 CHUNK = 20  # seeds of a test
 
 
@@ -63,7 +64,7 @@ def chunk(first: int) -> tuple[int, list[str]]:
             continue
         ran += 1
         network = copy.deepcopy(one.network)
-        lowering = Lowering(device=one.device, plan=one.plan)
+        lowering = Lowering(THEN, device=one.device, plan=one.plan)
         torch._dynamo.reset()
         with described(one, seed):
             compiled = torch.compile(network, backend=lowering, dynamic=one.dynamic)
