@@ -20,8 +20,8 @@ from eca_triton.compile.record import recording
 
 sys.path.append(str(Path(__file__).parent / "compile"))
 
-from near_misses import NEAR_MISSES
-from spellings import SPELLINGS
+from near_misses import NEAR_MISSES, spread
+from spellings import SPELLINGS, Block, conv1d
 from styles import STYLES
 
 # Those that ATen spells in another way than Dynamo; compile/test_recognize.py has them all.
@@ -161,6 +161,24 @@ def test_near_misses_are_left_alone(name: str) -> None:
     module, x = NEAR_MISSES[name].build().eval(), NEAR_MISSES[name].example()
     program, _ = lowered(export(module, (x.clone(),)))
     assert own_calls(program) == []
+
+
+@pytest.mark.parametrize(
+    ("area", "rows"),
+    [(lambda h, w: h * w * (1 + h // 4096), 4100), (lambda h, w: torch.sym_max(h, 64) * w, 8)],
+    ids=["floor", "larger-of-two"],
+)
+def test_a_mean_for_some_sizes_only_is_left_alone(area: Callable[[int, int], int], rows: int) -> None:
+    torch.manual_seed(0)
+
+    def rescale(conv: nn.Module, x: Tensor) -> Tensor:
+        y = 2 * x
+        return y * spread(conv((y.sum((2, 3)) / area(y.size(2), y.size(3))).unsqueeze(1)).sigmoid())
+
+    module, other = Block(rescale, conv1d()).eval(), torch.randn(2, 8, rows, 2)
+    program, _ = lowered(exported(module, torch.randn(2, 8, 80, 3)))
+    assert own_calls(program) == []
+    torch.testing.assert_close(program.module()(other), module(other))
 
 
 @pytest.mark.parametrize(("network", "sites"), [("ecaresnet26t", 8), ("eca_nfnet_l0", 12)])
