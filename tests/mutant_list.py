@@ -280,7 +280,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     ],
     "eca_triton/compile/recognize.py": [
         ((*RECOGNIZE, "-k", "gate-changed"), "if changed_between(source, source.next, mul):", "if False:"),
-        ((*SIZES, "-k", "pieces"), "for least in LEAST[", "for least in LEAST[:1]["),
+        ((*SIZES, "-k", "one_set"), "for least in LEAST[", "for least in LEAST[:1]["),
         ((*RECOGNIZE, "-k", "error_of_ours"), "conv.name, exc_info=True)", "conv.name)"),
         ((*RECOGNIZE, "-k", "logits"), "if shared and len(probe.functions) > functions:", "if False:"),
     ],

@@ -83,8 +83,6 @@ PIECEWISE = [
     divided("remainder", (600, 2), lambda h, w: (h % 512) * w),
     divided("even-part", (7, 3), lambda h, w: h // 2 * 2 * w),
     divided("odd-part", (8, 3), lambda h, w: (h // 2 * 2 + 1) * w),
-    # Right where the height is 211, as one of the stand-ins has it.
-    pooled("coincidence", (8, 3), lambda x: x.mean((2, 3)) * (x.size(2) + 1) / 4 / 53),
     limited("limit-above", lambda z, limit: z.clamp(max=limit).sigmoid()),
     limited("limit-below", lambda z, limit: z.clamp(min=-limit).sigmoid()),
     limited("limit-both", lambda z, limit: F.hardsigmoid(z.clamp(-limit, limit))),
@@ -116,6 +114,16 @@ def test_what_depends_on_a_size_by_pieces_is_left_alone(
     with torch.no_grad():
         torch.testing.assert_close(lowering.compile(network, dynamic=True)(x, number), network(x, number))
     assert [record.decision.reason for record in lowering.records] == [reason]
+
+
+def test_what_is_right_for_one_set_of_numbers_is_tried_with_another() -> None:
+    """Where the height is 211, as the first set has it, this is a mean."""
+    network = Piecewise(lambda x, _: x.mean((2, 3)) * (x.size(2) + 1) / 4 / 53, lambda z, _: z.sigmoid())
+    x, lowering = torch.randn(2, 4, 8, 3), Lowering()
+    torch._dynamo.mark_dynamic(x, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(lowering.compile(network.eval(), dynamic=None)(x, 0), network(x, 0))
+    assert [record.decision.reason for record in lowering.records] == [NOT_MEAN]
 
 
 def test_a_number_that_the_program_computes_is_no_part_of_a_gate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,18 +160,18 @@ def test_sizes_behind_strided_layers_are_understood(dynamic: bool | None) -> Non
     assert [record.lowered for record in lowering.records] == [True] * len(lowering.graphs)
 
 
-@pytest.mark.parametrize("least", LEAST)
-def test_a_sum_of_symbols_is_no_constant_of_the_graph(least: int) -> None:
-    """211 + 223, and the same of the other stand-ins: primes that divide no constant are not enough."""
-
-    def function(x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([x, y]) / sum_of_two
-
-    primes = [n for n in range(least, least + 20) if all(n % d for d in range(2, n))]
-    sum_of_two = primes[0] + primes[1]
+@pytest.mark.parametrize(
+    ("least", "function"),
+    [
+        (LEAST[0], lambda x, y: torch.cat([x, y]) / 434),  # 211 + 223
+        (LEAST[1], lambda x, y: torch.cat([x, y]) / 810),  # 401 + 409
+    ],
+)
+def test_a_sum_of_symbols_is_no_constant_of_the_graph(least: int, function: Callable) -> None:
+    """That primes divide no constant is not enough."""
     graph = traced(function, torch.ones(3), torch.ones(4))
     (cat,) = (node for node in graph.nodes if node.name == "cat")
-    assert Sizes(graph, least)(value(cat).shape[0]) != sum_of_two
+    assert Sizes(graph, least)(value(cat).shape[0]) not in (434, 810)
 
 
 @pytest.mark.parametrize("least", LEAST)
@@ -171,7 +179,9 @@ def test_forty_symbols_and_what_is_made_of_them_stay_apart(least: int) -> None:
     maps = [torch.randn(3 + i, 40 + i, requires_grad=False) for i in range(20)]
 
     def function(*maps: Tensor) -> list[Tensor]:
-        return [torch.cat([x, x[1:]]).sum(1)[::2] for x in maps] + [maps[0].new_zeros(211, 223, 227)]
+        return [torch.cat([x, x[1:]]).sum(1)[::2] for x in maps] + [
+            maps[0].new_zeros(2 * 211, 3 * 223, 2 * 401)
+        ]
 
     graph = traced(function, *maps)
     sizes = Sizes(graph, least)
@@ -186,7 +196,7 @@ def test_forty_symbols_and_what_is_made_of_them_stay_apart(least: int) -> None:
     assert len(set(symbolic.values())) == len(symbolic)
     symbols = [number for expression, number in symbolic.items() if expression.is_Symbol]
     assert min(symbols) >= least
-    assert all(size % number for number in symbols for size in (211, 223, 227))
+    assert all(size % number for number in symbols for size in (2 * 211, 3 * 223, 2 * 401))
 
 
 def test_a_graph_of_plain_sizes_is_not_dynamic() -> None:
