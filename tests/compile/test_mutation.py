@@ -111,9 +111,7 @@ def test_what_an_op_reads_where_the_product_is_made_is_as_it_was(
 # What is done with z [N, 1, C] and g [N, C, 1, 1], a view of it, behind the product, and what is returned.
 BEHIND: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, ...]]] = {
     "view-written": lambda z, g: (g.zero_(), z * 1)[1:],
-    "base-written": lambda z, g: (z.zero_(), g * 1)[1:],
-    "another-view-written": lambda z, g: (z.view(-1).zero_(), g * 1)[1:],
-    "part-written": lambda z, g: (g[:, :3].fill_(7), z * 1)[1:],
+    "base-written": lambda z, g: (z.view(-1)[:3].zero_(), g * 1)[1:],
     "both-returned": lambda z, g: (g.add_(1), z, g)[1:],
     "written-twice": lambda z, g: (g.mul_(2), z.add_(1), g * 1, z * 1)[2:],
 }
@@ -137,7 +135,7 @@ class WrittenBehind(nn.Module):
 
 @pytest.mark.parametrize("copied", [False, True], ids=["view", "copy"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("plan", ["gate", "pool", "convfold"])
+@pytest.mark.parametrize("plan", ["gate", "convfold"])
 @pytest.mark.parametrize("name", BEHIND)
 def test_a_gate_that_is_written_to_behind_its_product_shares_the_memory_that_it_shared(
     name: str, plan: str, dtype: torch.dtype, copied: bool
