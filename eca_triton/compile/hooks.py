@@ -1,7 +1,7 @@
 """The pass in Inductor's hooks and cache keys: for one compilation, or for all that follow.
 
-Inductor's options are a thread's own from when it first reads them. So what `enable` installs is no pass but
-asks, whenever it is called, for the one that the process wants then.
+Inductor's options are a thread's own from when it first reads them. So what `enable` installs looks up, each
+time that it is called, which pass the process asked for last.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Enabled(CustomGraphPass):
             asked(graph)
 
     def uuid(self) -> Any:
-        """The pass's; after `disable` that of none, as graphs may be cached then too."""
+        """The pass's; after `disable` a constant, for graphs are cached then too."""
         return "disabled" if self.asked is None else self.asked.uuid()
 
     def __reduce__(self) -> tuple[Any, ...]:
