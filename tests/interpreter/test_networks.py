@@ -102,6 +102,6 @@ def test_a_network_on_the_kernels_is_as_exact_as_eager(
     assert launches == [forward] * 2 + ["gate_from_pool_backward"] * (2 if training else 0)
     for name, tensor in got.items():
         error, own_error = ((run[name] - truth[name]).abs().max() for run in (got, own))
-        ulps = 1 if name == "output" else 8  # a bias has one gradient, which eager may have right by luck
+        ulps = 8 if tensor.numel() == 1 else 1  # one number eager may have right by luck
         ulp = torch.finfo(tensor.dtype).eps * truth[name].abs().max()
         assert error <= 2 * own_error + ulps * ulp, name
