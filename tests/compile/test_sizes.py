@@ -126,8 +126,8 @@ def test_what_is_right_for_one_set_of_numbers_is_tried_with_another() -> None:
     assert [record.decision.reason for record in lowering.records] == [NOT_MEAN]
 
 
-def test_a_number_that_the_program_computes_is_no_part_of_a_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "capture_scalar_outputs", True)
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_a_number_that_the_program_computes_is_no_part_of_a_gate() -> None:
     cap = torch.tensor(1.0)
     network = Piecewise(lambda x, _: x.mean((2, 3)), lambda z, _: z.clamp(max=cap.item()).sigmoid()).eval()
     x, lowering = torch.full((2, 4, 6, 5), 20.0), Lowering()
