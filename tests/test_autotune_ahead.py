@@ -152,6 +152,17 @@ def test_every_function_has_its_own_answer(lagged: tuple[Example, Choice]) -> No
     assert limited.endswith("and a block may have 16")
 
 
+def test_a_compilers_error_is_told_as_it_is(
+    lagged: tuple[Example, Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each, choice = lagged
+    unknown = Choice("lagged", replace(choice.config, max_registers=48))  # which nobody has compiled yet
+    compiled([launch_of(each, choice)])  # from here on the kernel has its compiler
+    monkeypatch.setattr(lagged_kernel, "compile", mock.Mock(side_effect=ValueError("no such instruction")))
+    (error,) = compiled([launch_of(each, unknown)])
+    assert (type(error), str(error)) == (ValueError, "no such instruction")
+
+
 def test_where_no_tool_can_tell_nothing_is_held_against_the_code(
     lagged: tuple[Example, Choice], monkeypatch: pytest.MonkeyPatch
 ) -> None:

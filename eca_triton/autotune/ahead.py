@@ -70,7 +70,8 @@ def compiled(launches: Sequence[Launch], workers: int | None = None) -> list[Any
         triton.AsyncCompileMode(pool, ignore_errors=True),
     ):
         handles = [_outcome(lambda launch=launch: _begun(launch)) for launch in launches]  # type: ignore[misc]
-    return [_outcome(handle.result) if hasattr(handle, "result") else handle for handle in handles]
+        # Here, for at its end the mode drops the errors.
+        return [_outcome(handle.result) if hasattr(handle, "result") else handle for handle in handles]
 
 
 def _begun(launch: Launch) -> Any:
