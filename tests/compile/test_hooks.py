@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import OLDEST
 from spellings import SPELLINGS
 from torch import fx
 from torch._inductor.utils import fresh_cache
@@ -95,6 +96,7 @@ def test_enable_and_disable_reach_threads_that_run_already() -> None:
         assert plans() == [None] * 3
 
 
+@pytest.mark.skipif(OLDEST, reason="torch 2.11 has one configuration for all threads")
 def test_a_running_thread_compiles_as_was_said_last() -> None:
     worker, spelling = Worker(), SPELLINGS["official"]
     network, x = spelling.build().eval(), spelling.example()
@@ -114,6 +116,7 @@ def test_a_running_thread_compiles_as_was_said_last() -> None:
     assert lowered() == [True]
 
 
+@pytest.mark.skipif(OLDEST, reason="torch 2.11 has one configuration for all threads")
 def test_passes_of_a_running_thread_stay_when_another_one_disables() -> None:
     worker = Worker()
     worker.do(lambda: setattr(CONFIG, PRE_GRAD_HOOK, theirs))
