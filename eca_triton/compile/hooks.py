@@ -116,9 +116,14 @@ def inductor_options(
         >>> torch.compile(model, options=eca_triton.inductor_options() | {"max_autotune": True})
     """
     config = inductor_config()
+    passes = _passes(force, plan, strict)
+    return {hook: with_pass(getattr(config, hook), ours) for hook, ours in passes.items()}
+
+
+def _passes(force: bool, plan: str | None, strict: bool | None) -> dict[str, LoweringPass]:
     return {
-        PRE_GRAD_HOOK: with_pass(getattr(config, PRE_GRAD_HOOK), LoweringPass(force, plan, strict)),
-        POST_GRAD_HOOK: with_pass(getattr(config, POST_GRAD_HOOK), CacheKeyPass(force, plan, strict)),
+        PRE_GRAD_HOOK: LoweringPass(force, plan, strict),
+        POST_GRAD_HOOK: CacheKeyPass(force, plan, strict),
     }
 
 
@@ -133,10 +138,8 @@ def enable(*, force: bool = False, plan: str | None = None, strict: bool | None 
         >>> compiled = torch.compile(model)
     """
     config = inductor_config()
-    for hook, chained in inductor_options(force=force, plan=plan, strict=strict).items():
-        ours = our_pass(chained)
-        assert ours is not None
-        _enabled[hook] = ours
+    _enabled.update(_passes(force, plan, strict))
+    for hook in (PRE_GRAD_HOOK, POST_GRAD_HOOK):
         asking = Enabled(hook)
         setattr(config, hook, with_pass(getattr(config, hook), asking))
         change_default(hook, functools.partial(with_pass, ours=asking))

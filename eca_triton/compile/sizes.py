@@ -65,10 +65,11 @@ def _numbers(graph: fx.Graph, least: int) -> dict[Any, int]:
     sizes = {
         size for node in graph.nodes for size in (*_constants_of(node), *map(expression_of, _sizes_of(node)))
     }
-    known = {size for size in sizes if not _parts(size) and size > 1}
-    parts = {part for size in sizes for part in _parts(size)}
+    parts_of = {size: _parts(size) for size in sizes}
+    parts = {part for found in parts_of.values() for part in found}
+    known = {size for size, found in parts_of.items() if not found and size > 1}
     # Each polynomial once, however it is written.
-    made = {sympy.expand(size) for size in sizes if size.is_integer and _parts(size)}
+    made = {sympy.expand(size) for size, found in parts_of.items() if found and size.is_integer}
     primes = _primes(least)
     for _ in range(ATTEMPTS):
         free = (prime for prime in primes if all(size % prime for size in known))
