@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
+from .activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS
 from .ops import checks
 from .ops.schema import SiteArguments
 from .private import is_exporting
-from .reference import ACTIVATIONS, GATES, PRE_ACTIVATIONS
 
 
 class BatchNormParameters(NamedTuple):
@@ -163,7 +163,7 @@ def _native_eca(a: SiteArguments) -> Tensor:
         out = out * a.gain
     if a.residual is not None:
         out = out + a.residual
-    return _as_dtype(ACTIVATIONS[a.activation](out), a.x.dtype)
+    return _as_dtype(ACTIVATIONS[a.activation].function(out), a.x.dtype)
 
 
 def _native_gate(a: SiteArguments) -> Tensor:
@@ -175,7 +175,7 @@ def _native_prologue(a: SiteArguments) -> Tensor:
     x = a.x
     if a.bn_mean is not None:
         x = F.batch_norm(x, a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias, False, 0.0, a.bn_eps)
-    return PRE_ACTIVATIONS[a.pre_activation](x)
+    return PRE_ACTIVATIONS[a.pre_activation].function(x)
 
 
 def _native_convolution(xhat: Tensor, a: SiteArguments) -> Tensor:
@@ -184,7 +184,7 @@ def _native_convolution(xhat: Tensor, a: SiteArguments) -> Tensor:
     if a.circular:
         y = F.pad(y, (k // 2, k // 2), mode="circular")
     z = F.conv1d(y, a.weight.view(1, 1, k), a.bias, padding=0 if a.circular else k // 2)
-    return GATES[a.gate](z).squeeze(1)
+    return GATES[a.gate].function(z).squeeze(1)
 
 
 def _as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,26 +18,10 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
+from .activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS
+
 BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 """Running mean, running variance, weight and bias of a batch norm in eval mode, each [C]."""
-
-Pointwise = Callable[[Tensor], Tensor]
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
-GATES: dict[str, Pointwise] = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
-PRE_ACTIVATIONS: dict[str, Pointwise] = {"identity": _identity, "relu": torch.relu, "silu": F.silu}
-ACTIVATIONS: dict[str, Pointwise] = {
-    "identity": _identity,
-    "relu": torch.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "hardswish": F.hardswish,
-}
 
 
 def gate_from_pool(
@@ -51,7 +35,7 @@ def gate_from_pool(
 ) -> Tensor:
     """Turns pooled channels [N, C] into gates [N, C] of `out_dtype` (None: the dtype of `pooled`)."""
     z = _convolve(pooled.to(compute_dtype(pooled)), weight, bias, circular)
-    return GATES[gate](z).to(out_dtype or pooled.dtype)
+    return GATES[gate].function(z).to(out_dtype or pooled.dtype)
 
 
 def gate_from_pool_backward(
@@ -71,7 +55,7 @@ def gate_from_pool_backward(
     """
     y = pooled.to(compute_dtype(pooled))
     z = _convolve(y, weight, bias, circular)
-    dz = _GATE_GRADIENTS[gate](grad.to(y.dtype), z)
+    dz = GATES[gate].gradient(grad.to(y.dtype), z)
     k = weight.shape[-1]
     taps = weight.reshape(-1).to(y.dtype)
     d_pooled = (_windows(dz, k, circular) * taps.flip(0)).sum(-1)
@@ -218,7 +202,7 @@ def eca(
         out = out * gain
     if residual is not None:
         out = out + residual.to(out.dtype)
-    return ACTIVATIONS[activation](out).to(out_dtype or x.dtype)
+    return ACTIVATIONS[activation].function(out).to(out_dtype or x.dtype)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -243,24 +227,12 @@ def normalize(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: st
         xhat = (xhat - mean.reshape(vector)) * scale.reshape(vector)
         if bias is not None:
             xhat = xhat + bias.reshape(vector)
-    return PRE_ACTIVATIONS[pre_activation](xhat)
+    return PRE_ACTIVATIONS[pre_activation].function(xhat)
 
 
 def pool(xhat: Tensor) -> Tensor:
     dtype = compute_dtype(xhat)
     return reduce(xhat, "n c ... -> n c", lambda t, axes: t.mean(axes, dtype=dtype))
-
-
-def _through_sigmoid(grad: Tensor, z: Tensor) -> Tensor:
-    g = torch.sigmoid(z)
-    return grad * (g * (1 - g))
-
-
-def _through_hard_sigmoid(grad: Tensor, z: Tensor) -> Tensor:
-    return torch.where((z > -3) & (z < 3), grad / 6, 0.0)
-
-
-_GATE_GRADIENTS = {"sigmoid": _through_sigmoid, "hard_sigmoid": _through_hard_sigmoid}
 
 
 def _convolve(y: Tensor, weight: Tensor, bias: Tensor | None, circular: bool) -> Tensor:

@@ -18,13 +18,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .reference import ACTIVATIONS, BatchNorm, Pointwise, compute_dtype
-
-PASSES: dict[str, Pointwise] = {"relu": lambda u: ~(u <= 0), "relu6": lambda u: ~((u <= 0) | (u >= 6))}
-"""By activation, where it lets a gradient at u through: NaN does, a corner does not."""
-
-SELECTING = tuple(PASSES)
-"""Activations whose slope is 0 or 1: all that their backward needs to know is one bit per element."""
+from .activations import ACTIVATIONS, SELECTING
+from .reference import BatchNorm, compute_dtype
 
 MASK_ORDERS = ("none", "contiguous", "channels_last")
 """Orders of the bits of a mask: no bits, as [N, C, *spatial], as [N, *spatial, C]; eight to a byte."""
@@ -63,8 +58,8 @@ def eca_forward(
     u = _before_activation(x, g, bn, bn_eps, gain, residual)
     mask = x.new_empty(0, dtype=torch.uint8)
     if mask_order != "none":
-        mask = pack(PASSES[activation](u), mask_order)
-    return ACTIVATIONS[activation](u).to(out_dtype), pooled, mask
+        mask = pack(SELECTING[activation](u), mask_order)
+    return ACTIVATIONS[activation].function(u).to(out_dtype), pooled, mask
 
 
 def eca_backward(
@@ -102,7 +97,7 @@ def eca_backward(
     if mask is not None:
         p = torch.where(unpack(mask, x.shape, mask_order), p, 0.0)
     elif activation != "identity":
-        p = _through_activation(p, _before_activation(x, g, bn, bn_eps, gain, residual), activation)
+        p = ACTIVATIONS[activation].gradient(p, _before_activation(x, g, bn, bn_eps, gain, residual))
     d_residual = p if wants_residual else None
     if not (wants_x or wants_band or wants_bn):
         return Gradients(None, d_residual, None, None, None, None)
@@ -165,27 +160,6 @@ def _before_activation(
     if gain != 1.0:
         u = u * gain
     return u if residual is None else u + residual.to(u.dtype)
-
-
-def _through_activation(dy: Tensor, u: Tensor, activation: str) -> Tensor:
-    if activation in PASSES:
-        return torch.where(PASSES[activation](u), dy, 0.0)
-    if activation == "hardswish":
-        return torch.where(u <= -3, 0.0, dy * torch.where(u < 3, u / 3 + 0.5, 1.0))
-    return dy * _SLOPES[activation](u)
-
-
-def _slope_of_silu(u: Tensor) -> Tensor:
-    s = torch.sigmoid(u)
-    return s * (1 + u * (1 - s))
-
-
-def _slope_of_gelu(u: Tensor) -> Tensor:
-    density = torch.exp(-0.5 * u * u) * math.sqrt(0.5 / math.pi)
-    return 0.5 * (1 + torch.erf(u * math.sqrt(0.5))) + u * density
-
-
-_SLOPES: dict[str, Pointwise] = {"silu": _slope_of_silu, "gelu": _slope_of_gelu}
 
 
 def _scale(bn: BatchNorm, eps: float, dtype: torch.dtype) -> Tensor:

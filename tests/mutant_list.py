@@ -106,10 +106,13 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     ],
     "eca_triton/reference.py": [
         (DTYPES, "(weight if bias is None else bias).dtype", "weight.dtype"),
-        (("tests/test_reference.py",), "torch.where((z > -3) & (z < 3), grad / 6, 0.0)", "grad / 6"),
+    ],
+    "eca_triton/activations.py": [
+        (("tests/test_reference.py",), "torch.where((u > -3) & (u < 3), dy / 6, 0.0)", "dy / 6"),
+        (TRAINING, "~((u <= 0) | (u >= 6))", "~(u <= 0)"),
+        (TRAINING, "s * (1 + u * (1 - s))", "s * (1 - u * (1 - s))"),
     ],
     "eca_triton/reference_training.py": [
-        (TRAINING, "~((u <= 0) | (u >= 6))", "~(u <= 0)"),
         (TRAINING, "        u = u * gain", "        u = u / gain"),
     ],
     "eca_triton/ops/implementation.py": [

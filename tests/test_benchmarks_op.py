@@ -20,8 +20,8 @@ from benchmarks.__main__ import main
 from benchmarks.machine import folder_name
 from benchmarks.sites import Row
 from eca_triton import timing
+from eca_triton.activations import ACTIVATIONS, PRE_ACTIVATIONS
 from eca_triton.call import BackwardCall, Call
-from eca_triton.reference import ACTIVATIONS, PRE_ACTIVATIONS
 from eca_triton.targets import TARGETS
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import Choice

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from eager_block import GATES
 from torch import Tensor
 
 import eca_triton  # noqa: F401  registers torch.ops.eca_triton
-from eca_triton.reference import GATES
 
 OP = torch.ops.eca_triton.batch_norm_eca.default
 N, C = 3, 16

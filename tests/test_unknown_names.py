@@ -12,6 +12,7 @@ import torch
 from torch._inductor.virtualized import OpsValue, V
 
 from eca_triton import reference, reference_training
+from eca_triton.activations import ACTIVATIONS, BENDING, PRE_ACTIVATIONS, SELECTING
 from eca_triton.compile import cost, fold, lowering, neighbours, rewrite
 from eca_triton.compile.facts import Facts
 from eca_triton.decompositions import decomposition_table
@@ -78,10 +79,10 @@ def test_an_unknown_name_raises(call: Callable[[], Any]) -> None:
 
 
 def test_every_list_of_activations_has_the_same_ones() -> None:
-    after = [name for name in reference.ACTIVATIONS if name != "identity"]
-    assert {*cost.SELECTING, *cost.BENDING} == set(neighbours.ACTIVATIONS) == set(after)
+    after = [name for name in ACTIVATIONS if name != "identity"]
+    assert {*SELECTING, *BENDING} == set(neighbours.ACTIVATIONS) == set(after)
     assert {*fold.FUNCTIONS} == {"gain", "residual", *after}
-    assert lowering.PRE_ACTIVATIONS.keys() == reference.PRE_ACTIVATIONS.keys()
+    assert lowering.PRE_ACTIVATIONS.keys() == PRE_ACTIVATIONS.keys()
     for name in after:
         backward(activation=name)
 
@@ -92,12 +93,12 @@ class Eager:
     relu, sigmoid, mul = (staticmethod(f) for f in (torch.relu, torch.sigmoid, torch.mul))
 
 
-@pytest.mark.parametrize("name", reference.PRE_ACTIVATIONS)
+@pytest.mark.parametrize("name", PRE_ACTIVATIONS)
 def test_inductors_rescaling_computes_every_activation_before(name: str) -> None:
     x = torch.linspace(-3, 3, 13)
     with V.set_ops_handler(Eager()):
         got = lowering.PRE_ACTIVATIONS[name](OpsValue(x)).value
-    torch.testing.assert_close(got, reference.PRE_ACTIVATIONS[name](x))
+    torch.testing.assert_close(got, PRE_ACTIVATIONS[name].function(x))
 
 
 @pytest.mark.parametrize("tail", [(name,) for name in neighbours.ACTIVATIONS])

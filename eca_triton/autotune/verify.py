@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import reference, reference_training
+from ..activations import ACTIVATIONS, SELECTING
 from ..call import BackwardCall, Call, GateCall, ProductCall
 from .examples import AnyCall
 
@@ -20,8 +21,6 @@ ULPS_OF_SUMS = 32  # of the largest of values [N, C], in their own
 SHARED = ("weight", "bias", "projection")  # by all images
 
 Values = dict[str, Tensor]
-_CORNERS = {"relu": (0.0,), "relu6": (0.0, 6.0), "hardswish": (-3.0, 3.0)}
-"""Where the slope of an activation jumps: rounding may put an element on either side."""
 
 
 def disagreement(call: AnyCall, launch: Callable[[], object]) -> str:
@@ -30,7 +29,7 @@ def disagreement(call: AnyCall, launch: Callable[[], object]) -> str:
     An output may be twice as far from the exact one, in float64, as the reference in its own dtype, and some
     units of the last place more. Outputs hold NaN before each run.
     """
-    if isinstance(call, BackwardCall) and call.mask is None and call.activation in _CORNERS:
+    if isinstance(call, BackwardCall) and call.mask is None and ACTIVATIONS[call.activation].corners:
         _avoid_corners(call)
     for _ in range(RUNS):
         for out in call.outputs.values():
@@ -72,13 +71,13 @@ def _wrong_bits(got: Tensor, exact: Tensor, native: Tensor, call: AnyCall) -> st
     scale = torch.finfo(torch.float32).eps * float(exact.abs().max())  # bits are told before any rounding
     margin = 2 * float((native - exact).abs().max()) + ULPS * scale
     sure = ~_near_corner(exact, call.activation, margin)
-    passes = reference_training.PASSES[call.activation](exact)
+    passes = SELECTING[call.activation](exact)
     wrong = int(((reference_training.unpack(got, call.x.shape, order) != passes) & sure).sum())
     return f"{wrong} bits of the mask are wrong" if wrong else ""
 
 
 def _near_corner(value: Tensor, activation: str, margin: float) -> Tensor:
-    near = [(value - corner).abs() <= margin for corner in _CORNERS[activation]]
+    near = [(value - corner).abs() <= margin for corner in ACTIVATIONS[activation].corners]
     return torch.stack(near).any(0)
 
 
@@ -110,7 +109,7 @@ def _forward(call: Call, dtype: torch.dtype) -> Values:
     options = {name: getattr(call, name) for name in ("bn", "bn_eps", "pre_activation", "circular")}
     options |= {name: getattr(call, name) for name in ("gate", "gain", "residual")}
     before = reference.eca(call.x, call.weight, call.bias, **options, out_dtype=dtype)
-    out = reference.ACTIVATIONS[call.activation](before)
+    out = ACTIVATIONS[call.activation].function(before)
     return {"out": out, "before": before, "pooled": reference.pool(call.x)}
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..reference import ACTIVATIONS
-from ..reference_training import SELECTING
+from ..activations import BENDING, SELECTING
 from ..targets import TARGETS, Target
 from ..tuning.choice import choose
 from ..tuning.config import Device
@@ -21,8 +20,6 @@ from .facts import Facts
 
 # What tells backward where ReLU was open, in S of a 16-bit map: a bit per element, or Inductor's bool.
 PACKED_MASK, STORED_MASK = 1 / 16, 1 / 2
-# The other activations, of which backward needs more than a bit.
-BENDING = tuple(name for name in ACTIVATIONS if name not in ("identity", *SELECTING))
 
 # A map of up to two thirds of L2 is still there for its second reader: the H200 reads 40 of 60 MB at full
 # L2 speed, and 58 MB at half of it (te42kyfo/gpu-benches).

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..reference import ACTIVATIONS, PRE_ACTIVATIONS
+from ..activations import ACTIVATIONS, PRE_ACTIVATIONS
 
 KNOWN = {
     "batch_norm": (None, "eval", "train"),

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx
 
+from ..activations import ACTIVATIONS
 from .compat import epilogues_of_products, products_keep_precision
 from .cost import pools_rows_first
 from .emit import become, call, taps
@@ -32,11 +32,7 @@ from .sizes import Sizes
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gain": torch.mul,
     "residual": torch.add,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "hardswish": F.hardswish,
+    **{name: each.function for name, each in ACTIVATIONS.items() if name != "identity"},
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
+TRACE_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
 UNKNOWN_SIZE = 64  # of a symbolic size without an example
 TRUSTED_PACKAGES = {"torch", "_operator", "einops", "builtins", ""}
 
@@ -105,15 +106,15 @@ def hints(shape: Iterable[Any]) -> tuple[int, ...]:
     )
 
 
-def lies_in_order(x: torch.Tensor, order: Sequence[int]) -> bool:
+def lies_in_order(sizes: Sequence[Any], strides: Sequence[Any], order: Sequence[int]) -> bool:
     """Whether a tensor has no gaps and its dims lie in memory in this order, the last one innermost.
 
     Asked of the expressions of sizes and strides: torch would compare them, and guard the answer.
     """
     step: Any = 1
     for dim in reversed(order):
-        size = expression_of(x.shape[dim])
-        if size != 1 and sympy.expand(expression_of(x.stride(dim)) - step) != 0:
+        size = expression_of(sizes[dim])
+        if size != 1 and sympy.expand(expression_of(strides[dim]) - step) != 0:
             return False
         step = step * size
     return True
@@ -121,12 +122,12 @@ def lies_in_order(x: torch.Tensor, order: Sequence[int]) -> bool:
 
 def is_contiguous(x: torch.Tensor) -> bool:
     """Whether a map's last dim is innermost in memory."""
-    return lies_in_order(x, range(x.dim()))
+    return lies_in_order(x.shape, x.stride(), range(x.dim()))
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
     """Whether the channels of a map [N, C, H, W] are innermost in memory."""
-    return x.dim() == 4 and lies_in_order(x, (0, 2, 3, 1))
+    return x.dim() == 4 and lies_in_order(x.shape, x.stride(), (0, 2, 3, 1))
 
 
 def expression_of(size: Any) -> Any:
@@ -158,6 +159,22 @@ def execute(node: fx.Node, argument: Callable[[fx.Node], Any]) -> Any:
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     target: Any = node.target
     return target(*args, **kwargs)
+
+
+def all_behind(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Return all calls that depend on some nodes."""
+    found: set[fx.Node] = set()
+    todo = list(nodes)
+    while todo:
+        new = [user for user in todo.pop().users if user not in found]
+        found.update(new)
+        todo += new
+    return found
+
+
+def trace_of(node: fx.Node) -> dict[str, Any]:
+    """Return what the trace noted of where a call comes from, as a part of `meta`."""
+    return {key: node.meta[key] for key in TRACE_META if key in node.meta}
 
 
 def is_tensor(node: Any) -> bool:

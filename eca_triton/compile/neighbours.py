@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from ..activations import PRE_ACTIVATIONS
 from .batch_norm import BatchNorm, batch_norm_of
 from .facts import KNOWN
 from .graph import op_name, tensor_inputs, tensor_users, value
@@ -18,6 +19,7 @@ MULTIPLICATIONS = {"mul", "multiply"} | IN_PLACE_MULTIPLICATIONS
 ADDITIONS = {"add", "add_", "iadd"}
 STEPS = KNOWN["tail"]
 ACTIVATIONS = STEPS[2:]
+BEFORE_POOLING = PRE_ACTIVATIONS.keys() - {"identity"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def producer(
 ) -> tuple[BatchNorm | None, str]:
     """The batch norm and the activation that make `x`, would make it at `mul`, and are read here alone."""
     source, activation = x, "identity"
-    if op_name(x).rstrip("_") in ("relu", "silu") and set(tensor_users(x)) == readers:
+    if op_name(x).rstrip("_") in BEFORE_POOLING and set(tensor_users(x)) == readers:
         before = tensor_inputs(x)[0]
         if set(tensor_users(before)) == {x} and not changed_between(before, before, x):
             source, activation, readers = before, op_name(x).rstrip("_"), {x}

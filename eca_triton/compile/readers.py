@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from .cost import BENDING
-from .graph import bind, op_name, tensor_users
+from ..activations import BENDING
+from .graph import all_behind, bind, op_name, tensor_users
 from .neighbours import ACTIVATIONS, ADDITIONS, MULTIPLICATIONS
 from .probe import SAME_ELEMENTS, VIEWS
 from .site import CONVOLUTIONS, MATRIX_PRODUCTS
@@ -44,7 +44,7 @@ def readers_of(end: fx.Node) -> Readers:
     # the same kind and an activation uses it twice.
     twice = any(op_name(node).rstrip("_") in BENT for node in passed)
     pools = [user for user in found if op_name(user) in INLINING]
-    behind = _users_of(pools) if len(pools) < len(found) else set()
+    behind = all_behind(pools) if len(pools) < len(found) else set()
     # Rescaled by something made of its own mean: squeeze and excitation, spatial attention, another site.
     rescaled = any(user in behind for user in found if user not in pools)
     inlined = bool(found) and len(pools) == len(found)
@@ -80,14 +80,3 @@ def _normalizes(node: fx.Node) -> bool:
         return False
     arguments = bind(node)
     return arguments.get("training", False) is not False or arguments.get("running_mean") is None
-
-
-def _users_of(nodes: list[fx.Node]) -> set[fx.Node]:
-    """All calls behind some nodes."""
-    found: set[fx.Node] = set()
-    todo = list(nodes)
-    while todo:
-        new = [user for user in todo.pop().users if user not in found]
-        found.update(new)
-        todo += new
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..activations import ACTIVATIONS
 from ..call import Call, vectors
 from ..direct import run, scratch
 from ..kernels.lagged import lagged_kernel
@@ -42,8 +43,8 @@ def lagged(call: Call, config: LaggedConfig) -> None:
     arrived = scratch((n + 1,), torch.int32, x.device, zeroed=True)
     stride_c, stride_hw = (1, c) if config.vec_c > 1 else (hw, 1)
     # Exponentials and the error function take more registers.
-    many = {call.pre_activation, call.activation} & {"silu", "gelu"}
-    registers = 255 if many else config.max_registers
+    both = (ACTIVATIONS[name] for name in (call.pre_activation, call.activation))
+    registers = 255 if any(each.transcendental for each in both) else config.max_registers
     limit = devices.at_most(registers, config.num_warps, devices.device_of(x.device))
     run(
         lagged_kernel, (n * config.tiles(layout) + config.lag,),

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from torch import Tensor
 
-from ..reference import ACTIVATIONS, GATES, PRE_ACTIVATIONS
-from ..reference_training import MASK_ORDERS, SELECTING
+from ..activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS, SELECTING
+from ..reference_training import MASK_ORDERS
 
 if TYPE_CHECKING:
     from .batch_norm import Arguments as BatchNormArguments

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..activations import SELECTING
 from ..reference import compute_dtype
-from ..reference_training import SELECTING
 from . import checks
 from .schema import LIBRARY, SITE, TAGS
 

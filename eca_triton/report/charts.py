@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..activations import ACTIVATIONS
 from ..targets import Target
 from .predict import Band, kernel_us, peak_flops_per_s, site_us
 
@@ -21,7 +22,7 @@ LEFT, RIGHT, TOP, BOTTOM = 76.0, 34.0, 12.0, 44.0
 LEAST_SHARE = 1e-3  # of the network's flops; lighter products would only stretch the plot
 # Multiplications and additions per element of a map: mean and rescaling, and what is fused with them.
 ATTENTION_FLOPS = 2
-FUSED_FLOPS = {"batch_norm": 2, "silu": 4, "gelu": 8, "hardswish": 4}  # 1 each for the others
+FUSED_FLOPS = {"batch_norm": 2, **{name: each.flops for name, each in ACTIVATIONS.items()}}  # else 1
 
 
 @dataclass(frozen=True)

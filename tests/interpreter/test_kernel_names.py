@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from eca_triton import reference
+from eca_triton.activations import ACTIVATIONS, GATES, SELECTING
 from eca_triton.kernels.elementwise import (
     activate,
     activation_gradient,
@@ -17,7 +17,6 @@ from eca_triton.kernels.elementwise import (
     gate_of,
     gate_slope,
 )
-from eca_triton.reference_training import SELECTING
 
 
 @triton.jit
@@ -45,13 +44,13 @@ def kernel(x_ptr, FUNCTION: tl.constexpr, NAME: tl.constexpr):
 
 
 KNOWN: dict[str, tuple[str, ...]] = {
-    "activate": tuple(reference.ACTIVATIONS),
-    "activation_slope": tuple(reference.ACTIVATIONS),
-    "activation_gradient": tuple(reference.ACTIVATIONS),
+    "activate": tuple(ACTIVATIONS),
+    "activation_slope": tuple(ACTIVATIONS),
+    "activation_gradient": tuple(ACTIVATIONS),
     "activation_passes": SELECTING,
-    "gate_of": tuple(reference.GATES),
-    "gate_slope": tuple(reference.GATES),
-    "gate_gradient": tuple(reference.GATES),
+    "gate_of": tuple(GATES),
+    "gate_slope": tuple(GATES),
+    "gate_gradient": tuple(GATES),
 }
 
 
