@@ -9,10 +9,8 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from .graph import value
+from .graph import trace_of, value
 from .site import Site
-
-TRACE_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
 
 
 def call(site: Site, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
@@ -28,7 +26,7 @@ def call_node(
 ) -> fx.Node:
     """A call with the trace of the multiplication and a value."""
     node = site.conv.graph.call_function(target, args, kwargs)
-    node.meta |= {key: site.mul.meta[key] for key in TRACE_META if key in site.mul.meta}
+    node.meta |= trace_of(site.mul)
     node.meta["example_value"] = example
     return node
 

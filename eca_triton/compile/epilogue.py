@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 from torch._inductor import ir
-from torch._inductor.virtualized import V
 
 from .compat import needs_storage
+from .graph import all_behind, lies_in_order
 
 aten = torch.ops.aten
 
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 def memory_order(sizes: Sequence[Any], strides: Sequence[Any]) -> list[int] | None:
     """The dims [N, C, *spatial] as they lie in memory: contiguous or channels-last, no gaps; else None."""
     dims = list(range(len(sizes)))
-    return next((order for order in (dims, [0, *dims[2:], 1]) if _has_order(sizes, strides, order)), None)
+    return next((order for order in (dims, [0, *dims[2:], 1]) if lies_in_order(sizes, strides, order)), None)
 
 
 def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> bool:
@@ -33,14 +33,14 @@ def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> boo
         lowered: what Inductor has made of the nodes so far.
         order: the dims of the map as they follow each other in memory.
     """
-    behind = _users_of(root)
+    behind = all_behind([root])
     fused = [root]
     for node in fused:
         stored = any(user.op == "output" or needs_storage(user.target) for user in node.users)
         for user in node.users:
             if user.op == "output":
                 value = node.meta["val"]
-                if not _has_order(value.shape, value.stride(), order):
+                if not lies_in_order(value.shape, value.stride(), order):
                     return False
             elif _is_view(user.target) or getattr(user.target, "overloadpacket", None) is aten.cat:
                 return False  # what reads a view has dims that are not the map's
@@ -56,17 +56,6 @@ def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> boo
     return True
 
 
-def _users_of(root: fx.Node) -> set[fx.Node]:
-    """All calls behind a node."""
-    found: set[fx.Node] = set()
-    todo = [root]
-    while todo:
-        new = [user for user in todo.pop().users if user not in found]
-        found.update(new)
-        todo += new
-    return found
-
-
 def _is_view(target: Any) -> bool:
     returns = target._schema.returns if isinstance(target, torch._ops.OpOverload) else ()
     return any(result.alias_info is not None for result in returns)
@@ -77,14 +66,4 @@ def _walks_along(box: Any, order: list[int]) -> bool:
     layout = box.maybe_get_layout() if isinstance(box, ir.TensorBox) else None
     if not isinstance(layout, ir.FixedLayout) or len(layout.size) != len(order) or 1 in layout.size[1:]:
         return True
-    return _has_order(layout.size, layout.stride, order)
-
-
-def _has_order(sizes: Sequence[Any], strides: Sequence[Any], order: list[int]) -> bool:
-    """Whether a tensor has no gaps, its dims in memory in this order, the last one innermost."""
-    step = 1
-    for dim in reversed(order):
-        if sizes[dim] != 1 and not V.graph.sizevars.statically_known_equals(strides[dim], step):
-            return False
-        step = step * sizes[dim]
-    return True
+    return lies_in_order(layout.size, layout.stride, order)

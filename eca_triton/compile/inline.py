@@ -14,9 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from .compat import without_modes
-from .graph import value
-
-TRACE_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
+from .graph import trace_of, value
 
 
 def inline(node: fx.Node, function: Callable[..., Any], table: Mapping[Any, Callable[..., Any]]) -> None:
@@ -30,8 +28,7 @@ def inline(node: fx.Node, function: Callable[..., Any], table: Mapping[Any, Call
         for call in body.graph.nodes:
             if call.op == "call_function":
                 copied = here[call] = node.graph.node_copy(call, here.__getitem__)
-                copied.meta = {key: node.meta[key] for key in TRACE_META if key in node.meta}
-                copied.meta["val"] = call.meta["val"]
+                copied.meta = trace_of(node) | {"val": call.meta["val"]}
     results: Any = body.graph.output_node().args[0]
     if isinstance(results, fx.Node):
         _replace(node, here[results])
