@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from eca_triton.compile.cost import Cost
-from eca_triton.compile.plan import Decision, Plan
+from eca_triton.compile.plan import Decision
 from eca_triton.compile.record import SiteRecord
+from eca_triton.compile.settings import Plan
 from eca_triton.deviceless import Buffer, Comparison, Kernel, Lowering
 from eca_triton.report.lookalikes import UNREACHED, Unmatched
 from eca_triton.report.result import Report, Subject

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from reports import fixed
 
-from eca_triton.report.html import PAGE, PLANS
+from eca_triton.compile.settings import Plan
+from eca_triton.report.html import PAGE
 from eca_triton.report.predict import Band
 from eca_triton.report.result import Report
 
@@ -118,7 +120,7 @@ def test_text_and_marks_stand_out_in_both_schemes(scheme: str) -> None:
     colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", palettes[["light", "dark"].index(scheme)]))
     for ground in ("paper", "panel"):
         assert all(contrast(colours[text], colours[ground]) >= 4.5 for text in ("ink", "quiet"))
-    assert all(contrast(colours[mark], colours["paper"]) >= 3 for mark in (*PLANS, "stock"))
+    assert all(contrast(colours[mark], colours["paper"]) >= 3 for mark in (*get_args(Plan), "stock"))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
@@ -41,9 +40,7 @@ from .reasons import (
     TRAINING,
     TRAINS,
 )
-from .settings import Settings
-
-Plan = Literal["skip", "pool", "gate", "block", "batch_norm", "convfold", "convblock"]
+from .settings import Plan, Settings
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Below this a site is bound by launches and by the host, whose calls of opaque ops take some 5 us more than

@@ -15,8 +15,8 @@ from .fold import becomes_product, block_from_projection, fold, gate_before_proj
 from .graph import bind, is_channels_last, op_name, value
 from .mutation import storage
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
-from .plan import Plan
 from .readers import readers_of
+from .settings import Plan
 from .site import Site, must_be_stored
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-PLANS = ("auto", "gate", "block", "pool", "convfold", "convblock", "off")
+Plan = Literal["gate", "block", "pool", "convfold", "convblock", "batch_norm", "skip"]
+"""What may become of a site; "skip" leaves it to Inductor."""
+
+PLANS = ("auto", *(plan for plan in get_args(Plan) if plan not in ("batch_norm", "skip")), "off")
+"""What a user may ask for."""
 
 
 class SettingsError(ValueError):

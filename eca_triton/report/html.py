@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..compile.settings import Plan
 from .charts import bars, roofline, strip
 from .fixes import SWITCH_ON
 from .predict import ASSUMPTION, Band, kernel_us, speedup
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ..targets import Target
 
 PAGE = Path(__file__).parent / "page"
-PLANS = ("convblock", "convfold", "block", "gate", "pool", "batch_norm", "skip")  # in the order of the legend
 MINUS, TIMES_SIGN = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 LEFT_ALONE = "left to Inductor"
 
@@ -46,7 +46,7 @@ def view(report: Report) -> dict[str, Any]:
         "figures": _figures(report),
         "ends": [record.name for record in (report.sites[0], report.sites[-1])] if len(titles) > 1 else [],
         "strip": strip(report.sites, titles),
-        "legend": [(plan, LEFT_ALONE if plan == "skip" else plan) for plan in PLANS if plan in used],
+        "legend": [(plan, LEFT_ALONE if plan == "skip" else plan) for plan in get_args(Plan) if plan in used],
         "columns": [
             (name, name in NUMERIC) for name in (COLUMNS if report.target is None else COLUMNS + TIMES)
         ],

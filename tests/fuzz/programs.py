@@ -13,9 +13,11 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from writes import READS, WRITES
 
+from eca_triton.compile import settings
+
 SHAPE = 8, 6, 5  # of maps that something is done to between gate and product
 Step = Callable[[Tensor], Tensor]
-PLANS = "auto", "gate", "block", "pool", "convfold", "convblock"
+PLANS = tuple(plan for plan in settings.PLANS if plan != "off")
 
 # [N, C, H, W] -> [N, 1, C]
 POOLS: dict[str, Step] = {
