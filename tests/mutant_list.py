@@ -31,6 +31,7 @@ KEY = ("tests/test_tuning_key.py",)
 HOOKS = ("tests/compile/test_hooks.py",)
 WRITES = ("tests/compile/test_mutation.py",)
 SIZES = ("tests/compile/test_sizes.py",)
+MEMORY = ("tests/compile/test_memory.py",)
 RECOGNIZE = ("tests/compile/test_recognize.py",)
 
 LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
@@ -39,7 +40,9 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (PLAN, "if size < TINY_MAP_BYTES and", "if size <= 0 and"),
         (PLAN, "if _rank(best) < _rank(before) or", "if _rank(best) <= _rank(before) or"),
         (PLAN, "return None if facts.whole else NOT_WHOLE", "return None"),
-        (PLAN, "return SPREAD if facts.normalized and facts.grad else None", "return None"),
+        (PLAN, "(facts.normalized and facts.grad) else None", "False else None"),
+        (MEMORY, "return SPREAD if facts.reordered or (", "return SPREAD if ("),
+        (MEMORY, "if facts.spread or facts.reordered:", "if facts.spread:"),
         (PLAN, "(facts.expansion > 1.0 and not facts.rides)", "facts.expansion > 1.0"),
         (PLAN, "return each.time_s, each.traffic", "return each.time_s, 0.0"),
         (PLAN, 'if device != "cuda":', 'if device == "cpu":'),
@@ -64,6 +67,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (NAMES, "if not set(said) <= set(names):", "if False:"),
     ],
     "eca_triton/compile/fold.py": [
+        (MEMORY, "        or order_of(end_of_tail(site)) is None\n", ""),
         (FOLD, "if any(changed_between(node, step, steps[-1][1].next) for node in read):", "if False:"),
         (FOLD, "changed_between(node, step, steps[-1][1].next)", "changed_between(node, step, steps[-1][1])"),
         (FOLD, "if site.batch_norm is None and site.projection.bias is None:", "if site.batch_norm is None:"),
@@ -75,6 +79,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (FOLD, '_numbers(arguments.get("stride", 1)) != {1} or ', ""),
     ],
     "eca_triton/compile/rewrite.py": [
+        (MEMORY, "if value(source).dtype == dtype:", "if True:"),
         (BITS, " and x.shape[1] % 8 == 0", ""),
         (BITS, "is_channels_last(x) and", ""),
         (
@@ -87,6 +92,8 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (NEIGHBOURS, "torch.lerp, before, batch, norm.momentum", "torch.lerp, batch, before, norm.momentum"),
     ],
     "eca_triton/compile/neighbours.py": [
+        (MEMORY, "if value(residual).dtype == torch.float64 != value(mul).dtype:", "if False:"),
+        (MEMORY, " or is_wrapped(value(residual))", ""),
         (NEIGHBOURS, "if changed_between(residual, step, tail[-1][1].next):", "if False:"),
         (NEIGHBOURS, "if step.kwargs or len(others)", "if len(others)"),
         (NEIGHBOURS, "gain = float(factors[0])", "gain = 1.0"),
@@ -259,6 +266,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ((*SIZES, "-k", "pieces"), "if not isinstance(expression, SMOOTH):", "if expression.is_Symbol:"),
     ],
     "eca_triton/compile/probe.py": [
+        (MEMORY, "if not symbols_of(value(factor)) <= self.symbols:", "if False:"),
         ((*RECOGNIZE, "-k", "degrees"), "rel_tol=1e-12", "rel_tol=1e-1"),
         (("tests/compile/test_gate_function.py",), "(torch.sigmoid, 1e-14, 0.0)", "(torch.sigmoid, 1e-5, 1)"),
         ((*SIZES, "-k", "pieces"), "if tuple(self.index.shape) != self.sizes(", "if () == self.sizes("),
@@ -281,7 +289,14 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     "eca_triton/compile/passes.py": [
         ((*RECOGNIZE, "-k", "half_way"), "                module.graph = original\n", ""),
     ],
+    "eca_triton/compile/graph.py": [
+        (MEMORY, '"" if node.kwargs.get("out") is not None else name_of(node)', "name_of(node)"),
+    ],
     "eca_triton/compile/recognize.py": [
+        (MEMORY, "changed |= any(touched_between(", "changed |= any(changed_between("),
+        (MEMORY, "if not lie_alike(one * other, value(mul)):", "if False:"),
+        (MEMORY, "any(is_wrapped(value(node)) for node in (x, conv, mul))", "False"),
+        (MEMORY, "if asking is not None:", "if False:"),
         ((*RECOGNIZE, "-k", "gate-changed"), "if changed_between(source, source.next, mul):", "if False:"),
         ((*SIZES, "-k", "one_set"), "for least in LEAST[", "for least in LEAST[:1]["),
         ((*RECOGNIZE, "-k", "error_of_ours"), "conv.name, exc_info=True)", "conv.name)"),

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.torch_version import TorchVersion
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +34,7 @@ __all__ = [
     "graph_breaks",
     "inductor_compile",
     "inductor_config",
+    "is_wrapped",
     "makes_package",
     "mode_options",
     "needs_data",
@@ -45,6 +46,11 @@ __all__ = [
     "settings_of",
     "without_modes",
 ]
+
+
+def is_wrapped(x: Any) -> bool:
+    """Whether a tensor is one of a subclass around others, which has to know every operator: DTensor."""
+    return is_traceable_wrapper_subclass(x)
 
 
 def inductor_compile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,6 @@ from .compat import needs_storage
 from .graph import all_behind, lies_in_order
 
 aten = torch.ops.aten
-
-
-def memory_order(sizes: Sequence[Any], strides: Sequence[Any]) -> list[int] | None:
-    """The dims [N, C, *spatial] as they lie in memory: contiguous or channels-last, no gaps; else None."""
-    dims = list(range(len(sizes)))
-    return next((order for order in (dims, [0, *dims[2:], 1]) if lies_in_order(sizes, strides, order)), None)
 
 
 def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> bool:

@@ -39,6 +39,7 @@ class Facts:
         inlined: All who read the end of the tail compute it anew: pooling, padding. Nobody stores it.
         spread: Who reads the end of the tail walks over it in another way than our kernel: a view, a
             concatenation, what `inlined` and `repeated` name.
+        reordered: One op would not put the result into memory in the order in which it lies there now.
         repeated: The readers compute every element of the end several times, and store it if that is dear:
             group norm, interpolation, another site.
         shared: The gate has readers beside the multiplication.
@@ -75,6 +76,7 @@ class Facts:
     tail: tuple[str, ...] = ()
     inlined: bool = False
     spread: bool = False
+    reordered: bool = False
     repeated: bool = False
     shared: bool = False
     normalized: bool = False

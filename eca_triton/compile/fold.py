@@ -22,7 +22,7 @@ from ..activations import ACTIVATIONS
 from .compat import epilogues_of_products, products_keep_precision
 from .cost import pools_rows_first
 from .emit import become, call, taps
-from .graph import hints, is_contiguous, value
+from .graph import hints, is_contiguous, order_of, value
 from .mutation import changed_between
 from .neighbours import tail_of
 from .projection import Projection
@@ -51,6 +51,7 @@ def becomes_product(site: Site, device: str) -> bool:
         or site.projection is None
         or not epilogues_of_products()
         or not _same_at(site, end_of_tail(site))
+        or order_of(end_of_tail(site)) is None
     ):
         return False
     dtype = value(site.projection.node).dtype
@@ -63,6 +64,8 @@ def becomes_block(site: Site, device: str) -> bool:
     if site.shared or site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
         return False
     made = value(site.projection.node)
+    if order_of(site.projection.input) is None or order_of(site.projection.input) != order_of(site.mul):
+        return False
     return bool(made.dim() == 4) and (device != "cuda" or made.dtype.itemsize == 2)
 
 
@@ -203,7 +206,7 @@ def _steps(site: Site) -> list[tuple[str, fx.Node]]:
     for name, step in tail_of(site.mul, sizes):
         others = [arg for arg in step.args if arg is not before]
         if name in ("gain", "residual") and (
-            len(others) != 1 or not _lies_flat(site, name, others[0], sizes) or "out" in step.kwargs
+            len(others) != 1 or not _lies_flat(site, name, others[0], sizes)
         ):
             break
         steps.append((name, step))

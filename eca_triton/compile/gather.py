@@ -15,7 +15,7 @@ from .fold import becomes_block, becomes_product, folds
 from .graph import bind, hints, is_contiguous, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
 from .readers import readers_of
-from .rewrite import packs_mask, stays_whole
+from .rewrite import keeps_order, packs_mask, stays_whole
 from .settings import Settings
 from .site import Site, comes_stored
 from .trial import products_work, templates_work
@@ -50,6 +50,7 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         tail=site.tail,
         shared=bool(site.shared),
         **asdict(readers_of(site.end)),
+        reordered=not keeps_order(site),
         in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
         templates=templates_work(x.device) if asked else settings.device == "cuda",
         one_kernel=all(isinstance(size, int) for size in site.shape[1:]) and channels % VECTOR == 0,

@@ -55,7 +55,15 @@ ALIASES = {
 
 
 def op_name(node: fx.Node) -> str:
-    """The operation's name, the same for function, method and operator; "" for anything not torch's."""
+    """The operation's name, the same for function, method and operator; "" for anything not torch's.
+
+    And for a call with `out=`: it is no function of its arguments, and nothing may take its place.
+    """
+    return "" if node.kwargs.get("out") is not None else name_of(node)
+
+
+def name_of(node: fx.Node) -> str:
+    """The same, wherever the result is written to."""
     if node.op == "call_method":
         return str(node.target)
     if node.op != "call_function":
@@ -120,6 +128,25 @@ def lies_in_order(sizes: Sequence[Any], strides: Sequence[Any], order: Sequence[
     return True
 
 
+def memory_order(sizes: Sequence[Any], strides: Sequence[Any]) -> list[int] | None:
+    """The dims [N, C, *spatial] as they lie in memory: contiguous or channels-last, no gaps; else None."""
+    dims = list(range(len(sizes)))
+    return next((order for order in (dims, [0, *dims[2:], 1]) if lies_in_order(sizes, strides, order)), None)
+
+
+def order_of(node: fx.Node) -> list[int] | None:
+    """The same of what a node stands for."""
+    return memory_order(value(node).shape, value(node).stride())
+
+
+def lie_alike(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether two tensors of one shape have the same strides, where these count."""
+    return all(
+        expression_of(size) == 1 or sympy.expand(expression_of(one) - expression_of(other)) == 0
+        for size, one, other in zip(x.shape, x.stride(), y.stride(), strict=True)
+    )
+
+
 def is_contiguous(x: torch.Tensor) -> bool:
     """Whether a map's last dim is innermost in memory."""
     return lies_in_order(x.shape, x.stride(), range(x.dim()))
@@ -133,6 +160,17 @@ def is_channels_last(x: torch.Tensor) -> bool:
 def expression_of(size: Any) -> Any:
     """A size, symbolic or not, as sympy has it."""
     return size.node.expr if isinstance(size, (torch.SymInt, torch.SymFloat)) else sympy.sympify(size)
+
+
+def symbols_of(*sizes: Any) -> frozenset[Any]:
+    """Return the symbols that sizes, and other numbers, are made of."""
+    numbers = [size for size in sizes if isinstance(size, (torch.SymInt, torch.SymFloat))]
+    return frozenset(symbol for number in numbers for symbol in expression_of(number).free_symbols)
+
+
+def places(dims: int, channel_dim: int) -> tuple[slice | None, ...]:
+    """Return the index that spreads values [N, C] over the dims of a map."""
+    return tuple(slice(None) if dim in (0, channel_dim) else None for dim in range(dims))
 
 
 def copy_of(graph: fx.Graph) -> fx.Graph:
@@ -188,7 +226,7 @@ def tensor_users(node: fx.Node) -> list[fx.Node]:
 
 
 def _reads_shape_only(user: fx.Node, node: fx.Node) -> bool:
-    if op_name(user) in ("expand_as", "view_as", "reshape_as", "type_as"):
+    if op_name(user) in ("expand_as", "view_as", "reshape_as", "type_as"):  # the last one: its dtype
         return user.args[0] is not node
     return op_name(user) in NO_TENSOR and not is_tensor(user)
 

@@ -29,7 +29,8 @@ from ..tuning.layout import common_layout
 from ..tuning.problem import EcaProblem
 from ..tuning.select import select
 from .compat import EPILOGUES_IN_ANY_LOOPS
-from .epilogue import fits, memory_order
+from .epilogue import fits
+from .graph import memory_order
 from .lowering_projection import lower_rescaled_projection, stored
 from .native import lower_natively
 from .plan import KERNEL_DTYPES

@@ -16,8 +16,8 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from .graph import NO_TENSOR, bind_by, op_name, package, value
-from .reasons import TRANSFORM, NoMatchError
+from .graph import NO_TENSOR, bind_by, name_of, op_name, package, value
+from .reasons import WRAPPED, NoMatchError
 
 IN_PLACE_OPERATORS = {
     "iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift",
@@ -38,7 +38,7 @@ GRAD_MODES = {"_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mod
 
 def written(node: fx.Node) -> list[fx.Node]:
     """Nodes among the arguments whose memory this call changes, or may change, in place."""
-    target, name = node.target, op_name(node)
+    target, name = node.target, name_of(node)
     if node.op not in ("call_function", "call_method", "call_module") or target is getattr:
         return []
     if isinstance(target, torch._ops.OpOverload):
@@ -131,13 +131,23 @@ def storage(node: Any) -> int | None:
     try:
         return tensor.untyped_storage()._cdata if isinstance(tensor, torch.Tensor) else None
     except NotImplementedError as error:
-        raise NoMatchError(TRANSFORM, str(error)) from None
+        raise NoMatchError(WRAPPED, str(error)) from None
 
 
 def changed_between(node: fx.Node, first: fx.Node, last: fx.Node) -> bool:
     """Whether a call from `first` up to, not including, `last` writes into the memory of `node`."""
+    return _meets(node, first, last, written)
+
+
+def touched_between(node: fx.Node, first: fx.Node, last: fx.Node) -> bool:
+    """Whether a call from `first` up to, not including, `last` reads or writes the memory of `node`."""
+    return _meets(node, first, last, lambda call: call.all_input_nodes)
+
+
+def _meets(node: fx.Node, first: fx.Node, last: fx.Node, of: Callable[[fx.Node], list[fx.Node]]) -> bool:
+    """Whether the memory of `node` is that of an argument that `of` names of one of these calls."""
     memory = storage(node)
-    return any(storage(arg) == memory for call in _calls(first, last) for arg in written(call))
+    return any(storage(arg) == memory for call in _calls(first, last) for arg in of(call))
 
 
 def _calls(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from ..activations import PRE_ACTIVATIONS
 from .batch_norm import BatchNorm, batch_norm_of
+from .compat import is_wrapped
 from .facts import KNOWN
 from .graph import op_name, tensor_inputs, tensor_users, value
 from .mutation import changed_between, same_grad_mode, storage
@@ -93,7 +95,9 @@ def closing(
                 return None
             residual = others[0]
             same = sizes(tuple(value(residual).shape)) == sizes(tuple(value(mul).shape))
-            if not same or not value(residual).dtype.is_floating_point:
+            if not same or not value(residual).dtype.is_floating_point or is_wrapped(value(residual)):
+                return None
+            if value(residual).dtype == torch.float64 != value(mul).dtype:  # our sum is in float32
                 return None
             # By a later call, or by the sum, which may be written into it.
             if changed_between(residual, step, tail[-1][1].next):

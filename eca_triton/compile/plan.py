@@ -192,7 +192,7 @@ def _block_obstacle(facts: Facts) -> str | None:
         return _gate_obstacle(facts)
     if facts.in_place:
         return RESCALED_IN_PLACE
-    if facts.spread:
+    if facts.spread or facts.reordered:
         return SPREAD
     return None if facts.templates else NO_TEMPLATES
 
@@ -203,7 +203,7 @@ def _batch_norm_obstacle(facts: Facts) -> str | None:
         return GATE_READ
     if not facts.takes_over:
         return NOT_TAKEN_OVER
-    return SPREAD if facts.normalized and facts.grad else None
+    return SPREAD if facts.reordered or (facts.normalized and facts.grad) else None
 
 
 def _convfold_obstacle(facts: Facts) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .graph import DROPOUTS, bind, execute, op_name, tensor_inputs, tensor_users, value
+from .graph import DROPOUTS, bind, execute, op_name, symbols_of, tensor_inputs, tensor_users, value
 from .reasons import CHANNEL_ORDER, GATE_FUNCTION, GATE_PATH, NOT_MEAN, POOL_PATH, SHARED, NoMatchError
 from .sizes import Sizes
 
@@ -50,6 +50,7 @@ class Probe:
     index: Tensor
     sizes: Sizes
     map_positions: int = 1
+    symbols: frozenset[Any] = frozenset()
     scale: float = 1.0
     positions: int = 1
     functions: list[fx.Node] = field(default_factory=list)
@@ -62,7 +63,8 @@ class Probe:
         for dim in range(1, len(plain)):
             if dim != channel_dim:
                 index = index.unsqueeze(dim)
-        return cls(index.expand(plain), sizes, math.prod(plain) // (plain[0] * plain[channel_dim] or 1))
+        positions = math.prod(plain) // (plain[0] * plain[channel_dim] or 1)
+        return cls(index.expand(plain), sizes, positions, symbols_of(*shape))
 
     def view(self, node: fx.Node, source: fx.Node, code: str) -> None:
         """Run a view; the tensor arguments beside the stand-in lend their shape only."""
@@ -177,6 +179,8 @@ class Probe:
         if not isinstance(value(data), Tensor) and not divides:
             data, factor = factor, data
         number = self._number(factor)
+        if not symbols_of(value(factor)) <= self.symbols:  # it may be 0, or another one in the next call
+            raise NoMatchError(NOT_MEAN, f"{op_name(node)} by a number that is no size of the map", node)
         if (
             not isinstance(value(data), Tensor)
             or not isinstance(number, (int, float))

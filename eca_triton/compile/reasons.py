@@ -21,7 +21,7 @@ CHANNEL_ORDER = "ECA110"
 MUTATED = "ECA111"
 DTYPE = "ECA112"
 GRAD_MODE = "ECA113"
-TRANSFORM = "ECA114"
+WRAPPED = "ECA114"
 UNEXPECTED = "ECA199"
 DEVICE = "ECA201"
 KERNEL_DTYPE = "ECA202"
@@ -58,7 +58,7 @@ REASONS: dict[str, str] = {
     MUTATED: "the map is changed in place between pooling and multiplication",
     DTYPE: "the map is not a real floating-point tensor",
     GRAD_MODE: "gradients are switched on or off between pooling and multiplication",
-    TRANSFORM: "the map is inside torch.func's vmap, grad or jvp",
+    WRAPPED: "the map is inside torch.func's vmap, grad or jvp, or of a subclass around other tensors",
     UNEXPECTED: "this package raised an error on it, which is a bug of ours",
     DEVICE: "the map is not on a CUDA device that Triton serves",
     KERNEL_DTYPE: "the kernels take float32, float16 and bfloat16 only",

@@ -17,9 +17,9 @@ import torch
 from torch import fx
 
 from .batch_norm import BatchNorm
-from .compat import without_modes
-from .graph import bind, is_tensor, op_name, tensor_inputs, tensor_users, value
-from .mutation import changed_between, same_grad_mode
+from .compat import is_wrapped, without_modes
+from .graph import bind, is_tensor, lie_alike, op_name, places, tensor_inputs, tensor_users, value
+from .mutation import changed_between, same_grad_mode, touched_between
 from .neighbours import (
     IN_PLACE_MULTIPLICATIONS,
     MULTIPLICATIONS,
@@ -43,6 +43,7 @@ from .reasons import (
     POOL_PATH,
     SHARED,
     UNEXPECTED,
+    WRAPPED,
     NoMatchError,
 )
 from .site import Recognition, Rejection, Site
@@ -50,6 +51,7 @@ from .sizes import LEAST, Sizes, is_dynamic
 from .where import module_paths, source_line
 
 log = logging.getLogger("eca_triton")
+ASKS_AUTOGRAD = {"grad", "backward", "register_hook", "requires_grad_", "retain_grad"}
 
 
 @without_modes
@@ -93,6 +95,8 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
         raise NoMatchError(DTYPE, str(value(x).dtype))
     if sizes(shape) != sizes(tuple(value(mul).shape)) or len(shape) < 3:
         raise NoMatchError(OTHER_OPERAND, "the gate is broadcast against a map of another shape")
+    if any(is_wrapped(value(node)) for node in (x, conv, mul)):
+        raise NoMatchError(WRAPPED, type(value(mul)).__name__)
     weight, bias = arguments["weight"], arguments.get("bias")
     padding = [arguments["input"]] if vector is not arguments["input"] else []
     _check_unchanged(x, [weight, bias], backward[0], conv, mul)
@@ -100,6 +104,7 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
         raise NoMatchError(GRAD_MODE)
     channel_dim = _channel_dim(x, conv, backward, sizes)
     gate, shared = _gate_function(shape, channel_dim, forward, mul, sizes)
+    _check_layout(x, mul, forward[-1], channel_dim)
     batch_norm, activation = producer(x, {backward[0], mul}, mul, channel_dim)
     fixed = batch_norm is None or (not batch_norm.training and batch_norm.eps is not None)
     projects = fixed and activation == "identity" and channel_dim == 1
@@ -143,12 +148,28 @@ def _check_unchanged(
         raise NoMatchError(MUTATED)
 
 
+def _check_layout(x: fx.Node, mul: fx.Node, gate: fx.Node, channel_dim: int) -> None:
+    """Raise unless the product lies in memory as one with a gate [N, C]: not if that was copied to a map."""
+    if op_name(mul) in IN_PLACE_MULTIPLICATIONS:
+        return
+    seen = value(x)
+    with torch.no_grad():
+        gates = seen.new_empty((seen.shape[0], seen.shape[channel_dim]))
+        spread = gates[places(seen.dim(), channel_dim)]
+        one, other = (spread if operand is gate else seen for operand in tensor_inputs(mul))
+        if not lie_alike(one * other, value(mul)):
+            raise NoMatchError(GATE_PATH, "the product lies in memory as the gate does", gate)
+
+
 def _takes_over(batch_norm: BatchNorm | None, parameters: list[fx.Node | None], calls: list[fx.Node]) -> bool:
     """Whether one op in the place of the last call may do what the batch norm does, and all up to there."""
     if batch_norm is None or not batch_norm.takes_over:
         return False
     read = (batch_norm.input, batch_norm.weight, batch_norm.bias, *parameters)
     changed = any(changed_between(node, batch_norm.node, calls[-1]) for node in read if node is not None)
+    # They will be updated in that place: until then nobody may look, or write to them in turn.
+    running = [node for node in (batch_norm.mean, batch_norm.var) if node is not None]
+    changed |= any(touched_between(node, batch_norm.node.next, calls[-1]) for node in running)
     return not changed and same_grad_mode([batch_norm.node, *calls])
 
 
@@ -286,6 +307,7 @@ def _gate_function(
     shared: list[tuple[fx.Node, int]] = []
     for source, node in itertools.pairwise([*forward, mul]):
         if len(tensor_users(source)) > 1:
+            _check_readers(source)
             shared.append((source, probe.channels_lie_along(plain[0], plain[channel_dim], source)))
             if changed_between(source, source.next, mul):
                 raise NoMatchError(MUTATED, "the gate", source)
@@ -297,6 +319,13 @@ def _gate_function(
             raise NoMatchError(SHARED, f"what {node.name} reads", source)
     probe.covers(plain, channel_dim)
     return probe.gate_function(), tuple(shared)
+
+
+def _check_readers(gate: fx.Node) -> None:
+    """Raise for a reader that asks for this tensor of autograd's, and not for its elements."""
+    asking = next((user for user in gate.users if op_name(user) in ASKS_AUTOGRAD), None)
+    if asking is not None:
+        raise NoMatchError(SHARED, f"{op_name(asking)} of {gate.name}", asking)
 
 
 def _name(conv: fx.Node) -> str:

@@ -12,7 +12,7 @@ from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
 from .emit import become, call, call_node, taps
 from .fold import becomes_product, block_from_projection, fold, gate_before_projection
-from .graph import bind, is_channels_last, op_name, value
+from .graph import bind, is_channels_last, op_name, order_of, places, value
 from .mutation import storage
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .readers import readers_of
@@ -63,6 +63,13 @@ def last_of(site: Site, plan: Plan) -> fx.Node:
     """The call whose place the plan's op takes."""
     end = end_of(site, plan)
     return site.mul if end is None else end.calls[-1]
+
+
+def keeps_order(site: Site) -> bool:
+    """Whether one op's result, which lies in memory as what it reads, lies there as the site's own result."""
+    plan: Plan = "batch_norm" if site.takes_over else "block"
+    source = site.batch_norm.input if site.takes_over and site.batch_norm is not None else site.source
+    return order_of(source) is not None and order_of(source) == order_of(last_of(site, plan))
 
 
 def packs_mask(site: Site) -> bool:
@@ -149,7 +156,16 @@ def _ask_the_source(site: Site, source: fx.Node, end: Closing | None) -> None:
     taken = (site.mul, *(() if end is None else end.calls))
     for node in (site.x, *taken[:-1]):
         for user in set(node.users) - {*site.chain, *taken}:
-            user.replace_input_with(node, source)
+            user.replace_input_with(node, _in_dtype_of(site, node, source, user))
+
+
+def _in_dtype_of(site: Site, node: fx.Node, source: fx.Node, user: fx.Node) -> fx.Node:
+    """The source, cast where the node has another dtype, which the user may ask for: nobody computes it."""
+    dtype = value(node).dtype
+    if value(source).dtype == dtype:
+        return source
+    with node.graph.inserting_before(user):
+        return call(site, torch.Tensor.to, source, dtype)
 
 
 def _gate_of(site: Site, plan: Plan, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
@@ -198,8 +214,7 @@ def _gate_from_pool(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx
 
 def _spread(site: Site, gate: fx.Node, dims: int, channel_dim: int) -> fx.Node:
     """[N, C] with as many dims, images along the first."""
-    places = tuple(slice(None) if dim in (0, channel_dim) else None for dim in range(dims))
-    return call(site, operator.getitem, gate, places)
+    return call(site, operator.getitem, gate, places(dims, channel_dim))
 
 
 def _share(site: Site, gate: fx.Node) -> None:

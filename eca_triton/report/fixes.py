@@ -67,7 +67,7 @@ FIXES: dict[str, Fix] = {
     reasons.GRAD_MODE: Fix(
         "Put the whole layer inside or outside of the context.", "with torch.no_grad():\n    y = self.eca(x)"
     ),
-    reasons.TRANSFORM: Fix(
+    reasons.WRAPPED: Fix(
         "Call the operator itself, which has rules for vmap, grad and jvp.",
         "y = eca_triton.eca(x, self.conv.weight)",
     ),

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 import eca_triton
-from eca_triton.compile.reasons import TRANSFORM
+from eca_triton.compile.reasons import WRAPPED
 
 
 def example(batch: int = 4) -> Tensor:
@@ -180,7 +180,7 @@ def test_inside_a_transform_a_site_is_left_alone_for_a_named_reason(name: str) -
     lowering, x = Lowering("aot_eager"), example()
     transformed = TRANSFORMS[name](EcaModule(8))
     torch.testing.assert_close(lowering.compile(transformed)(x), transformed(x))
-    assert [record.decision.reason for record in lowering.records] == [TRANSFORM]
+    assert [record.decision.reason for record in lowering.records] == [WRAPPED]
 
 
 def test_a_second_derivative_of_a_compiled_network_is_refused_by_torch() -> None:
