@@ -79,7 +79,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (FOLD, '_numbers(arguments.get("stride", 1)) != {1} or ', ""),
     ],
     "eca_triton/compile/rewrite.py": [
-        (MEMORY, "if value(source).dtype == dtype:", "if True:"),
+        (MEMORY, "cast(site, source, value(node).dtype)", "source"),
         (BITS, " and x.shape[1] % 8 == 0", ""),
         (BITS, "is_channels_last(x) and", ""),
         (

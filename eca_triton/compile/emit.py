@@ -31,6 +31,11 @@ def call_node(
     return node
 
 
+def cast(site: Site, x: fx.Node, dtype: torch.dtype) -> fx.Node:
+    """A node in a dtype: itself where it has that one."""
+    return x if value(x).dtype == dtype else call(site, torch.Tensor.to, x, dtype)
+
+
 def become(node: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """Let a node make another call, in its place in the graph and in other sites."""
     node.op, node.target, node.args, node.kwargs = "call_function", target, args, kwargs

@@ -21,7 +21,7 @@ from torch import fx
 from ..activations import ACTIVATIONS
 from .compat import epilogues_of_products, products_keep_precision
 from .cost import pools_rows_first
-from .emit import become, call, taps
+from .emit import become, call, cast, taps
 from .graph import hints, is_contiguous, order_of, value
 from .mutation import changed_between
 from .neighbours import tail_of
@@ -117,7 +117,7 @@ def block_from_projection(site: Site) -> None:
     projection = site.projection
     assert projection is not None
     with site.mul.graph.inserting_before(site.mul):
-        u = _cast(site, projection.input, value(projection.node).dtype)
+        u = cast(site, projection.input, value(projection.node).dtype)
         factor, summand = _terms(site)
         matrix = _matrix(site, projection)
     op = torch.ops.eca_triton.rescaled_projection.default
@@ -131,11 +131,11 @@ def fold(site: Site) -> None:
     assert projection is not None
     last = steps[-1][1] if steps else site.mul
     with last.graph.inserting_before(last):
-        u = _cast(site, projection.input, value(projection.node).dtype)
+        u = cast(site, projection.input, value(projection.node).dtype)
         y = call(site, torch.mm, _flat(site, u), call(site, torch.t, _matrix(site, projection)))
         sizes = [_size(site, u, dim) for dim in (0, *range(2, len(site.shape)))]
         y = _tail(site, _attended(site, y, _product(site, sizes[1:])), steps)
-        y = call(site, torch.reshape, _cast(site, y, value(last).dtype), (*sizes, site.shape[1]))
+        y = call(site, torch.reshape, cast(site, y, value(last).dtype), (*sizes, site.shape[1]))
         contiguous = is_contiguous(value(last))
         if contiguous:
             y = call(site, torch.movedim, y, -1, 1)
@@ -174,7 +174,7 @@ def _terms(site: Site) -> tuple[fx.Node, fx.Node | None]:
 def _attended(site: Site, y: fx.Node, positions: Any) -> fx.Node:
     """The product, scaled and shifted by `_terms`."""
     factor, summand = _terms(site)
-    y = _cast(site, y, value(factor).dtype)
+    y = cast(site, y, value(factor).dtype)
     y = call(site, torch.mul, y, _spread(site, factor, positions))
     return y if summand is None else call(site, torch.add, y, _spread(site, summand, positions))
 
@@ -195,7 +195,7 @@ def _tail(site: Site, y: fx.Node, steps: list[tuple[str, fx.Node]]) -> fx.Node:
             operands = operands[:1]
         y, before = call(site, FUNCTIONS[name], *operands, **options), step
         if name == "residual":  # should Inductor store the sum, then in the dtype that it had
-            y = _cast(site, y, value(step).dtype)
+            y = cast(site, y, value(step).dtype)
     return y
 
 
@@ -248,11 +248,7 @@ def _flat(site: Site, x: fx.Node) -> fx.Node:
 def _matrix(site: Site, projection: Projection) -> fx.Node:
     """The weight [C, I], cast where autocast would do it."""
     matrix = call(site, torch.flatten, projection.weight, 1)
-    return _cast(site, matrix, value(projection.node).dtype)
-
-
-def _cast(site: Site, x: fx.Node, dtype: torch.dtype) -> fx.Node:
-    return x if value(x).dtype == dtype else call(site, torch.Tensor.to, x, dtype)
+    return cast(site, matrix, value(projection.node).dtype)
 
 
 def _size(site: Site, x: fx.Node, dim: int) -> Any:

@@ -10,7 +10,7 @@ from torch import fx
 
 from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
-from .emit import become, call, call_node, taps
+from .emit import become, call, call_node, cast, taps
 from .fold import becomes_product, block_from_projection, fold, gate_before_projection
 from .graph import bind, is_channels_last, op_name, order_of, places, value
 from .mutation import storage
@@ -152,20 +152,14 @@ def _erase_taken(site: Site, end: Closing | None) -> None:
 
 
 def _ask_the_source(site: Site, source: fx.Node, end: Closing | None) -> None:
-    """Let who asks for nothing but the shape of what is about to go ask the source, which has the same."""
+    """Let who asks for no more than the shape of what is about to go ask the source, which has the same."""
     taken = (site.mul, *(() if end is None else end.calls))
     for node in (site.x, *taken[:-1]):
         for user in set(node.users) - {*site.chain, *taken}:
-            user.replace_input_with(node, _in_dtype_of(site, node, source, user))
-
-
-def _in_dtype_of(site: Site, node: fx.Node, source: fx.Node, user: fx.Node) -> fx.Node:
-    """The source, cast where the node has another dtype, which the user may ask for: nobody computes it."""
-    dtype = value(node).dtype
-    if value(source).dtype == dtype:
-        return source
-    with node.graph.inserting_before(user):
-        return call(site, torch.Tensor.to, source, dtype)
+            with node.graph.inserting_before(
+                user
+            ):  # the dtype may be asked for, too: nobody computes the cast
+                user.replace_input_with(node, cast(site, source, value(node).dtype))
 
 
 def _gate_of(site: Site, plan: Plan, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
