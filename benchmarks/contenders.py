@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import eca_triton
+from eca_triton.activations import GATES, PRE_ACTIVATIONS
 from eca_triton.call import Call
 
 from .sites import DTYPES, LAYOUTS, Row
-from .tails import GATES, PRE_ACTIVATIONS
 
 CHUNK = 1 << 24  # elements of a map that are compared in float64 at a time
 
@@ -43,11 +43,11 @@ class Tail(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         kind, side = self.kind, self.conv.kernel_size[0] // 2
-        x = PRE_ACTIVATIONS[kind.pre_activation](x)
+        x = PRE_ACTIVATIONS[kind.pre_activation].function(x)
         y = x.mean((2, 3)).unsqueeze(1)
         if kind.circular:
             y = F.pad(y, (side, side), mode="circular")
-        y = GATES[kind.gate](self.conv(y))
+        y = GATES[kind.gate].function(self.conv(y))
         out = x * y.view(x.shape[0], -1, 1, 1).expand_as(x)
         if kind.gain != 1.0:
             out = kind.gain * out

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from eca_triton.activations import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,15 @@ class TailKind:
 
     def activate(self, out: Tensor) -> Tensor:
         """The last activation."""
-        return ACTIVATIONS[self.activation](out)
+        return ACTIVATIONS[self.activation].function(out)
 
     def undecided(self, before: Tensor, error: float) -> Tensor:
         """Where the slope of the last activation depends on rounding: within `error` of one of its bends."""
         close = torch.zeros_like(before, dtype=torch.bool)
-        for bend in BENDS.get(self.activation, ()):
+        for bend in ACTIVATIONS[self.activation].corners:
             close |= (before - bend).abs() <= error
         return close
 
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x, "relu": torch.relu, "relu6": F.relu6, "silu": F.silu, "gelu": F.gelu,
-    "hardswish": F.hardswish,
-}  # fmt: skip
-PRE_ACTIVATIONS = {name: ACTIVATIONS[name] for name in ("identity", "relu", "silu")}
-GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
-BENDS: dict[str, tuple[float, ...]] = {"relu": (0.0,), "relu6": (0.0, 6.0), "hardswish": (-3.0, 3.0)}
 
 HEADLINE = {  # what the goals speak of, and what is measured unless others are asked for
     "eca": TailKind("ECA"),
