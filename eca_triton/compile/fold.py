@@ -22,7 +22,7 @@ from ..activations import ACTIVATIONS
 from .compat import epilogues_of_products, products_keep_precision
 from .cost import pools_rows_first
 from .emit import become, call, cast, taps
-from .graph import hints, is_contiguous, order_of, value
+from .graph import hints, is_contiguous, order_of, share_order, value
 from .mutation import changed_between
 from .neighbours import tail_of
 from .projection import Projection
@@ -64,7 +64,7 @@ def becomes_block(site: Site, device: str) -> bool:
     if site.shared or site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
         return False
     made = value(site.projection.node)
-    if order_of(site.projection.input) is None or order_of(site.projection.input) != order_of(site.mul):
+    if not share_order(site.projection.input, site.mul):
         return False
     return bool(made.dim() == 4) and (device != "cuda" or made.dtype.itemsize == 2)
 

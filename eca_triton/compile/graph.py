@@ -139,6 +139,12 @@ def order_of(node: fx.Node) -> list[int] | None:
     return memory_order(value(node).shape, value(node).stride())
 
 
+def share_order(one: fx.Node, other: fx.Node) -> bool:
+    """Whether two maps lie in memory in the same of these orders."""
+    order = order_of(one)
+    return order is not None and order == order_of(other)
+
+
 def lie_alike(x: torch.Tensor, y: torch.Tensor) -> bool:
     """Whether two tensors of one shape have the same strides, where these count."""
     return all(

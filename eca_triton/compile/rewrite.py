@@ -12,7 +12,7 @@ from ..ops import BATCH_NORM_ECA
 from .compat import packs_bits
 from .emit import become, call, call_node, cast, taps
 from .fold import becomes_product, block_from_projection, fold, gate_before_projection
-from .graph import bind, is_channels_last, op_name, order_of, places, value
+from .graph import bind, is_channels_last, op_name, places, share_order, value
 from .mutation import storage
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from .readers import readers_of
@@ -69,7 +69,7 @@ def keeps_order(site: Site) -> bool:
     """Whether one op's result, which lies in memory as what it reads, lies there as the site's own result."""
     plan: Plan = "batch_norm" if site.takes_over else "block"
     source = site.batch_norm.input if site.takes_over and site.batch_norm is not None else site.source
-    return order_of(source) is not None and order_of(source) == order_of(last_of(site, plan))
+    return share_order(source, last_of(site, plan))
 
 
 def packs_mask(site: Site) -> bool:
@@ -156,9 +156,8 @@ def _ask_the_source(site: Site, source: fx.Node, end: Closing | None) -> None:
     taken = (site.mul, *(() if end is None else end.calls))
     for node in (site.x, *taken[:-1]):
         for user in set(node.users) - {*site.chain, *taken}:
-            with node.graph.inserting_before(
-                user
-            ):  # the dtype may be asked for, too: nobody computes the cast
+            # The dtype may be asked for, too: nobody computes the cast.
+            with node.graph.inserting_before(user):
                 user.replace_input_with(node, cast(site, source, value(node).dtype))
 
 
