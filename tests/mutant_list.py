@@ -122,6 +122,10 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     "eca_triton/reference_training.py": [
         (TRAINING, "        u = u * gain", "        u = u / gain"),
     ],
+    "eca_triton/ops/autograd.py": [
+        (("tests/test_ops_autograd.py",), "create_graph=torch.is_grad_enabled()", "create_graph=False"),
+        (("tests/test_ops_autograd.py",), "tensor.view_as(tensor)", "tensor"),
+    ],
     "eca_triton/ops/implementation.py": [
         (
             DTYPES,

@@ -5,10 +5,14 @@ import itertools
 import pytest
 import torch
 from eager_block import assert_as_good_as, eager_eca, eager_gate, to_double
+from torch._higher_order_ops.scan import scan
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from eca_triton import reference
 from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+from eca_triton.ops.schema_training import ECA_BACKWARD
 
 
 def doubles(*shapes):
@@ -188,3 +192,63 @@ def test_second_order_runs_through_the_backward_operator():
     (second,) = torch.autograd.grad(first.sum(), weight)
     assert second.abs().max() > 0
     assert GATE_FROM_POOL_BACKWARD(torch.ones_like(pooled), pooled, weight)[1].requires_grad
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_higher_orders_are_those_of_the_formula(order):
+    pooled, weight = doubles((2, 5), (3,))
+    found = []
+    for formula in (GATE_FROM_POOL, reference.gate_from_pool):
+        value = formula(pooled, weight).square().sum()
+        for _ in range(order):
+            grads = torch.autograd.grad(value, (pooled, weight), create_graph=True)
+            value = sum(grad.square().sum() for grad in grads)
+        found.append(grads)
+    torch.testing.assert_close(*found)
+
+
+def test_one_tensor_as_two_inputs_of_a_backward_operator():
+    pooled, weight = doubles((2, 5), (3,))
+    found = [
+        torch.autograd.grad(backward(pooled, pooled, weight)[0].sum(), (pooled, weight))
+        for backward in (GATE_FROM_POOL_BACKWARD, reference.gate_from_pool_backward)
+    ]
+    torch.testing.assert_close(*found)
+
+
+BACKWARD = {
+    "gate_from_pool_backward": lambda x, w: GATE_FROM_POOL_BACKWARD(x, x, w),
+    "eca_backward": lambda x, w: ECA_BACKWARD(x[..., None], x[..., None], w, *[None] * 6, x),
+}
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+def test_a_backward_operator_traced_with_grad_mode_on_is_one_node(name):
+    graph = make_fx(BACKWARD[name])(*doubles((2, 5), (3,))).graph
+    assert [node.target._opname for node in graph.nodes if "eca_triton" in str(node.target)] == [name]
+    assert not graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor)
+
+
+@pytest.mark.skipif(
+    torch.__version__.startswith(("2.11.", "2.12.")),
+    reason="scan differentiates no body that reads a view there",
+)
+@pytest.mark.parametrize(
+    "block",
+    [lambda x, w: x * GATE_FROM_POOL(x, w), lambda x, w: ECA(x[..., None], w)[..., 0]],
+    ids=["gate_from_pool", "eca"],
+)
+def test_in_the_body_of_scan_in_training(block):
+    x, weight = doubles((3, 2, 8), (1, 1, 3))
+
+    def scanned(x, weight):
+        return scan(lambda count, step: (count + 1.0, block(step, weight)), torch.zeros(3), x)[1]
+
+    def looped(x, weight):
+        return torch.stack([block(step, weight) for step in x])
+
+    found = []
+    for steps in (torch.compile(scanned, backend="aot_eager"), looped):
+        out = steps(x, weight)
+        found.append((out, *torch.autograd.grad(out.square().sum(), (x, weight))))
+    torch.testing.assert_close(*found)

@@ -3,8 +3,8 @@
 `eca` is one node of two operators, `eca_forward` and `eca_backward`; `gate_from_pool` is one with a backward
 operator. `gate`, the two from a projection, and `eca` where an activation comes before pooling or the
 statistics of a batch norm need gradients, are compositions of native operators around `gate_from_pool`.
-Second derivatives are those of the plain formula, as is everything inside a functorch transform or
-forward-mode differentiation, which take it apart.
+A backward operator that is differentiated is one node too, with the derivatives of its plain formula.
+Functorch transforms and forward-mode differentiation take every operator apart, into its plain formula.
 """
 
 from __future__ import annotations
@@ -151,6 +151,44 @@ class _Eca(torch.autograd.Function):
         )
 
 
+class _Backward(torch.autograd.Function):
+    """A backward operator as one node, also where it is traced with grad mode on, as in a body of `scan`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        op: Callable[..., Any],
+        formula: Callable[..., Any],
+        options: dict[str, Any],
+        *tensors: Tensor | None,
+    ) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.formula, ctx.options = formula, options
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*tensors, **options)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[3:]
+        with torch.enable_grad():  # views, so that no input is the same tensor as another
+            inputs = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+            results = ctx.formula(*inputs, **ctx.options)
+        pairs = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None and r.requires_grad]
+        if not pairs:
+            return (None,) * (3 + len(inputs))
+        derivatives = iter(
+            torch.autograd.grad(
+                [result for result, _ in pairs],
+                [tensor for tensor, want in zip(inputs, wanted, strict=True) if want and tensor is not None],
+                [grad for _, grad in pairs],
+                create_graph=torch.is_grad_enabled(),
+                allow_unused=True,
+            )
+        )
+        return (None, None, None, *(next(derivatives) if want else None for want in wanted))
+
+
 def _derivative_of(op: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorates what is to be done where a derivative is asked for; elsewhere the operator goes on."""
     again = CALLS[op].again
@@ -183,6 +221,12 @@ def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
 
 @_derivative_of(GATE_FROM_POOL_BACKWARD)
 def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if transforms_are_active():
+        return _gate_from_pool_gradients(*args, **kwargs)
+    return _Backward.apply(GATE_FROM_POOL_BACKWARD, _gate_from_pool_gradients, kwargs, *args)  # type: ignore[no-any-return]
+
+
+def _gate_from_pool_gradients(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     a = PoolBackwardArguments(*args, **kwargs)
     checks.check_pool_backward("gate_from_pool_backward", a)
     return reference.gate_from_pool_backward(**a._asdict())
@@ -222,6 +266,12 @@ def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @_derivative_of(ECA_BACKWARD)
 def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    if transforms_are_active():
+        return _eca_gradients(*args, **kwargs)
+    return _Backward.apply(ECA_BACKWARD, _eca_gradients, kwargs, *args)  # type: ignore[no-any-return]
+
+
+def _eca_gradients(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
     a = BackwardArguments(*args, **kwargs)
     checks.check_backward("eca_backward", a)
     # `pooled` follows from x, and so does its derivative.
