@@ -10,31 +10,11 @@ import torch
 from torch import Tensor
 
 from ..call import BackwardCall, Call, GateCall, ProductCall
-from ..ops.implementation import backward_call, forward_call
-from ..ops.schema import ECA, GATE, SiteArguments, check_and_allocate_eca, check_and_allocate_gate
-from ..ops.schema_projection import (
-    RESCALED_PROJECTION,
-    RescaledArguments,
-    channels_last,
-    check_and_allocate_rescaled_projection,
-)
-from ..ops.schema_training import (
-    ECA_BACKWARD,
-    ECA_FORWARD,
-    BackwardArguments,
-    ForwardArguments,
-    check_and_allocate_eca_backward,
-    check_and_allocate_eca_forward,
-)
-
-ARGUMENTS: dict[Callable[..., Any], Any] = {
-    GATE: SiteArguments,
-    ECA: SiteArguments,
-    RESCALED_PROJECTION: RescaledArguments,
-    ECA_FORWARD: ForwardArguments,
-    ECA_BACKWARD: BackwardArguments,
-}
-"""The operators whose kernels can be tuned, and the names of their arguments."""
+from ..ops.launched import backward_call, forward_call
+from ..ops.operators import OPERATORS, checked
+from ..ops.schema import ECA, GATE
+from ..ops.schema_projection import RESCALED_PROJECTION, channels_last
+from ..ops.schema_training import ECA_BACKWARD, ECA_FORWARD
 
 OF_INFERENCE = {GATE, ECA, RESCALED_PROJECTION}
 """Those whose maps Inductor lays out."""
@@ -63,7 +43,7 @@ class Example:
     """A call of one operator; equal calls of several sites are one example.
 
     Attributes:
-        operator: Key of `ARGUMENTS`.
+        operator: Key of `TUNED`.
         arguments: By name, in the schema's order; a `Form` in the place of a tensor.
         templated: Whether Inductor makes the map by our template: gain, residual and activation are not the
             operator's own but stand behind it, and become part of that kernel. Its config is asked for
@@ -77,7 +57,7 @@ class Example:
     @classmethod
     def of(cls, operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
         """Of a call with these arguments."""
-        a = ARGUMENTS[operator](*args, **kwargs)
+        a = OPERATORS[operator].arguments(*args, **kwargs)
         return cls(operator, tuple((name, Form.of(value)) for name, value in a._asdict().items()))
 
     @property
@@ -139,36 +119,36 @@ class Example:
         }
         from ..launch.devices import supports
 
-        return _CALLS[self.operator](**values) if supports(values["x"]) else None
+        return TUNED[self.operator](**values) if supports(values["x"]) else None
 
 
 def _gate(**values: Any) -> GateCall:
     # The pooling, which is tuned, is the same for any result, and what is wrong with it shows in this one.
-    a, out = check_and_allocate_gate(**values | {"out_dtype": torch.float32})
+    a, out = checked(GATE, **values | {"out_dtype": torch.float32})
     return GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out)
 
 
 def _eca(**values: Any) -> Call:
-    a, out = check_and_allocate_eca(**values)
+    a, out = checked(ECA, **values)
     return Call(a.x, a.weight, a.bias, **a.eca_options, out=out)
 
 
 def _rescaled_projection(**values: Any) -> ProductCall | None:
-    a, out = check_and_allocate_rescaled_projection(**values)
+    a, out = checked(RESCALED_PROJECTION, **values)
     return ProductCall(a.x, a.projection, a.factor, a.summand, out) if channels_last(a.x) else None
 
 
 def _eca_forward(**values: Any) -> Call:
     from ..launch import training
 
-    a, outs = check_and_allocate_eca_forward(**values)
+    a, outs = checked(ECA_FORWARD, **values)
     return training.arranged(forward_call(a, outs), a.mask_order)
 
 
 def _eca_backward(**values: Any) -> BackwardCall | None:
     from ..launch import training
 
-    a, outs = check_and_allocate_eca_backward(**values)
+    a, outs = checked(ECA_BACKWARD, **values)
     call = training.arranged_backward(backward_call(a, outs), a.mask_order)
     return None if call.d_x is None else call
 
@@ -190,11 +170,11 @@ def _tensor(name: str, form: Form, device: torch.device, generator: torch.Genera
     return tensor.expand(form.shape)
 
 
-_CALLS: dict[Callable[..., Any], Callable[..., AnyCall | None]] = {
+TUNED: dict[Callable[..., Any], Callable[..., AnyCall | None]] = {
     GATE: _gate,
     ECA: _eca,
     RESCALED_PROJECTION: _rescaled_projection,
     ECA_FORWARD: _eca_forward,
     ECA_BACKWARD: _eca_backward,
 }
-"""How the operators, checked, become calls."""
+"""The operators whose kernels can be tuned, and how they, checked, become calls."""

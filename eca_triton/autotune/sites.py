@@ -21,7 +21,7 @@ from ..compile.sizes import Sizes
 from ..compile.where import naming
 from ..deviceless.stand_in import Fakes, StandIn
 from ..ops.schema import ECA
-from .examples import ARGUMENTS, OF_INFERENCE, Example
+from .examples import OF_INFERENCE, TUNED, Example
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.node: fx.Node | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in ARGUMENTS:
+        if func in TUNED:
             example = Example.of(func, args, kwargs or {})
             self.calls[example if self.node is None else _in_template(example, self.node)] += 1
         return func(*args, **(kwargs or {}))

@@ -9,6 +9,8 @@ Functorch transforms and forward-mode differentiation take every operator apart,
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,27 +19,11 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from .. import reference, reference_training
 from ..private import function_modes_are_active, profiler_is_active, untraced
-from . import checks
+from . import plain
 from .implementation import CALLS
-from .schema import (
-    ECA,
-    GATE,
-    GATE_FROM_POOL,
-    GATE_FROM_POOL_BACKWARD,
-    LIBRARY,
-    PoolArguments,
-    PoolBackwardArguments,
-    SiteArguments,
-)
-from .schema_projection import (
-    AFFINE_FROM_PROJECTION,
-    GATE_FROM_PROJECTION,
-    RESCALED_PROJECTION,
-    ProjectionArguments,
-    RescaledArguments,
-)
+from .operators import OPERATORS, name_of
+from .schema import ECA, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY, PoolArguments, SiteArguments
 from .schema_training import (
     ECA_BACKWARD,
     ECA_FORWARD,
@@ -45,7 +31,7 @@ from .schema_training import (
     ForwardArguments,
     changed,
     mask_order_for,
-)
+)  # fmt: skip
 
 
 @untraced
@@ -155,25 +141,19 @@ class _Backward(torch.autograd.Function):
     """A backward operator as one node, also where it is traced with grad mode on, as in a body of `scan`."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        op: Callable[..., Any],
-        formula: Callable[..., Any],
-        options: dict[str, Any],
-        *tensors: Tensor | None,
-    ) -> Any:
+    def forward(ctx: Any, op: Any, formula: Callable[[Any], Any], a: Any, *tensors: Tensor | None) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        ctx.formula, ctx.options = formula, options
+        ctx.formula, ctx.arguments, ctx.options = formula, type(a), a[len(tensors) :]
         with torch._C._AutoDispatchBelowAutograd():
-            return op(*tensors, **options)
+            return op(*tensors, **dict(zip(a._fields[len(tensors) :], ctx.options, strict=True)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[3:]
         with torch.enable_grad():  # views, so that no input is the same tensor as another
             inputs = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors]
-            results = ctx.formula(*inputs, **ctx.options)
+            results = ctx.formula(ctx.arguments(*inputs, *ctx.options))
         pairs = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None and r.requires_grad]
         if not pairs:
             return (None,) * (3 + len(inputs))
@@ -189,124 +169,61 @@ class _Backward(torch.autograd.Function):
         return (None, None, None, *(next(derivatives) if want else None for want in wanted))
 
 
-def _derivative_of(op: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates what is to be done where a derivative is asked for; elsewhere the operator goes on."""
-    again = CALLS[op].again
-
-    def decorate(derivative: Callable[..., Any]) -> Callable[..., Any]:
-        @untraced
-        def kernel(*args: Any, **kwargs: Any) -> Any:
-            if _differentiates(args):
-                return derivative(*args, **kwargs)
-            # An earlier call made again need not pass the dispatcher a second time.
-            result = again(args, kwargs)
-            if result is None:
-                with torch._C._AutoDispatchBelowAutograd():
-                    result = op(*args, **kwargs)
-            return result
-
-        return kernel
-
-    return decorate
-
-
-@_derivative_of(GATE_FROM_POOL)
-def _gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
-    a = PoolArguments(*args, **kwargs)
-    checks.check_pool("gate_from_pool", a)
+def _gate_from_pool(a: PoolArguments) -> Tensor:
     if transforms_are_active():
-        return reference.gate_from_pool(**a._asdict())
+        return plain.gate_from_pool(a)
     return _GateFromPool.apply(a, a.pooled, a.weight, a.bias)  # type: ignore[no-any-return]
 
 
-@_derivative_of(GATE_FROM_POOL_BACKWARD)
-def _gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if transforms_are_active():
-        return _gate_from_pool_gradients(*args, **kwargs)
-    return _Backward.apply(GATE_FROM_POOL_BACKWARD, _gate_from_pool_gradients, kwargs, *args)  # type: ignore[no-any-return]
-
-
-def _gate_from_pool_gradients(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    a = PoolBackwardArguments(*args, **kwargs)
-    checks.check_pool_backward("gate_from_pool_backward", a)
-    return reference.gate_from_pool_backward(**a._asdict())
-
-
-@_derivative_of(GATE)
-def _gate(*args: Any, **kwargs: Any) -> Tensor:
-    a = SiteArguments(*args, **kwargs)
-    checks.check_site("gate", a)
-    return reference.gate(
-        a.x, a.weight, a.bias, **a.gate_options, out_dtype=a.out_dtype, gate_from_pool=_gate_from_pool
-    )
-
-
-@_derivative_of(ECA)
-def _eca(*args: Any, **kwargs: Any) -> Tensor:
-    a = SiteArguments(*args, **kwargs)
-    checks.check_site("eca", a)
+def _eca(a: SiteArguments) -> Tensor:
     constant = all(v is None or not v.requires_grad for v in (a.bn_mean, a.bn_var))
     if constant and a.pre_activation == "identity" and not transforms_are_active():
         return _Eca.apply(  # type: ignore[no-any-return]
             a, a.x, a.weight, a.bias, a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias, a.residual
         )
-    return reference.eca(
-        a.x, a.weight, a.bias, **a.eca_options, out_dtype=a.out_dtype, gate_from_pool=_gate_from_pool
-    )
+    return plain.eca(a, gate_from_pool=_differentiable_gate)
 
 
-@_derivative_of(ECA_FORWARD)
-def _eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    a = ForwardArguments(*args, **kwargs)
-    checks.check_forward("eca_forward", a)
-    return reference_training.eca_forward(
-        a.x, a.weight, a.bias, **a.options, mask_order=a.mask_order, out_dtype=a.out_dtype or a.x.dtype
-    )
+def _backward_node(op: Any, formula: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def node(a: Any) -> Any:
+        if transforms_are_active():
+            return formula(a)
+        tensors = itertools.takewhile(lambda value: value is None or isinstance(value, Tensor), a)
+        return _Backward.apply(op, formula, a, *tensors)
+
+    return node
 
 
-@_derivative_of(ECA_BACKWARD)
-def _eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-    if transforms_are_active():
-        return _eca_gradients(*args, **kwargs)
-    return _Backward.apply(ECA_BACKWARD, _eca_gradients, kwargs, *args)  # type: ignore[no-any-return]
+def _derivative_of(op: Any) -> Callable[..., Any]:
+    """What is to be done where a derivative is asked for: a node of ours, else the formula."""
+    row = OPERATORS[op]
+    given = {"gate_from_pool": _differentiable_gate} if row.composed else {}
+    derivative = NODES.get(op) or functools.partial(row.formula, **given)
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        a = row.arguments(*args, **kwargs)
+        row.check(name_of(op), a)
+        return derivative(a)
+
+    return checked
 
 
-def _eca_gradients(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-    a = BackwardArguments(*args, **kwargs)
-    checks.check_backward("eca_backward", a)
-    # `pooled` follows from x, and so does its derivative.
-    gradients = reference_training.eca_backward(
-        a.grad, a.x, a.weight, a.bias, **a.options,
-        pooled=None, mask=a.mask, mask_order=a.mask_order, **a.wanted,
-    )  # fmt: skip
-    return a.outputs(gradients)
+def _kernel(op: Any, derivative: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator where derivatives are: its own where one is asked for; elsewhere the operator goes on."""
+    again = CALLS[op].again
 
+    @untraced
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        if _differentiates(args):
+            return derivative(*args, **kwargs)
+        # An earlier call made again need not pass the dispatcher a second time.
+        result = again(args, kwargs)
+        if result is None:
+            with torch._C._AutoDispatchBelowAutograd():
+                result = op(*args, **kwargs)
+        return result
 
-@_derivative_of(GATE_FROM_PROJECTION)
-def _gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
-    a = ProjectionArguments(*args, **kwargs)
-    checks.check_projection("gate_from_projection", a)
-    return reference.gate_from_projection(
-        a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=a.out_dtype,
-        gate_from_pool=_gate_from_pool,
-    )  # fmt: skip
-
-
-@_derivative_of(AFFINE_FROM_PROJECTION)
-def _affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-    a = ProjectionArguments(*args, **kwargs)
-    checks.check_projection("affine_from_projection", a)
-    return reference.affine_from_projection(
-        a.pooled, a.projection, a.weight, a.bias, **a.options, out_dtype=a.out_dtype,
-        gate_from_pool=_gate_from_pool,
-    )  # fmt: skip
-
-
-@_derivative_of(RESCALED_PROJECTION)
-def _rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
-    a = RescaledArguments(*args, **kwargs)
-    checks.check_rescaled("rescaled_projection", a)
-    return reference.rescaled_projection(a.x, a.projection, a.factor, a.summand, out_dtype=a.out_dtype)
+    return kernel
 
 
 def _differentiates(args: tuple[Any, ...]) -> bool:
@@ -327,12 +244,14 @@ def transforms_are_active() -> bool:
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
-LIBRARY.impl("gate", _gate, "Autograd")
-LIBRARY.impl("eca", _eca, "Autograd")
-LIBRARY.impl("eca_forward", _eca_forward, "Autograd")
-LIBRARY.impl("eca_backward", _eca_backward, "Autograd")
-LIBRARY.impl("gate_from_pool", _gate_from_pool, "Autograd")
-LIBRARY.impl("gate_from_pool_backward", _gate_from_pool_backward, "Autograd")
-LIBRARY.impl("gate_from_projection", _gate_from_projection, "Autograd")
-LIBRARY.impl("affine_from_projection", _affine_from_projection, "Autograd")
-LIBRARY.impl("rescaled_projection", _rescaled_projection, "Autograd")
+# Nodes of autograd's that are no formula taken apart.
+NODES: dict[Any, Callable[..., Any]] = {
+    GATE_FROM_POOL: _gate_from_pool,
+    GATE_FROM_POOL_BACKWARD: _backward_node(GATE_FROM_POOL_BACKWARD, plain.gate_from_pool_backward),
+    ECA: _eca,
+    # `pooled` follows from x, and so does its derivative.
+    ECA_BACKWARD: _backward_node(ECA_BACKWARD, functools.partial(plain.eca_backward, pooled=None)),
+}
+_differentiable_gate = _kernel(GATE_FROM_POOL, _derivative_of(GATE_FROM_POOL))
+for _op in OPERATORS:
+    LIBRARY.impl(name_of(_op), _kernel(_op, _derivative_of(_op)), "Autograd")

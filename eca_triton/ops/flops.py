@@ -9,53 +9,40 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-
-import torch
+from typing import Any
 
 _FLOP_COUNTER = "torch.utils.flop_counter"
 
 
-def _convolution(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+def convolution(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
     return 2 * x[0] * x[1] * weight[-1]
 
 
-def _convolution_backward(
+def convolution_backward(
     grad: Sequence[int], pooled: Sequence[int], weight: Sequence[int], *_: object, **__: object
 ) -> int:
-    return 2 * _convolution(pooled, weight)
+    return 2 * convolution(pooled, weight)
 
 
-def _site_backward(
+def site_backward(
     grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *_: object, wants_x: bool = True,
     wants_band: bool = True, **__: object,
 ) -> int:  # fmt: skip
-    return (wants_x + wants_band) * _convolution(x, weight)
+    return (wants_x + wants_band) * convolution(x, weight)
 
 
-def _projection(
+def projection(
     pooled: Sequence[int], projection: Sequence[int], weight: Sequence[int], *_: object, **__: object
 ) -> int:
     return 2 * pooled[0] * projection[0] * (projection[1] + weight[-1])
 
 
-def _rescaled(x: Sequence[int], projection: Sequence[int], *_: object, **__: object) -> int:
+def rescaled(x: Sequence[int], projection: Sequence[int], *_: object, **__: object) -> int:
     return 2 * math.prod(x) * projection[0]
-
-
-def _register() -> None:
-    from torch.utils.flop_counter import register_flop_formula
-
-    namespace = torch.ops.eca_triton
-    forward = [namespace.gate, namespace.eca, namespace.eca_forward, namespace.gate_from_pool]
-    register_flop_formula(forward)(_convolution)
-    register_flop_formula(namespace.eca_backward)(_site_backward)
-    register_flop_formula([namespace.gate_from_projection, namespace.affine_from_projection])(_projection)
-    register_flop_formula(namespace.rescaled_projection)(_rescaled)
-    register_flop_formula(namespace.gate_from_pool_backward)(_convolution_backward)
 
 
 class _OnImport(MetaPathFinder):
@@ -64,6 +51,9 @@ class _OnImport(MetaPathFinder):
     Importing it ourselves would import Triton, and the first call of an operator is too late: a
     `FlopCounterMode` copies the registry when it is made.
     """
+
+    def __init__(self, formulas: Mapping[Any, Callable[..., int]]) -> None:
+        self._formulas = formulas
 
     def find_spec(self, name: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != _FLOP_COUNTER:
@@ -76,13 +66,22 @@ class _OnImport(MetaPathFinder):
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
-            _register()
+            _register(self._formulas)
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]  # this spec's own loader
         return spec
 
 
-if _FLOP_COUNTER in sys.modules:
-    _register()
-else:
-    sys.meta_path.insert(0, _OnImport())
+def register(formulas: Mapping[Any, Callable[..., int]]) -> None:
+    """Let the flop counter know operators by their formulas, now or as soon as somebody imports it."""
+    if _FLOP_COUNTER in sys.modules:
+        _register(formulas)
+    else:
+        sys.meta_path.insert(0, _OnImport(formulas))
+
+
+def _register(formulas: Mapping[Any, Callable[..., int]]) -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    for op, formula in formulas.items():
+        register_flop_formula(op.overloadpacket)(formula)

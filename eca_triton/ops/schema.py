@@ -1,4 +1,4 @@
-"""The operators of the `eca_triton` namespace: schemas, arguments, output allocation and fakes.
+"""The operators of the `eca_triton` namespace: schemas, arguments and the allocation of outputs.
 
 Registered with `torch.library.Library` rather than `custom_op`, which takes two to four times as long to
 dispatch. `flexible_layout` lets Inductor pass the map in whatever dense layout it has; the default tag would
@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from . import checks
 
 LIBRARY: Any = torch.library.Library("eca_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
@@ -122,55 +120,23 @@ class PoolBackwardArguments(NamedTuple):
     gate: str = "sigmoid"
 
 
-def check_and_allocate_gate(*args: Any, **kwargs: Any) -> tuple[SiteArguments, Tensor]:
-    """Checked arguments of `gate` and its output, uninitialised: the same for the op and for its fake."""
-    a = SiteArguments(*args, **kwargs)
-    checks.check_site("gate", a)
-    return a, a.x.new_empty(a.x.shape[:2], dtype=a.out_dtype)
+def allocate_gate(a: SiteArguments) -> Tensor:
+    """The output of `gate`, uninitialised, as all of these: the same for the operator and for its fake."""
+    return a.x.new_empty(a.x.shape[:2], dtype=a.out_dtype)
 
 
-def check_and_allocate_eca(*args: Any, **kwargs: Any) -> tuple[SiteArguments, Tensor]:
-    """As `check_and_allocate_gate`, for `eca`."""
-    a = SiteArguments(*args, **kwargs)
-    checks.check_site("eca", a)
-    return a, torch.empty_like(a.x, dtype=a.out_dtype)
+def allocate_eca(a: SiteArguments) -> Tensor:
+    """The output of `eca`."""
+    return torch.empty_like(a.x, dtype=a.out_dtype)
 
 
-def check_and_allocate_gate_from_pool(*args: Any, **kwargs: Any) -> tuple[PoolArguments, Tensor]:
-    """As `check_and_allocate_gate`, for `gate_from_pool`."""
-    a = PoolArguments(*args, **kwargs)
-    checks.check_pool("gate_from_pool", a)
-    return a, a.pooled.new_empty(a.pooled.shape, dtype=a.out_dtype)
+def allocate_gate_from_pool(a: PoolArguments) -> Tensor:
+    """The output of `gate_from_pool`."""
+    return a.pooled.new_empty(a.pooled.shape, dtype=a.out_dtype)
 
 
-def check_and_allocate_gate_from_pool_backward(
-    *args: Any, **kwargs: Any
-) -> tuple[PoolBackwardArguments, tuple[Tensor, Tensor, Tensor]]:
-    """As `check_and_allocate_gate`, for `gate_from_pool_backward`."""
-    a = PoolBackwardArguments(*args, **kwargs)
-    checks.check_pool_backward("gate_from_pool_backward", a)
+def allocate_gate_from_pool_backward(a: PoolBackwardArguments) -> tuple[Tensor, Tensor, Tensor]:
+    """The outputs of `gate_from_pool_backward`."""
     d_pooled = a.pooled.new_empty(a.pooled.shape)
     d_bias = (a.weight if a.bias is None else a.bias).new_empty(1)
-    return a, (d_pooled, a.weight.new_empty(a.weight.shape), d_bias)
-
-
-def _fake_gate(*args: Any, **kwargs: Any) -> Tensor:
-    return check_and_allocate_gate(*args, **kwargs)[1]
-
-
-def _fake_eca(*args: Any, **kwargs: Any) -> Tensor:
-    return check_and_allocate_eca(*args, **kwargs)[1]
-
-
-def _fake_gate_from_pool(*args: Any, **kwargs: Any) -> Tensor:
-    return check_and_allocate_gate_from_pool(*args, **kwargs)[1]
-
-
-def _fake_gate_from_pool_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return check_and_allocate_gate_from_pool_backward(*args, **kwargs)[1]
-
-
-torch.library.register_fake("eca_triton::gate", _fake_gate, lib=LIBRARY)
-torch.library.register_fake("eca_triton::eca", _fake_eca, lib=LIBRARY)
-torch.library.register_fake("eca_triton::gate_from_pool", _fake_gate_from_pool, lib=LIBRARY)
-torch.library.register_fake("eca_triton::gate_from_pool_backward", _fake_gate_from_pool_backward, lib=LIBRARY)
+    return d_pooled, a.weight.new_empty(a.weight.shape), d_bias

@@ -1,4 +1,4 @@
-"""The operators for gates before a 1x1 convolution: schemas, arguments, output allocation and fakes.
+"""The operators for gates before a 1x1 convolution: schemas, arguments and the allocation of outputs.
 
 `gate_from_projection` gives the gates alone; `affine_from_projection` gates times the factor and the summand
 that bias and batch norm are behind the product, so that one multiplication and one addition follow it.
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks
 from .schema import LIBRARY, TAGS
 
 _ARGUMENTS = (
@@ -76,54 +75,25 @@ class RescaledArguments(NamedTuple):
     out_dtype: torch.dtype | None = None
 
 
-def check_and_allocate_gate_from_projection(*args: Any, **kwargs: Any) -> tuple[ProjectionArguments, Tensor]:
-    """Checked arguments and the output, uninitialised: the same for the op and for its fake."""
-    a = ProjectionArguments(*args, **kwargs)
-    checks.check_projection("gate_from_projection", a)
-    return a, _empty(a)
+def allocate_gate_from_projection(a: ProjectionArguments) -> Tensor:
+    """The output of `gate_from_projection`, uninitialised."""
+    return a.pooled.new_empty((a.pooled.shape[0], a.projection.shape[0]), dtype=a.out_dtype)
 
 
-def check_and_allocate_affine_from_projection(
-    *args: Any, **kwargs: Any
-) -> tuple[ProjectionArguments, tuple[Tensor, Tensor]]:
-    """As `check_and_allocate_gate_from_projection`, for `affine_from_projection`."""
-    a = ProjectionArguments(*args, **kwargs)
-    checks.check_projection("affine_from_projection", a)
-    return a, (_empty(a), _empty(a))
+def allocate_affine_from_projection(a: ProjectionArguments) -> tuple[Tensor, Tensor]:
+    """The outputs of `affine_from_projection`, uninitialised."""
+    return allocate_gate_from_projection(a), allocate_gate_from_projection(a)
 
 
-def check_and_allocate_rescaled_projection(*args: Any, **kwargs: Any) -> tuple[RescaledArguments, Tensor]:
-    """Checked arguments and the output, uninitialised: channels-last where x is, else contiguous."""
-    a = RescaledArguments(*args, **kwargs)
-    checks.check_rescaled("rescaled_projection", a)
+def allocate_rescaled_projection(a: RescaledArguments) -> Tensor:
+    """The output of `rescaled_projection`, uninitialised: channels-last where x is, else contiguous."""
     size = (a.x.shape[0], a.projection.shape[0], *a.x.shape[2:])
     dtype = a.x.dtype if a.out_dtype is None else a.out_dtype
     if channels_last(a.x):
-        return a, a.x.new_empty((size[0], *size[2:], size[1]), dtype=dtype).movedim(-1, 1)
-    return a, a.x.new_empty(size, dtype=dtype)
+        return a.x.new_empty((size[0], *size[2:], size[1]), dtype=dtype).movedim(-1, 1)
+    return a.x.new_empty(size, dtype=dtype)
 
 
 def channels_last(x: Tensor) -> bool:
     """Whether the channels of x [N, I, *spatial] are innermost, without gaps."""
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
-
-
-def _empty(a: ProjectionArguments) -> Tensor:
-    return a.pooled.new_empty((a.pooled.shape[0], a.projection.shape[0]), dtype=a.out_dtype)
-
-
-def _fake_gate_from_projection(*args: Any, **kwargs: Any) -> Tensor:
-    return check_and_allocate_gate_from_projection(*args, **kwargs)[1]
-
-
-def _fake_affine_from_projection(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-    return check_and_allocate_affine_from_projection(*args, **kwargs)[1]
-
-
-def _fake_rescaled_projection(*args: Any, **kwargs: Any) -> Tensor:
-    return check_and_allocate_rescaled_projection(*args, **kwargs)[1]
-
-
-torch.library.register_fake("eca_triton::rescaled_projection", _fake_rescaled_projection, lib=LIBRARY)
-torch.library.register_fake("eca_triton::gate_from_projection", _fake_gate_from_projection, lib=LIBRARY)
-torch.library.register_fake("eca_triton::affine_from_projection", _fake_affine_from_projection, lib=LIBRARY)

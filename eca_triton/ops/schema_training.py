@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..activations import SELECTING
 from ..reference import compute_dtype
-from . import checks
 from .schema import LIBRARY, SITE, TAGS
 
 _OPTIONS = (
@@ -152,37 +151,29 @@ def mask_order_for(x: Tensor, residual: Tensor | None, activation: str) -> str:
     return "none"
 
 
-def check_and_allocate_eca_forward(
-    *args: Any, **kwargs: Any
-) -> tuple[ForwardArguments, tuple[Tensor, Tensor, Tensor]]:
-    """As `schema.check_and_allocate_eca`, for `eca_forward`."""
-    a = ForwardArguments(*args, **kwargs)
-    checks.check_forward("eca_forward", a)
+def allocate_eca_forward(a: ForwardArguments) -> tuple[Tensor, Tensor, Tensor]:
+    """The outputs of `eca_forward`, uninitialised."""
     x = a.x
     mask = (0,) if a.mask_order == "none" else (x.shape[0], math.prod(x.shape[1:]) // 8)
-    return a, (
+    return (
         torch.empty_like(x, dtype=a.out_dtype),
         x.new_empty(x.shape[:2], dtype=compute_dtype(x)),
         x.new_empty(mask, dtype=torch.uint8),
     )
 
 
-def check_and_allocate_eca_backward(
-    *args: Any, **kwargs: Any
-) -> tuple[BackwardArguments, tuple[Tensor, ...]]:
-    """As `schema.check_and_allocate_eca`, for `eca_backward`; a gradient not wanted has the shape [0].
+def allocate_eca_backward(a: BackwardArguments) -> tuple[Tensor, ...]:
+    """The outputs of `eca_backward`, uninitialised; a gradient that is not wanted has the shape [0].
 
     d_residual is of `d_residual_dtype`, every other gradient of its input's dtype.
     """
-    a = BackwardArguments(*args, **kwargs)
-    checks.check_backward("eca_backward", a)
 
     def parameter(like: Tensor | None, wanted: bool) -> Tensor:
         if like is None:
             return a.x.new_empty(0)
         return like.new_empty(like.shape if wanted else 0)
 
-    return a, (
+    return (
         torch.empty_like(a.x) if a.wants_x else a.x.new_empty(0),
         torch.empty_like(a.x, dtype=a.d_residual_dtype)
         if a.wants_residual
@@ -205,15 +196,3 @@ def _options(a: ForwardArguments | BackwardArguments) -> dict[str, Any]:
         "residual": a.residual,
         "activation": a.activation,
     }
-
-
-def _fake_eca_forward(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return check_and_allocate_eca_forward(*args, **kwargs)[1]
-
-
-def _fake_eca_backward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-    return check_and_allocate_eca_backward(*args, **kwargs)[1]
-
-
-torch.library.register_fake("eca_triton::eca_forward", _fake_eca_forward, lib=LIBRARY)
-torch.library.register_fake("eca_triton::eca_backward", _fake_eca_backward, lib=LIBRARY)

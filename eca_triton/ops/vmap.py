@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY
-from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION, RESCALED_PROJECTION
-from .schema_training import ECA_BACKWARD, ECA_FORWARD
+from .operators import OPERATORS
+from .schema import LIBRARY
 
 Rule = Callable[..., tuple[Any, Any]]
 
 
-def _fold_into_batch(op: Callable[..., Any], maps: tuple[int, ...]) -> Rule:
-    """The rule of an operator whose positional arguments `maps` have N as their first dimension."""
+def _fold_into_batch(op: Callable[..., Any], maps: set[int]) -> Rule:
+    """The rule of an operator whose arguments at the positions `maps` have N as their first dimension."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if any(dim is not None for i, dim in enumerate(in_dims) if i not in maps):
@@ -57,22 +56,7 @@ def _lead(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
-_RESIDUAL = 7
-torch.library.register_vmap("eca_triton::gate", _fold_into_batch(GATE, (0,)), lib=LIBRARY)
-torch.library.register_vmap("eca_triton::eca", _fold_into_batch(ECA, (0, _RESIDUAL)), lib=LIBRARY)
-torch.library.register_vmap("eca_triton::gate_from_pool", _fold_into_batch(GATE_FROM_POOL, (0,)), lib=LIBRARY)
-torch.library.register_vmap(
-    "eca_triton::gate_from_projection", _fold_into_batch(GATE_FROM_PROJECTION, (0,)), lib=LIBRARY
-)
-torch.library.register_vmap(
-    "eca_triton::affine_from_projection", _one_by_one(AFFINE_FROM_PROJECTION), lib=LIBRARY
-)
-torch.library.register_vmap(
-    "eca_triton::rescaled_projection", _fold_into_batch(RESCALED_PROJECTION, (0, 2, 3)), lib=LIBRARY
-)
-# Its weight gradient is a sum over N that the samples do not share.
-torch.library.register_vmap(
-    "eca_triton::gate_from_pool_backward", _one_by_one(GATE_FROM_POOL_BACKWARD), lib=LIBRARY
-)
-torch.library.register_vmap("eca_triton::eca_forward", _one_by_one(ECA_FORWARD), lib=LIBRARY)
-torch.library.register_vmap("eca_triton::eca_backward", _one_by_one(ECA_BACKWARD), lib=LIBRARY)
+for _op, _row in OPERATORS.items():
+    _maps = {_row.arguments._fields.index(name) for name in _row.batched}
+    _rule = _fold_into_batch(_op, _maps) if _maps else _one_by_one(_op)
+    torch.library.register_vmap(_op.name(), _rule, lib=LIBRARY)
