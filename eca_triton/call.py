@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from .reference import BatchNorm
 from .tuning.config import Device
 from .tuning.heuristic import power_of_2
 from .tuning.layout import Layout, common_layout
 from .tuning.problem import EcaProblem, ProductProblem
 
-BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-"""Running mean, running variance, weight, bias: [C] each."""
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Of the maps that kernels take."""
 
 
 class Call(NamedTuple):

@@ -21,6 +21,7 @@ from torch._inductor import ir
 from torch._inductor.lowering import fallback_handler, lowerings, register_lowering
 from torch._inductor.virtualized import V, ops
 
+from ..call import KERNEL_DTYPES
 from ..ops.schema import ECA, GATE, SiteArguments
 from ..ops.schema_projection import RESCALED_PROJECTION
 from ..tuning.config import Device
@@ -33,7 +34,6 @@ from .epilogue import fits
 from .graph import memory_order
 from .lowering_projection import lower_rescaled_projection, stored
 from .native import lower_natively
-from .plan import KERNEL_DTYPES
 from .reasons import NotLoweredError
 from .template import MUTATED, attempt, template
 

@@ -11,8 +11,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-
+from ..call import KERNEL_DTYPES
 from ..targets import TARGETS
 from . import cost
 from .cost import Cost, Work
@@ -42,7 +41,6 @@ from .reasons import (
 )
 from .settings import Plan, Settings
 
-KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Below this a site is bound by launches and by the host, whose calls of opaque ops take some 5 us more than
 # Inductor's own launcher: what a launch less saves, such a call costs. Estimated, not measured.
 TINY_MAP_BYTES = 32 * 1024

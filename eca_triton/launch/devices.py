@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..call import KERNEL_DTYPES
 from ..direct import forget_plans
 from ..tuning.choice import Choice
 from ..tuning.config import Device
@@ -34,7 +35,7 @@ def supports(x: Tensor) -> bool:
     spatial elements must stay below 2**31 each; their product has no limit.
     """
     return (
-        x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        x.dtype in KERNEL_DTYPES
         and 2 <= x.dim() <= 5
         and x.numel() > 0
         and x.shape[0] * x.shape[1] < _MAX_INDEX

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..call import BatchNorm, ProductCall, vectors
+from ..call import ProductCall, vectors
 from ..direct import run
 from ..kernels.product import product_kernel
 from ..kernels.projection import projection_kernel
+from ..reference import BatchNorm
 from ..tuning import product
 from ..tuning.choice import Choice
 from ..tuning.product import ProductConfig

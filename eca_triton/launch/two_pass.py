@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, BatchNorm, Call, vectors
+from ..call import BackwardCall, Call, vectors
 from ..direct import run, scratch
 from ..kernels.affine import affine_backward_kernel, affine_kernel
 from ..kernels.moments import moments_kernel
 from ..kernels.terms import backward_terms_kernel, forward_terms_kernel
+from ..reference import BatchNorm
 from ..tuning.config import Config, FlatConfig, Pass
 from ..tuning.heuristic import gate_block, near_gate_block
 from ..tuning.layout import Layout

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..reference import BatchNorm
+
 LIBRARY: Any = torch.library.Library("eca_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
@@ -70,17 +72,10 @@ class SiteArguments(NamedTuple):
     out_dtype: torch.dtype | None = None
 
     @property
-    def bn(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None:
-        """The four vectors of the batch norm before, or None."""
-        if self.bn_mean is None or self.bn_var is None:
-            return None
-        return self.bn_mean, self.bn_var, self.bn_weight, self.bn_bias
-
-    @property
     def gate_options(self) -> dict[str, Any]:
         """The keyword arguments of a gate, as the reference and the launcher take them."""
         return {
-            "bn": self.bn,
+            "bn": batch_norm_of(self),
             "bn_eps": self.bn_eps,
             "pre_activation": self.pre_activation,
             "circular": self.circular,
@@ -118,6 +113,11 @@ class PoolBackwardArguments(NamedTuple):
     bias: Tensor | None = None
     circular: bool = False
     gate: str = "sigmoid"
+
+
+def batch_norm_of(a: Any) -> BatchNorm | None:
+    """The four vectors of the batch norm among an operator's arguments, if there is one."""
+    return None if a.bn_mean is None or a.bn_var is None else (a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias)
 
 
 def allocate_gate(a: SiteArguments) -> Tensor:

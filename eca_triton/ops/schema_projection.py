@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .schema import LIBRARY, TAGS
+from .schema import LIBRARY, TAGS, batch_norm_of
 
 _ARGUMENTS = (
     "Tensor pooled, Tensor projection, Tensor weight, Tensor? bias=None, Tensor? projection_bias=None, "
@@ -55,10 +55,9 @@ class ProjectionArguments(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """The arguments after the bias, as the reference and the launcher take them."""
-        has_bn = self.bn_mean is not None and self.bn_var is not None
         return {
             "projection_bias": self.projection_bias,
-            "bn": (self.bn_mean, self.bn_var, self.bn_weight, self.bn_bias) if has_bn else None,
+            "bn": batch_norm_of(self),
             "bn_eps": self.bn_eps,
             "circular": self.circular,
             "gate": self.gate,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..activations import SELECTING
 from ..reference import compute_dtype
-from .schema import LIBRARY, SITE, TAGS
+from .schema import LIBRARY, SITE, TAGS, batch_norm_of
 
 _OPTIONS = (
     'float bn_eps=1e-5, bool circular=False, str gate="sigmoid", float gain=1.0, str activation="identity", '
@@ -186,9 +186,8 @@ def allocate_eca_backward(a: BackwardArguments) -> tuple[Tensor, ...]:
 
 
 def _options(a: ForwardArguments | BackwardArguments) -> dict[str, Any]:
-    statistics = None if a.bn_mean is None or a.bn_var is None else (a.bn_mean, a.bn_var)
     return {
-        "bn": None if statistics is None else (*statistics, a.bn_weight, a.bn_bias),
+        "bn": batch_norm_of(a),
         "bn_eps": a.bn_eps,
         "circular": a.circular,
         "gate": a.gate,
