@@ -2,7 +2,7 @@
 
     model = torch.compile(model, backend="eca_triton")
 
-Importing this package needs torch alone. It registers the ops of ``torch.ops.eca_triton`` and imports
+Importing this package needs torch and einops. It registers the ops of ``torch.ops.eca_triton`` and imports
 neither Triton nor the machinery of torch.compile, which load when they are first used.
 """
 
@@ -12,8 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import ops as ops  # registers torch.ops.eca_triton.*
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from eca_triton import compile as compile

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .ops.batch_norm import BATCH_NORM_ECA
 from .ops.batch_norm import plain as plain_batch_norm_eca
 from .ops.operators import OPERATORS, Operator
+from .ops.schema_batch_norm import BATCH_NORM_ECA
 
 
 def decomposition_table() -> dict[Any, Callable[..., Any]]:

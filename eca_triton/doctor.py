@@ -11,9 +11,9 @@ from typing import TextIO
 
 import torch
 
-from . import __version__
 from .tables import write_table
 from .tuning import store
+from .version import __version__
 
 PACKAGES = ("triton", "einops", "timm", "rich")
 VARIABLES = (

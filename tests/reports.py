@@ -12,8 +12,9 @@ from eca_triton.compile.plan import Decision
 from eca_triton.compile.record import SiteRecord
 from eca_triton.compile.settings import Plan
 from eca_triton.deviceless import Buffer, Comparison, Kernel, Lowering
+from eca_triton.report import Report
 from eca_triton.report.lookalikes import UNREACHED, Unmatched
-from eca_triton.report.result import Report, Subject
+from eca_triton.report.result import Subject
 
 
 class Attention(nn.Module):

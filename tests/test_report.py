@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 import eca_triton
 from eca_triton.compile.reasons import REASONS
+from eca_triton.report import Report
 from eca_triton.report.fixes import FIXES
 from eca_triton.report.gather import choose_target, look
 from eca_triton.report.lookalikes import NAMES, OTHER_LAYER, UNREACHED, lookalikes
-from eca_triton.report.result import SCHEMA, Report
+from eca_triton.report.result import SCHEMA
 from eca_triton.report.twin import NoTwinError, without_attention
 from eca_triton.targets import TARGETS
 

@@ -15,9 +15,9 @@ import pytest
 from reports import fixed
 
 from eca_triton.compile.settings import Plan
+from eca_triton.report import Report
 from eca_triton.report.html import PAGE
 from eca_triton.report.predict import Band
-from eca_triton.report.result import Report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = """

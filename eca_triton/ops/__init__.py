@@ -2,9 +2,9 @@
 
 from . import autograd, batch_norm, flops, implementation, vmap
 from .autograd import call
-from .batch_norm import BATCH_NORM_ECA
 from .operators import OPERATORS
 from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+from .schema_batch_norm import BATCH_NORM_ECA
 from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION, RESCALED_PROJECTION
 from .schema_training import ECA_BACKWARD, ECA_FORWARD
 

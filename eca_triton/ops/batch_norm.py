@@ -26,45 +26,8 @@ from .. import reference_training
 from ..reference import compute_dtype
 from . import batch_norm_kernels, checks, joint_batch
 from .autograd import transforms_are_active
-from .schema import GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY, TAGS
-
-LIBRARY.define(
-    "batch_norm_eca(Tensor x, Tensor weight, Tensor? bias=None, Tensor? bn_weight=None, "
-    "Tensor? bn_bias=None, Tensor? residual=None, *, float bn_eps=1e-5, bool circular=False, "
-    'str gate="sigmoid", float gain=1.0, str activation="identity", bool pack_mask=False, '
-    'ScalarType? out_dtype=None, str group="") -> (Tensor out, Tensor mean, Tensor var)',
-    tags=TAGS,
-)
-BATCH_NORM_ECA = torch.ops.eca_triton.batch_norm_eca.default
-
-
-class Arguments(NamedTuple):
-    """The arguments of `batch_norm_eca`, with the schema's names, order and defaults.
-
-    `pack_mask`: backward knows where ReLU was open from one bit per element, eight channels to a byte,
-    instead of from `out`. Kernels keep bits of their own wherever they can. `group`: the name of the process
-    group whose batches are one batch, as for SyncBatchNorm; "" for this process alone.
-    """
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None = None
-    bn_weight: Tensor | None = None
-    bn_bias: Tensor | None = None
-    residual: Tensor | None = None
-    bn_eps: float = 1e-5
-    circular: bool = False
-    gate: str = "sigmoid"
-    gain: float = 1.0
-    activation: str = "identity"
-    pack_mask: bool = False
-    out_dtype: torch.dtype | None = None
-    group: str = ""
-
-    @property
-    def gate_options(self) -> dict[str, Any]:
-        """The keyword arguments of `gate_from_pool`."""
-        return {"circular": self.circular, "gate": self.gate}
+from .schema import GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY
+from .schema_batch_norm import BatchNormArguments
 
 
 class _Saved(NamedTuple):
@@ -83,7 +46,7 @@ class _Saved(NamedTuple):
     joint: Tensor | None = None
 
 
-def _forward(a: Arguments) -> tuple[Tensor, Tensor, _Saved]:
+def _forward(a: BatchNormArguments) -> tuple[Tensor, Tensor, _Saved]:
     """The result, the batch's unbiased variance, and what backward needs; differentiable by itself."""
     dtype = compute_dtype(a.x)
     x = a.x.to(dtype)
@@ -125,7 +88,7 @@ def _forward(a: Arguments) -> tuple[Tensor, Tensor, _Saved]:
 class _BatchNormEca(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: dict[str, Any], *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        a = Arguments(*tensors, **options)  # type: ignore[arg-type]
+        a = BatchNormArguments(*tensors, **options)  # type: ignore[arg-type]
         out, var, saved = _forward(a)
         if saved.mask is not None and a.pack_mask:
             # Adds 0. What no result depends on, torch.compile would make again in backward, from the map.
@@ -141,7 +104,7 @@ class _BatchNormEca(torch.autograd.Function):
         if dy is None:
             return (None,) * 7
         tensors, saved = ctx.saved_tensors[:6], _Saved(*ctx.saved_tensors[6:])
-        a = Arguments(*tensors, **ctx.options)
+        a = BatchNormArguments(*tensors, **ctx.options)
         needs = ctx.needs_input_grad[1:]
         grads = _plain_gradients(a, dy, needs) if torch.is_grad_enabled() else _gradients(a, saved, dy)
         return None, *(grad if needed else None for grad, needed in zip(grads, needs, strict=True))
@@ -152,7 +115,7 @@ class _BatchNormEcaByKernels(torch.autograd.Function):
     def forward(
         ctx: Any, options: dict[str, Any], mask_order: str, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        a = Arguments(*tensors, **options)  # type: ignore[arg-type]
+        a = BatchNormArguments(*tensors, **options)  # type: ignore[arg-type]
         out, var, statistics = batch_norm_kernels.forward(a, mask_order)
         ctx.options, ctx.mask_order = options, mask_order
         ctx.residual_dtype = None if a.residual is None else a.residual.dtype
@@ -167,7 +130,10 @@ class _BatchNormEcaByKernels(torch.autograd.Function):
         if dy is None:
             return (None,) * 8
         saved = ctx.saved_tensors
-        a, statistics = Arguments(*saved[:6], **ctx.options), batch_norm_kernels.Statistics(*saved[6:])
+        a, statistics = (
+            BatchNormArguments(*saved[:6], **ctx.options),
+            batch_norm_kernels.Statistics(*saved[6:]),
+        )
         needs = ctx.needs_input_grad[2:]
         by_kernels = not torch.is_grad_enabled() and batch_norm_kernels.take(a, dy)
         backward = batch_norm_kernels.backward if by_kernels else _gradients_after_kernels
@@ -179,7 +145,7 @@ class _BatchNormEcaByKernels(torch.autograd.Function):
         return None, None, *(grad if needed else None for grad, needed in zip(grads, needs, strict=True))
 
 
-def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(a: BatchNormArguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, ...]:
     dtype = compute_dtype(a.x)
     space = tuple(range(2, a.x.ndim))
     elements = a.x.numel() // max(1, a.x.shape[0] * a.x.shape[1])
@@ -225,7 +191,7 @@ def _gradients(a: Arguments, saved: _Saved, dy: Tensor) -> tuple[Tensor | None, 
     )
 
 
-def _plain_gradients(a: Arguments, dy: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+def _plain_gradients(a: BatchNormArguments, dy: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """As `_gradients`, by autograd of the plain formula: for a backward that is itself differentiated."""
     if a.group:
         raise NotImplementedError("eca_triton::batch_norm_eca: no second derivatives across a process group")
@@ -235,7 +201,7 @@ def _plain_gradients(a: Arguments, dy: Tensor, needs: tuple[bool, ...]) -> tuple
 
 
 def _gradients_after_kernels(
-    a: Arguments,
+    a: BatchNormArguments,
     statistics: batch_norm_kernels.Statistics,
     mask_order: str,
     dy: Tensor,
@@ -285,7 +251,7 @@ def _over_map(v: Tensor, x: Tensor) -> Tensor:
 
 def plain(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The operator as native code around `gate_from_pool`, with the derivatives of the plain formula."""
-    a = Arguments(*args, **kwargs)
+    a = BatchNormArguments(*args, **kwargs)
     checks.check_batch_norm_eca("batch_norm_eca", a)
     out, var, saved = _forward(a)
     return out, saved.mean, var
@@ -294,9 +260,9 @@ def plain(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _batch_norm_eca(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
     if transforms_are_active():
         return plain(*args, **kwargs)
-    a = Arguments(*args, **kwargs)
+    a = BatchNormArguments(*args, **kwargs)
     checks.check_batch_norm_eca("batch_norm_eca", a)
-    options = dict(zip(Arguments._fields[6:], a[6:], strict=True))
+    options = dict(zip(BatchNormArguments._fields[6:], a[6:], strict=True))
     if batch_norm_kernels.take(a):
         differentiates = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in a[:6])
         mask_order = batch_norm_kernels.mask_order(a) if differentiates else "none"

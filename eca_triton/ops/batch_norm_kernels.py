@@ -6,19 +6,16 @@ No operators: under torch.compile the native formula is better, so nothing ever 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call
 from ..direct import Calls, scratch
 from ..private import number_of_dispatch_modes, untraced
 from . import implementation
+from .schema_batch_norm import BatchNormArguments
 from .schema_training import mask_order_for
-
-if TYPE_CHECKING:
-    from .batch_norm import Arguments
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
@@ -35,7 +32,7 @@ class Statistics(NamedTuple):
     mask: Tensor | None
 
 
-def take(a: Arguments, *others: Tensor) -> bool:
+def take(a: BatchNormArguments, *others: Tensor) -> bool:
     """Whether kernels compute this call: nobody traces it or looks on, and its tensors are on a GPU."""
     return (
         not a.group
@@ -46,13 +43,13 @@ def take(a: Arguments, *others: Tensor) -> bool:
     )
 
 
-def mask_order(a: Arguments) -> str:
+def mask_order(a: BatchNormArguments) -> str:
     """The order of the bits that `forward` is to keep for backward, if any."""
     return mask_order_for(a.x, None, a.activation)
 
 
 @untraced
-def forward(a: Arguments, order: str) -> tuple[Tensor, Tensor, Statistics]:
+def forward(a: BatchNormArguments, order: str) -> tuple[Tensor, Tensor, Statistics]:
     """The result, the batch's unbiased variance, and what backward needs."""
     options = _options(a) | {"order": order, "out_dtype": a.out_dtype}
     outs = CALLS[forward].again(a[:6], options)
@@ -64,7 +61,7 @@ def forward(a: Arguments, order: str) -> tuple[Tensor, Tensor, Statistics]:
 
 @untraced
 def backward(
-    a: Arguments, statistics: Statistics, order: str, dy: Tensor, needs: tuple[bool, ...]
+    a: BatchNormArguments, statistics: Statistics, order: str, dy: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the six tensors; what is not needed may be None. The residual's has the dtype of dy."""
     tensors = (dy, *a[:6], *statistics)
@@ -81,7 +78,8 @@ CALLS: dict[Callable[..., Any], Calls] = implementation.CALLS
 CALLS.update({forward: Calls(), backward: Calls()})
 
 
-def _first_forward(a: Arguments, order: str, options: dict[str, object]) -> tuple[Tensor, ...]:
+def _first_forward(a: BatchNormArguments, order: str, options: dict[str, object]) -> tuple[Tensor, ...]:
+    from ..call import Call
     from ..launch import batch_norm
 
     n, c = a.x.shape[:2]
@@ -102,7 +100,7 @@ def _first_forward(a: Arguments, order: str, options: dict[str, object]) -> tupl
 
 
 def _first_backward(
-    a: Arguments,
+    a: BatchNormArguments,
     statistics: Statistics,
     order: str,
     dy: Tensor,
@@ -110,6 +108,7 @@ def _first_backward(
     tensors: tuple[Tensor | None, ...],
     options: dict[str, object],
 ) -> tuple[Tensor, ...]:
+    from ..call import BackwardCall
     from ..launch import batch_norm
 
     means, mean, var, mask = statistics
@@ -140,7 +139,7 @@ def _first_backward(
     return outs
 
 
-def _options(a: Arguments) -> dict[str, Any]:
+def _options(a: BatchNormArguments) -> dict[str, Any]:
     return {
         "bn_eps": a.bn_eps,
         "circular": a.circular,

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from ..activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS, SELECTING
 from ..reference_training import MASK_ORDERS
-
-if TYPE_CHECKING:
-    from .batch_norm import Arguments as BatchNormArguments
-    from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
-    from .schema_projection import ProjectionArguments, RescaledArguments
-    from .schema_training import BackwardArguments, ForwardArguments
+from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
+from .schema_batch_norm import BatchNormArguments
+from .schema_projection import ProjectionArguments, RescaledArguments
+from .schema_training import BackwardArguments, ForwardArguments
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 

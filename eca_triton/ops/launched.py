@@ -1,19 +1,24 @@
-"""How the launcher fills every operator's outputs on a GPU; it is imported when the first of them runs."""
+"""How the launcher fills every operator's outputs on a GPU; what that needs is imported as it first runs."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call, GateCall, ProductCall
 from ..direct import scratch
 from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
 from .schema_projection import ProjectionArguments, RescaledArguments, channels_last
 from .schema_training import BackwardArguments, ForwardArguments
 
+if TYPE_CHECKING:
+    from ..call import BackwardCall, Call
+
 
 def gate(a: SiteArguments, out: Tensor) -> None:
     """Fill the gates."""
+    from ..call import GateCall
     from ..launch import gates
 
     gates.gate(GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out))
@@ -21,6 +26,7 @@ def gate(a: SiteArguments, out: Tensor) -> None:
 
 def eca(a: SiteArguments, out: Tensor) -> None:
     """Fill the attended map."""
+    from ..call import Call
     from ..launch import forward
 
     forward.eca(Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
@@ -64,6 +70,7 @@ def has_values(a: ProjectionArguments) -> bool:
 
 def rescaled_projection(a: RescaledArguments, out: Tensor) -> None:
     """Fill the scaled and shifted result of the convolution."""
+    from ..call import ProductCall
     from ..launch import projection
 
     projection.rescaled(ProductCall(a.x, a.projection, a.factor, a.summand, out))
@@ -95,6 +102,8 @@ def eca_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
 
 def forward_call(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> Call:
     """Return what the launcher fills `eca_forward`'s outputs by."""
+    from ..call import Call
+
     out, pooled, mask = outs
     return Call(
         a.x, a.weight, a.bias, pre_activation="identity", **a.options,
@@ -104,6 +113,8 @@ def forward_call(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> Ca
 
 def backward_call(a: BackwardArguments, outs: tuple[Tensor, ...]) -> BackwardCall:
     """Return what the launcher fills the gradients of maps by, and with scratch for the others."""
+    from ..call import BackwardCall
+
     d_x, d_residual = (out if out.numel() else None for out in outs[:2])
     sums = a.wants_x or a.wants_band or a.wants_bn
     shape, device = tuple(a.pooled.shape), a.x.device

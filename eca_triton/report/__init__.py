@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .check import assert_lowered
 from .gather import explain
-from .result import Report
+from .report import Report
 from .text import write
 
 __all__ = ["Report", "assert_lowered", "explain", "write"]

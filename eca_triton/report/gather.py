@@ -11,10 +11,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from .. import __version__
 from ..targets import TARGETS, target_like
+from ..version import __version__
 from .lookalikes import lookalikes, unmatched, unrecorded
-from .result import Report, Subject
+from .report import Report
+from .result import Subject
 from .twin import NoTwinError, without_attention
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from ..compile.settings import Plan
 from .charts import bars, roofline, strip
 from .fixes import SWITCH_ON
 from .predict import ASSUMPTION, Band, kernel_us, speedup
-from .result import Report
+from .result import Result
 from .text import COLUMNS, LABELS, NUMERIC, TIMES, amount, grouped, row
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ MINUS, TIMES_SIGN = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 LEFT_ALONE = "left to Inductor"
 
 
-def render(report: Report) -> str:
+def render(report: Result) -> str:
     """One HTML document with style and pictures in it, and no script."""
     import jinja2
 
@@ -36,7 +36,7 @@ def render(report: Report) -> str:
     return environment.get_template("report.html").render(view(report))
 
 
-def view(report: Report) -> dict[str, Any]:
+def view(report: Result) -> dict[str, Any]:
     """What the template reads."""
     titles = [_title(record) for record in report.sites]
     used = {record.decision.plan for record in report.sites}
@@ -72,7 +72,7 @@ def view(report: Report) -> dict[str, Any]:
     }
 
 
-def _figures(report: Report) -> list[tuple[str, str, str]]:
+def _figures(report: Result) -> list[tuple[str, str, str]]:
     """(what, figure, small print) of the few that matter most."""
     figures = [("Sites lowered", f"{report.lowered} of {len(report.sites)}", _missing(report))]
     target, both, plain = report.target, report.comparison, report.plain
@@ -90,7 +90,7 @@ def _figures(report: Report) -> list[tuple[str, str, str]]:
     return figures
 
 
-def _missing(report: Report) -> str:
+def _missing(report: Result) -> str:
     count = len(report.unmatched)
     return f"{count} more that only look{'s' * (count == 1)} like ECA" if count else ""
 
@@ -101,7 +101,7 @@ def _percent(after: float, before: float) -> str:
     return f"{change:+.1f} %".replace("-", MINUS)
 
 
-def _bytes(report: Report) -> Any:
+def _bytes(report: Result) -> Any:
     rows = []
     for name, prediction in report.predictions().items():
         moved = float(prediction.bytes_moved)
@@ -109,7 +109,7 @@ def _bytes(report: Report) -> Any:
     return bars(rows, with_band=False)
 
 
-def _images(report: Report) -> Any:
+def _images(report: Result) -> Any:
     if report.subject.batch is None:
         return []
     rows = []

@@ -1,12 +1,10 @@
-"""What `explain` returns."""
+"""What `explain` finds."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 from math import isnan
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ..targets import TARGETS, Target
 from .predict import EFFICIENCIES, Prediction, predict, site_us, speedup
@@ -47,7 +45,7 @@ class Subject:
 
 
 @dataclass(frozen=True, repr=False)
-class Report:
+class Result:
     """The sites of one model and, where it was lowered for a GPU, what the network costs before and after.
 
     Attributes:
@@ -70,14 +68,6 @@ class Report:
     graph_breaks: tuple[str, ...] = ()
     measured: Measurement | None = None
     _predictions: dict[str, Prediction] = field(default_factory=dict, init=False, compare=False)
-
-    def __str__(self) -> str:
-        out = io.StringIO()
-        self.write(out)
-        return out.getvalue().rstrip("\n")
-
-    def __repr__(self) -> str:
-        return f"<Report of {self.subject.model}: {self.lowered} of {len(self.sites)} sites lowered>"
 
     @property
     def lowered(self) -> int:
@@ -129,22 +119,6 @@ class Report:
             "unmatched": [vars(module) for module in self.unmatched],
             "graph_breaks": list(self.graph_breaks),
         }
-
-    def write(self, out: TextIO) -> None:
-        """Write the table of sites, then why some were left alone, then the totals."""
-        from .text import write
-
-        write(self, out)
-
-    def to_html(self) -> str:
-        """One page that refers to nothing outside itself."""
-        from .html import render
-
-        return render(self)
-
-    def save_html(self, path: str | Path) -> None:
-        """Write `to_html` to a file."""
-        Path(path).write_text(self.to_html(), encoding="utf-8")
 
     def _predicted(self) -> dict[str, Any] | None:
         if self.target is None or self.comparison is None:

@@ -11,7 +11,7 @@ from ..tables import write_table
 from .fixes import FIXES, OTHER_LAYER, SWITCH_ON, UNREACHED, Fix
 from .lookalikes import UNREACHED as NOT_REACHED
 from .predict import ASSUMPTION, Band, site_us, speedup
-from .result import Report
+from .result import Result
 
 if TYPE_CHECKING:
     from ..compile.record import SiteRecord
@@ -24,7 +24,7 @@ NUMERIC = {"k", "before", "after", *TIMES, *NETWORK_COLUMNS[1:]}
 LABELS = {"stock": "stock Inductor", "ours": "eca_triton", "plain": "without ECA"}
 
 
-def write(report: Report, out: TextIO) -> None:
+def write(report: Result, out: TextIO) -> None:
     """Write the table of sites, then why some were left alone, then the totals."""
     target = report.target
     if report.sites:
@@ -60,7 +60,7 @@ def row(record: SiteRecord, target: Target | None = None) -> tuple[str, ...]:
     return (*cells, *(("-", "-") if times is None else (f"{time_us:.1f}" for time_us in times)))
 
 
-def left_alone(report: Report) -> list[str]:
+def left_alone(report: Result) -> list[str]:
     """Why sites were left to Inductor, and the fix for each reason."""
     lines = []
     for code, reason, detail, names, fix in grouped(report):
@@ -70,7 +70,7 @@ def left_alone(report: Report) -> list[str]:
     return lines
 
 
-def grouped(report: Report) -> list[tuple[str, str, str, list[str], Fix]]:
+def grouped(report: Result) -> list[tuple[str, str, str, list[str], Fix]]:
     """(code, reason, detail, sites with their source lines, fix) for all that was left alone."""
     sites: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for record in report.sites:
@@ -102,7 +102,7 @@ def amount(size: float) -> str:
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
 
 
-def _in_mode(report: Report) -> str:
+def _in_mode(report: Result) -> str:
     """Which implementation of products the figures are those of, where Inductor would time several."""
     mode = report.subject.mode
     if mode == "default":
@@ -110,7 +110,7 @@ def _in_mode(report: Report) -> str:
     return f", {mode}" + " where Triton's matrix products win" * mode.startswith("max-autotune")
 
 
-def _totals(report: Report) -> list[str]:
+def _totals(report: Result) -> list[str]:
     if not report.sites:
         return ["no ECA-like site found"]
     lines = [f"{report.lowered} of {len(report.sites)} sites lowered"]
@@ -130,7 +130,7 @@ def _totals(report: Report) -> list[str]:
     return lines
 
 
-def _write_networks(report: Report, out: TextIO) -> None:
+def _write_networks(report: Result, out: TextIO) -> None:
     target, both, batch = report.target, report.comparison, report.subject.batch
     if target is None or both is None:
         return

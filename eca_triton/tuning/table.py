@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from importlib import metadata
 from typing import Any
 
+from ..version import __version__
 from .allowed import impossible
 from .choice import FIXED, AnyConfig, Choice
 from .config import FLAT, TILED, Config, FlatConfig
@@ -46,8 +47,6 @@ _VERSION = re.compile(r"[\w.+-]{1,64}", re.ASCII)
 
 def versions() -> dict[str, str]:
     """What a measured time depends on besides the GPU, as it is here and now."""
-    from .. import __version__
-
     found = {"eca_triton": __version__}
     for package in ("torch", "triton"):
         try:
