@@ -67,10 +67,14 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     "eca_triton/compile/facts.py": [
         (NAMES, "if not set(said) <= set(names):", "if False:"),
     ],
-    "eca_triton/compile/fold.py": [
+    "eca_triton/compile/reach.py": [
         (MEMORY, "        or order_of(end_of_tail(site)) is None\n", ""),
         (FOLD, "if any(changed_between(node, step, steps[-1][1].next) for node in read):", "if False:"),
         (FOLD, "changed_between(node, step, steps[-1][1].next)", "changed_between(node, step, steps[-1][1])"),
+        (BITS, " and x.shape[1] % 8 == 0", ""),
+        (BITS, "is_channels_last(x) and", ""),
+    ],
+    "eca_triton/compile/fold.py": [
         (FOLD, "if site.batch_norm is None and site.projection.bias is None:", "if site.batch_norm is None:"),
     ],
     "eca_triton/compile/projection.py": [
@@ -81,8 +85,6 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     ],
     "eca_triton/compile/rewrite.py": [
         (MEMORY, "cast(site, source, value(node).dtype)", "source"),
-        (BITS, " and x.shape[1] % 8 == 0", ""),
-        (BITS, "is_channels_last(x) and", ""),
         (
             NAMES,
             '{"gate": _gate, "pool": _gate_from_pool}[plan]',

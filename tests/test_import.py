@@ -245,6 +245,26 @@ def test_no_import_is_a_part_of_a_circle() -> None:
     TopologicalSorter({name: others - {"eca_triton"} for name, others in arrows.items()}).prepare()
 
 
+def test_planning_imports_nothing_of_emission() -> None:
+    """Inductor is asked by `trial` whether it takes what is emitted; `passes` calls one after the other."""
+    emission = {
+        "emit",
+        "epilogue",
+        "fold",
+        "inline",
+        "lowering",
+        "lowering_projection",
+        "native",
+        "rewrite",
+        "template",
+    }
+    emission = {f"eca_triton.compile.{name}" for name in emission}
+    files = {name_of(file): file for file in (PACKAGE / "compile").glob("*.py")}
+    assert emission <= files.keys()
+    planning = files.keys() - emission - {"eca_triton.compile.passes", "eca_triton.compile.trial"}
+    assert set().union(*(imported(files[name]) for name in planning)) & emission == set()
+
+
 def name_of(file: Path) -> str:
     """The name by which it is imported."""
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -19,67 +19,18 @@ import torch
 from torch import fx
 
 from ..activations import ACTIVATIONS
-from .compat import epilogues_of_products, products_keep_precision
 from .cost import pools_rows_first
 from .emit import become, call, cast, taps
-from .graph import hints, is_contiguous, order_of, share_order, value
-from .mutation import changed_between
-from .neighbours import tail_of
+from .graph import hints, is_contiguous, value
 from .projection import Projection
+from .reach import steps_of_tail
 from .site import Site, comes_stored
-from .sizes import Sizes
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gain": torch.mul,
     "residual": torch.add,
     **{name: each.function for name, each in ACTIVATIONS.items() if name != "identity"},
 }
-
-
-def folds(site: Site) -> bool:
-    """Whether the gate can be computed from the input of the convolution before the site, in inference."""
-    return not value(site.mul).requires_grad and _same_at(site, site.conv)
-
-
-def becomes_product(site: Site, device: str) -> bool:
-    """Whether `fold` makes the convolution a product of matrices that takes what follows into its kernel.
-
-    device: The type of the one that runs it.
-    """
-    if (
-        site.shared
-        or site.projection is None
-        or not epilogues_of_products()
-        or not _same_at(site, end_of_tail(site))
-        or order_of(end_of_tail(site)) is None
-    ):
-        return False
-    dtype = value(site.projection.node).dtype
-    # A float32 convolution may use tensor cores that a product may not.
-    return not (device == "cuda" and dtype == torch.float32 and not products_keep_precision())
-
-
-def becomes_block(site: Site, device: str) -> bool:
-    """As `becomes_product`, of one op that computes and rescales it, where Inductor tunes no such product."""
-    if site.shared or site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
-        return False
-    made = value(site.projection.node)
-    if not share_order(site.projection.input, site.mul):
-        return False
-    return bool(made.dim() == 4) and (device != "cuda" or made.dtype.itemsize == 2)
-
-
-def _same_at(site: Site, node: fx.Node) -> bool:
-    """Whether all that the gate and the product are made from is at `node` what the convolution read."""
-    if site.projection is None:
-        return False
-    vectors = [] if site.batch_norm is None else site.batch_norm.vectors
-    return site.projection.stays_until(node, site.weight, site.bias, *vectors)
-
-
-def end_of_tail(site: Site) -> fx.Node:
-    """The last call of the site and its tail, as far as these can be laid flat."""
-    return ([site.mul] + [step for _, step in _steps(site)])[-1]
 
 
 def gate_before_projection(site: Site) -> fx.Node:
@@ -127,7 +78,7 @@ def block_from_projection(site: Site) -> None:
 
 def fold(site: Site) -> None:
     """Emit the product and all behind it where the tail ends; that call's node, dtype and layout stay."""
-    projection, steps = site.projection, _steps(site)
+    projection, steps = site.projection, steps_of_tail(site)
     assert projection is not None
     last = steps[-1][1] if steps else site.mul
     with last.graph.inserting_before(last):
@@ -197,40 +148,6 @@ def _tail(site: Site, y: fx.Node, steps: list[tuple[str, fx.Node]]) -> fx.Node:
         if name == "residual":  # should Inductor store the sum, then in the dtype that it had
             y = cast(site, y, value(step).dtype)
     return y
-
-
-def _steps(site: Site) -> list[tuple[str, fx.Node]]:
-    """The calls of the tail, up to the first whose other operands cannot be laid flat."""
-    steps: list[tuple[str, fx.Node]] = []
-    before, sizes = site.mul, Sizes(site.mul.graph)
-    for name, step in tail_of(site.mul, sizes):
-        others = [arg for arg in step.args if arg is not before]
-        if name in ("gain", "residual") and (
-            len(others) != 1 or not _lies_flat(site, name, others[0], sizes)
-        ):
-            break
-        steps.append((name, step))
-        before = step
-    own = {site.mul, *(step for _, step in steps)}
-    for index, (_, step) in enumerate(steps):
-        read = [node for node in step.all_input_nodes if node not in own]
-        # By a later call, or by the step: a sum may be written into the residual.
-        if any(changed_between(node, step, steps[-1][1].next) for node in read):
-            return steps[:index]
-    return steps
-
-
-def _lies_flat(site: Site, name: str, other: Any, sizes: Sizes) -> bool:
-    """Whether an operand is one number, or for a residual a map like the site's."""
-    like = value(other)
-    if name == "gain":
-        return isinstance(other, (int, float)) or (
-            isinstance(like, torch.Tensor)
-            and like.dim() <= len(site.shape)
-            and all(isinstance(size, int) and size == 1 for size in like.shape)
-        )
-    same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
-    return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
 
 
 def _operand(site: Site, name: str, arg: Any) -> Any:

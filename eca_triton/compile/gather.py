@@ -11,11 +11,10 @@ from ..targets import TARGETS, target_like
 from ..tuning.config import Device
 from .cost import PACKED_MASK, STORED_MASK, VECTOR
 from .facts import Facts
-from .fold import becomes_block, becomes_product, folds
 from .graph import bind, hints, is_contiguous, op_name, value
 from .neighbours import IN_PLACE_MULTIPLICATIONS
+from .reach import becomes_block, becomes_product, folds, keeps_order, packs_mask, stays_whole
 from .readers import readers_of
-from .rewrite import keeps_order, packs_mask, stays_whole
 from .settings import Settings
 from .site import Site, comes_stored
 from .trial import products_work, templates_work

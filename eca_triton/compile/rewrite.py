@@ -9,15 +9,14 @@ import torch
 from torch import fx
 
 from ..ops import BATCH_NORM_ECA
-from .compat import packs_bits
 from .emit import become, call, call_node, cast, taps
-from .fold import becomes_product, block_from_projection, fold, gate_before_projection
-from .graph import bind, is_channels_last, op_name, places, share_order, value
+from .fold import block_from_projection, fold, gate_before_projection
+from .graph import bind, op_name, places, value
 from .mutation import storage
 from .neighbours import IN_PLACE_MULTIPLICATIONS, Closing
-from .readers import readers_of
+from .reach import becomes_product, end_of, last_of, packs_mask
 from .settings import Plan
-from .site import Site, must_be_stored
+from .site import Site
 
 
 def rewrite(site: Site, plan: Plan) -> None:
@@ -50,59 +49,6 @@ def rewrite(site: Site, plan: Plan) -> None:
         for node in reversed(dict.fromkeys((*norm, site.x))):
             if not node.users:
                 graph.erase_node(node)
-
-
-def end_of(site: Site, plan: Plan) -> Closing | None:
-    """What of the tail the plan's op takes in: a ReLU and its bits, or what cannot fuse with an opaque op."""
-    if plan == "batch_norm":
-        return site.closing if site.closing is not None and site.closing.activation == "relu" else None
-    return site.closing if plan == "block" and value(site.mul).requires_grad else None
-
-
-def last_of(site: Site, plan: Plan) -> fx.Node:
-    """The call whose place the plan's op takes."""
-    end = end_of(site, plan)
-    return site.mul if end is None else end.calls[-1]
-
-
-def keeps_order(site: Site) -> bool:
-    """Whether one op's result, which lies in memory as what it reads, lies there as the site's own result."""
-    plan: Plan = "batch_norm" if site.takes_over else "block"
-    source = site.batch_norm.input if site.takes_over and site.batch_norm is not None else site.source
-    return share_order(source, last_of(site, plan))
-
-
-def packs_mask(site: Site) -> bool:
-    """Whether bits tell backward where ReLU was open: where Inductor packs them in the kernel of the result.
-
-    It does so where the channels are innermost and the result is stored, not only pooled.
-    """
-    if not packs_bits() or not _channels_last_in_bytes(value(site.x)):
-        return False
-    return not readers_of(last_of(site, "batch_norm")).inlined
-
-
-def stays_whole(site: Site) -> bool:
-    """Whether one opaque op can train the site, and takes no fusion from its neighbours.
-
-    The map, the result and the residual are in memory anyway, for a convolution or the caller, and nothing of
-    the tail is left over. All are channels-last, as Inductor will have them: here the bits' order is settled.
-    """
-    end, last = end_of(site, "block"), last_of(site, "block")
-    in_place = op_name(site.mul) in IN_PLACE_MULTIPLICATIONS
-    if not site.folds or site.activation != "identity" or site.channel_dim != 1 or in_place:
-        return False
-    if not site.source_is_stored or (end is None and site.tail):
-        return False
-    around = [last] + ([] if end is None or end.residual is None else [end.residual])
-    return all(_channels_last_in_bytes(value(node)) for node in (site.source, *around)) and all(
-        must_be_stored(node) for node in around
-    )
-
-
-def _channels_last_in_bytes(x: torch.Tensor) -> bool:
-    """Whether channels are innermost, and eight of them make a byte of bits."""
-    return is_channels_last(x) and isinstance(x.shape[1], int) and x.shape[1] % 8 == 0
 
 
 def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> None:
