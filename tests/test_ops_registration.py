@@ -8,18 +8,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from eca_triton.ops import schema, schema_projection, schema_training
+from eca_triton.ops import schema, schema_training
+from eca_triton.ops.operators import OPERATORS, name_of
+from eca_triton.ops.schema_batch_norm import BATCH_NORM_ECA, BatchNormArguments
 
-NAMES = [
-    "gate",
-    "eca",
-    "gate_from_pool",
-    "gate_from_pool_backward",
-    "gate_from_projection",
-    "affine_from_projection",
-    "rescaled_projection",
-]
 TRAINING = ["eca_forward", "eca_backward"]  # test_ops_training.py has the rest
+NAMES = [name_of(op) for op in OPERATORS if name_of(op) not in TRAINING]
 LAYOUTS = {
     "contiguous": lambda: torch.randn(2, 6, 5, 3),
     "channels-last": lambda: torch.randn(2, 6, 5, 3).to(memory_format=torch.channels_last),
@@ -52,22 +46,20 @@ def test_no_schema_has_an_integer(name):
     assert not any(str(argument.type) in ("int", "SymInt") for argument in overload(name)._schema.arguments)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "absent"),
-    [
-        ("eca", schema.SiteArguments, set()),
-        ("gate", schema.SiteArguments, {"residual", "gain", "activation"}),
-        ("gate_from_pool", schema.PoolArguments, set()),
-        ("gate_from_pool_backward", schema.PoolBackwardArguments, set()),
-        ("gate_from_projection", schema_projection.ProjectionArguments, set()),
-        ("affine_from_projection", schema_projection.ProjectionArguments, set()),
-        ("rescaled_projection", schema_projection.RescaledArguments, set()),
-        ("eca_forward", schema_training.ForwardArguments, set()),
-        ("eca_backward", schema_training.BackwardArguments, set()),
-    ],
-)
-def test_parsed_arguments_have_the_names_order_and_defaults_of_the_schema(name, arguments, absent):
-    declared = overload(name)._schema.arguments
+ARGUMENTS = {op: row.arguments for op, row in OPERATORS.items()} | {BATCH_NORM_ECA: BatchNormArguments}
+
+
+def test_every_operator_has_a_row():
+    registered = {
+        name.partition("::")[2] for name in torch._C._dispatch_get_all_op_names() if "eca_triton" in name
+    }
+    assert registered == {name_of(op) for op in ARGUMENTS}
+
+
+@pytest.mark.parametrize("op", ARGUMENTS, ids=name_of)
+def test_parsed_arguments_have_the_names_order_and_defaults_of_the_schema(op):
+    arguments, declared = ARGUMENTS[op], op._schema.arguments
+    absent = {"residual", "gain", "activation"} if op is schema.GATE else set()
     assert [a.name for a in declared] == [field for field in arguments._fields if field not in absent]
     defaults = {a.name: a.default_value for a in declared if a.has_default_value()}
     assert defaults == {field: v for field, v in arguments._field_defaults.items() if field not in absent}
