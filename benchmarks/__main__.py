@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from eca_triton.report.measure import Clock, cuda_clock
-from eca_triton.timing import Timer, time_in_turn
+from eca_triton.util.timing import Timer, time_in_turn
 
 from .checkout import found_by_torch
 from .commands import Context, Run, compile, copy, detectors, evidence, host, network, op, paper, report, tax

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eca_triton.timing import Timer, input_sets
+from eca_triton.util.timing import Timer, input_sets
 
 from .results import band, save
 

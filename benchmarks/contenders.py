@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import eca_triton
 from eca_triton.activations import GATES, PRE_ACTIVATIONS
-from eca_triton.call import Call
+from eca_triton.launch.call import Call
 
 from .sites import DTYPES, LAYOUTS, Row
 

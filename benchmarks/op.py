@@ -14,8 +14,8 @@ from torch import Tensor
 from torch._functorch import config as aot_config
 
 from eca_triton.compile.record import recording
-from eca_triton.timing import Call, Timer, input_sets
 from eca_triton.tuning.config import Device
+from eca_triton.util.timing import Call, Timer, input_sets
 
 from .contenders import Inputs, Tail, check, contender, exact_convolutions, inputs_of, short, tail_of
 from .results import COPY, Record, figures, record, save

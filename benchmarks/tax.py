@@ -83,7 +83,7 @@ def set_of(document: Mapping[str, Any]) -> Set:
     return next(each for each in SETS.values() if each.command == document["command"])
 
 
-SOURCES = ("compile", "deviceless", "kernels", "ops", "tuning")
+SOURCES = ("compile", "deviceless", "kernels", "launch", "ops", "reference", "tuning")
 """Folders of the package that a count of ours depends on."""
 
 Count = dict[str, Any]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from eca_triton.timing import Call
+from eca_triton.util.timing import Call
 
 from .contenders import Check, Inputs, Tail
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from eca_triton import models as models
     from eca_triton import report as report
     from eca_triton import tuning as tuning
+    from eca_triton.compile.export import aoti_compile_and_package, decompose, rewrite_exported
     from eca_triton.compile.hooks import disable, enable, enabled, inductor_options
     from eca_triton.compile.reasons import NotLoweredError
-    from eca_triton.decompositions import decomposition_table
-    from eca_triton.export import aoti_compile_and_package, decompose, rewrite_exported
     from eca_triton.functional import BatchNormParameters, adaptive_kernel_size, eca, eca_gate
     from eca_triton.module import ECA, ECABlock
+    from eca_triton.ops.decompositions import decomposition_table
     from eca_triton.report import assert_lowered, explain
 
 _PACKAGES = {"compile", "deviceless", "models", "report", "tuning"}
@@ -35,10 +35,10 @@ _HOME_OF = {
     "ECABlock": "eca_triton.module",
     "NotLoweredError": "eca_triton.compile.reasons",
     "adaptive_kernel_size": "eca_triton.functional",
-    "aoti_compile_and_package": "eca_triton.export",
+    "aoti_compile_and_package": "eca_triton.compile.export",
     "assert_lowered": "eca_triton.report",
-    "decompose": "eca_triton.export",
-    "decomposition_table": "eca_triton.decompositions",
+    "decompose": "eca_triton.compile.export",
+    "decomposition_table": "eca_triton.ops.decompositions",
     "disable": "eca_triton.compile.hooks",
     "eca": "eca_triton.functional",
     "eca_gate": "eca_triton.functional",
@@ -46,7 +46,7 @@ _HOME_OF = {
     "enabled": "eca_triton.compile.hooks",
     "explain": "eca_triton.report",
     "inductor_options": "eca_triton.compile.hooks",
-    "rewrite_exported": "eca_triton.export",
+    "rewrite_exported": "eca_triton.compile.export",
 }
 
 __all__ = [

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from .named_model import Request
+    from .cli.named_model import Request
 
 DESCRIPTION = "Efficient Channel Attention under torch.compile: what is lowered, and on what machine."
 
@@ -121,7 +121,7 @@ def _positive(text: str) -> int:
 
 
 def _explain(options: argparse.Namespace, out: TextIO) -> int:
-    from .named_model import ModelNotFoundError, load
+    from .cli.named_model import ModelNotFoundError, load
     from .report import explain
     from .report.diff import NotComparableError, compare_reports, load_report
 
@@ -171,7 +171,7 @@ def _autotune(options: argparse.Namespace, out: TextIO) -> int:
 
     import torch
 
-    from .named_model import ModelNotFoundError, load
+    from .cli.named_model import ModelNotFoundError, load
 
     problem = _impossible(options)
     if not problem and options.target is not None and not options.dry_run:
@@ -201,7 +201,7 @@ def _autotune(options: argparse.Namespace, out: TextIO) -> int:
 def _impossible(options: argparse.Namespace) -> str:
     """What is wrong with the arguments, or ""."""
     from .report.gather import choose_options
-    from .targets import TARGETS
+    from .tuning.targets import TARGETS
 
     try:
         choose_options(options.mode)
@@ -220,7 +220,7 @@ def _impossible(options: argparse.Namespace) -> str:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from .named_model import Request
+    from .cli.named_model import Request
 
     return Request(
         name=options.model,
@@ -234,7 +234,7 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _doctor(options: argparse.Namespace, out: TextIO) -> int:
-    from .doctor import examine, write
+    from .cli.doctor import examine, write
 
     examination = examine()
     if options.json:
@@ -245,7 +245,7 @@ def _doctor(options: argparse.Namespace, out: TextIO) -> int:
 
 
 def _tune_cache(options: argparse.Namespace, out: TextIO) -> int:
-    from . import tune_cache
+    from .cli import tune_cache
 
     try:
         if options.action == "show":

@@ -13,7 +13,7 @@ from . import ops
 from .activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS
 from .ops import checks
 from .ops.schema import SiteArguments
-from .private import is_exporting
+from .util.private import is_exporting
 
 
 class BatchNormParameters(NamedTuple):

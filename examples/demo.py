@@ -111,7 +111,7 @@ def interpret(file: str) -> None:
 def show_h200() -> bool:
     """The table of sites and the totals for an H200 that is not there."""
     say(f"{MODEL} at 128x3x{SIZE}x{SIZE}, bf16, channels-last, lowered for an H200, stock and with our pass")
-    from eca_triton.named_model import Request, load
+    from eca_triton.cli.named_model import Request, load
 
     name = f"timm:{MODEL}"
     model, inputs = load(Request(name=name, batch=128, size=SIZE, dtype="bf16", channels_last=True))

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from tuned import H200
 
-from eca_triton import timing
 from eca_triton.autotune.examples import AnyCall, Example
 from eca_triton.autotune.machine import Machine
 from eca_triton.autotune.search import Task, name_of, tasks_of
 from eca_triton.autotune.verify import _reference
 from eca_triton.ops.schema import ECA
-from eca_triton.reference_training import pack
+from eca_triton.reference.training import pack
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
+from eca_triton.util import timing
 
 SHAPE = (2, 64, 8, 8)
 

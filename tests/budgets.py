@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from aot import TARGETS, VERSION, Launch, captured, compiled
 
-from eca_triton.call import BackwardCall, Call
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import training as launch_training
+from eca_triton.launch.call import BackwardCall, Call
 
 FILE = Path(__file__).with_suffix(".json")
 

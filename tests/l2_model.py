@@ -28,15 +28,15 @@ from typing import NamedTuple
 import torch
 from l2_programs import ITEMSIZE, Program, lagged, maps_of, tile, tile_channels_last, two_pass
 
-from eca_triton.tables import plain_table
-from eca_triton.targets import TARGETS, Target
 from eca_triton.tuning.choice import Choice, choose
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.heuristic import pool_config, rescale_config
 from eca_triton.tuning.lagged import LaggedConfig
 from eca_triton.tuning.layout import Layout, common_layout
+from eca_triton.tuning.targets import TARGETS, Target
 from eca_triton.tuning.tile import TileConfig
 from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
+from eca_triton.util.tables import plain_table
 
 H200 = TARGETS["h200"]
 DEVICE = Device(num_sms=H200.sms, warp_size=H200.warp_size)

@@ -36,7 +36,7 @@ MEMORY = ("tests/compile/test_memory.py",)
 RECOGNIZE = ("tests/compile/test_recognize.py",)
 
 LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
-    "eca_triton/compile/plan.py": [
+    "eca_triton/compile/plan/decide.py": [
         (PLAN, " and each.traffic <= before.traffic", ""),
         (PLAN, "if size < TINY_MAP_BYTES and", "if size <= 0 and"),
         (PLAN, "if _rank(best) < _rank(before) or", "if _rank(best) <= _rank(before) or"),
@@ -48,7 +48,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (PLAN, "return each.time_s, each.traffic", "return each.time_s, 0.0"),
         (PLAN, 'if device != "cuda":', 'if device == "cpu":'),
     ],
-    "eca_triton/compile/cost.py": [
+    "eca_triton/compile/plan/cost.py": [
         (
             PLAN,
             "if facts.channels_last:\n        return POOL_ALIGNED",
@@ -64,26 +64,26 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
             "activation = False\n    stored",
         ),
     ],
-    "eca_triton/compile/facts.py": [
+    "eca_triton/compile/plan/facts.py": [
         (NAMES, "if not set(said) <= set(names):", "if False:"),
     ],
-    "eca_triton/compile/reach.py": [
+    "eca_triton/compile/plan/reach.py": [
         (MEMORY, "        or order_of(end_of_tail(site)) is None\n", ""),
         (FOLD, "if any(changed_between(node, step, steps[-1][1].next) for node in read):", "if False:"),
         (FOLD, "changed_between(node, step, steps[-1][1].next)", "changed_between(node, step, steps[-1][1])"),
         (BITS, " and x.shape[1] % 8 == 0", ""),
         (BITS, "is_channels_last(x) and", ""),
     ],
-    "eca_triton/compile/fold.py": [
+    "eca_triton/compile/emit/fold.py": [
         (FOLD, "if site.batch_norm is None and site.projection.bias is None:", "if site.batch_norm is None:"),
     ],
-    "eca_triton/compile/projection.py": [
+    "eca_triton/compile/match/projection.py": [
         (FOLD, "if op_name(node) in AUTOCAST:", "if False:"),
         (FOLD, "if any(changed_between(node, self.node, last) for node in read):", "if False:"),
         (FOLD, 'or arguments.get("groups", 1) != 1', ""),
         (FOLD, '_numbers(arguments.get("stride", 1)) != {1} or ', ""),
     ],
-    "eca_triton/compile/rewrite.py": [
+    "eca_triton/compile/emit/rewrite.py": [
         (MEMORY, "cast(site, source, value(node).dtype)", "source"),
         (
             NAMES,
@@ -94,14 +94,14 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ((*WRITES, "-k", "behind"), "dtype and not given", "dtype"),
         (NEIGHBOURS, "torch.lerp, before, batch, norm.momentum", "torch.lerp, batch, before, norm.momentum"),
     ],
-    "eca_triton/compile/neighbours.py": [
+    "eca_triton/compile/match/neighbours.py": [
         (MEMORY, "if value(residual).dtype == torch.float64 != value(mul).dtype:", "if False:"),
         (MEMORY, " or is_wrapped(value(residual))", ""),
         (NEIGHBOURS, "if changed_between(residual, step, tail[-1][1].next):", "if False:"),
         (NEIGHBOURS, "if step.kwargs or len(others)", "if len(others)"),
         (NEIGHBOURS, "gain = float(factors[0])", "gain = 1.0"),
     ],
-    "eca_triton/compile/batch_norm.py": [
+    "eca_triton/compile/match/batch_norm.py": [
         (NEIGHBOURS, "all(set(node.users) == {self.node} for node in running)", "True"),
     ],
     "eca_triton/compile/chain.py": [
@@ -111,10 +111,10 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
             "return tuple(uuids)",
         ),
     ],
-    "eca_triton/compile/lowering.py": [
+    "eca_triton/compile/inductor/lowering.py": [
         (NAMES, '    "silu": lambda v: v * ops.sigmoid(v),', '    "silu": lambda v: ops.relu(v),'),
     ],
-    "eca_triton/reference.py": [
+    "eca_triton/reference/inference.py": [
         (DTYPES, "(weight if bias is None else bias).dtype", "weight.dtype"),
     ],
     "eca_triton/activations.py": [
@@ -122,7 +122,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (TRAINING, "~((u <= 0) | (u >= 6))", "~(u <= 0)"),
         (TRAINING, "s * (1 + u * (1 - s))", "s * (1 - u * (1 - s))"),
     ],
-    "eca_triton/reference_training.py": [
+    "eca_triton/reference/training.py": [
         (TRAINING, "        u = u * gain", "        u = u / gain"),
     ],
     "eca_triton/ops/autograd.py": [
@@ -265,7 +265,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ),
         (BATCH_NORM, "-scale * rstd * d_weight * inv_count", "-scale * d_weight * inv_count"),
     ],
-    "eca_triton/compile/mutation.py": [
+    "eca_triton/compile/match/mutation.py": [
         ((*WRITES, "-k", "dunder"), "return list(node.all_input_nodes)", "return []"),
         ((*WRITES, "-k", "iadd or imul"), "if name in IN_PLACE_OPERATORS else []", "if False else []"),
         ((*WRITES, "-k", "running"), "        found += _statistics(bound)\n", ""),
@@ -274,12 +274,12 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ((*WRITES, "-k", "view or data"), "storage(arg) == memory for", "arg is node for"),
         ((*RECOGNIZE, "-k", "without-grad"), "len({modes[call] for call in calls}) == 1", "True"),
     ],
-    "eca_triton/compile/sizes.py": [
+    "eca_triton/compile/match/sizes.py": [
         ((*SIZES, "-k", "forty"), " if all(size % prime for size in known)", ""),
         ((*SIZES, "-k", "sum_of_symbols"), " and known.isdisjoint(values)", ""),
         ((*SIZES, "-k", "pieces"), "if not isinstance(expression, SMOOTH):", "if expression.is_Symbol:"),
     ],
-    "eca_triton/compile/probe.py": [
+    "eca_triton/compile/match/probe.py": [
         (MEMORY, "if not symbols_of(value(factor)) <= self.symbols:", "if False:"),
         ((*RECOGNIZE, "-k", "degrees"), "rel_tol=1e-12", "rel_tol=1e-1"),
         (("tests/compile/test_gate_function.py",), "(torch.sigmoid, 1e-14, 0.0)", "(torch.sigmoid, 1e-5, 1)"),
@@ -303,10 +303,10 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     "eca_triton/compile/passes.py": [
         ((*RECOGNIZE, "-k", "half_way"), "                module.graph = original\n", ""),
     ],
-    "eca_triton/compile/graph.py": [
+    "eca_triton/compile/match/graph.py": [
         (MEMORY, '"" if node.kwargs.get("out") is not None else name_of(node)', "name_of(node)"),
     ],
-    "eca_triton/compile/recognize.py": [
+    "eca_triton/compile/match/recognize.py": [
         (MEMORY, "changed |= any(touched_between(", "changed |= any(changed_between("),
         (MEMORY, "if not lie_alike(one * other, value(mul)):", "if False:"),
         (MEMORY, "any(is_wrapped(value(node)) for node in (x, conv, mul))", "False"),

@@ -15,7 +15,6 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from eca_triton import direct
 from eca_triton.launch import (
     batch_norm,
     channels_last,
@@ -26,6 +25,7 @@ from eca_triton.launch import (
     training,
     two_pass,
 )
+from eca_triton.launch import replay as direct
 from eca_triton.ops import implementation
 from eca_triton.ops.implementation import CALLS
 from eca_triton.tuning.config import Device

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from eca_triton.compile.cost import Cost
-from eca_triton.compile.plan import Decision
+from eca_triton.compile.plan.cost import Cost
+from eca_triton.compile.plan.decide import Decision
 from eca_triton.compile.record import SiteRecord
 from eca_triton.compile.settings import Plan
 from eca_triton.deviceless import Buffer, Comparison, Kernel, Lowering

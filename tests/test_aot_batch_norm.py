@@ -8,8 +8,8 @@ from aot import captured, compiled_within
 from recording_driver import plans, recorded_launches
 from torch import Tensor
 
-from eca_triton.call import BackwardCall, Call
 from eca_triton.launch import batch_norm as launch_batch_norm
+from eca_triton.launch.call import BackwardCall, Call
 from eca_triton.ops import BATCH_NORM_ECA
 
 REGISTERS = 128  # of a thread; with 4 warps that leaves 16 warps to a multiprocessor

@@ -9,9 +9,9 @@ import pytest
 import torch
 from aot import DEVICES, TARGETS, Launch, built, captured, compiled, compiled_within, orders_of
 
-from eca_triton.call import BackwardCall, Call
 from eca_triton.launch import backward_channels_last as launch_backward_channels_last
 from eca_triton.launch import channels_last as launch_channels_last
+from eca_triton.launch.call import BackwardCall, Call
 from eca_triton.tuning.lagged import lagged_config
 from eca_triton.tuning.lagged_backward import lagged_backward_config
 from eca_triton.tuning.tile_channels_last import tile_channels_last_config

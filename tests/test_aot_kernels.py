@@ -8,12 +8,12 @@ import pytest
 import torch
 from aot import DEVICES, TARGETS, Launch, captured, compiled, compiled_within
 
-from eca_triton.call import BackwardCall, Call, GateCall, ProductCall
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import gates as launch_gates
 from eca_triton.launch import projection as launch_projection
 from eca_triton.launch import training as launch_training
 from eca_triton.launch import two_pass as launch_two_pass
+from eca_triton.launch.call import BackwardCall, Call, GateCall, ProductCall
 from eca_triton.tuning.product import takes
 
 pytestmark = pytest.mark.skipif(

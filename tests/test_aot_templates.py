@@ -16,7 +16,7 @@ from torch._inductor.runtime.triton_heuristics import CachingAutotuner, DebugAut
 from torch._inductor.utils import fresh_cache
 
 from eca_triton.compile import compat
-from eca_triton.compile.cost import PRODUCT
+from eca_triton.compile.plan.cost import PRODUCT
 from eca_triton.deviceless import TARGETS, Kernel, lower
 from eca_triton.deviceless.mocks import absent_gpu
 from eca_triton.tuning.config import Device

@@ -8,8 +8,8 @@ import pytest
 import torch
 from aot import DEVICES, Code, captured, compiled
 
-from eca_triton.call import BackwardCall
 from eca_triton.launch.backward import tile_backward
+from eca_triton.launch.call import BackwardCall
 from eca_triton.tuning.tile_backward import tile_backward_config
 
 pytestmark = pytest.mark.skipif(

@@ -26,13 +26,13 @@ from torch.export import Dim, export
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import eca_triton
+from eca_triton.compile.inductor.trial import templates_work
 from eca_triton.compile.passes import LoweringPass
 from eca_triton.compile.reasons import PACKAGED
 from eca_triton.compile.record import recording
-from eca_triton.compile.trial import templates_work
 from eca_triton.deviceless.mocks import absent_gpu
 from eca_triton.ops import ECA
-from eca_triton.targets import TARGETS
+from eca_triton.tuning.targets import TARGETS
 
 
 def packaged_code(shape: tuple[int, ...], order: torch.memory_format, **options: Any) -> tuple[str, list]:

@@ -19,12 +19,12 @@ from benchmarks import contenders, op, results, sites, tails
 from benchmarks.__main__ import main
 from benchmarks.machine import folder_name
 from benchmarks.sites import Row
-from eca_triton import timing
 from eca_triton.activations import ACTIVATIONS, PRE_ACTIVATIONS
-from eca_triton.call import BackwardCall, Call
-from eca_triton.targets import TARGETS
+from eca_triton.launch.call import BackwardCall, Call
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.targets import TARGETS
+from eca_triton.util import timing
 
 CPU = torch.device("cpu")
 SMALL = ["op", "--shapes", "16x6x6", "--batch", "2", "--contenders", "eager", "op"]

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout:
 from benchmarks import contenders, results, sites, tails, training
 from benchmarks.__main__ import main
 from benchmarks.sites import Row
-from eca_triton import timing
 from eca_triton.tuning.config import Device
+from eca_triton.util import timing
 
 CPU = torch.device("cpu")
 H200 = Device(num_sms=132, warp_size=32)

@@ -17,14 +17,14 @@ from eca_triton.__main__ import main
 from eca_triton.autotune import command
 from eca_triton.autotune.search import name_of, tasks_of
 from eca_triton.autotune.sites import sites_of
-from eca_triton.compile import lowering, lowering_projection
-from eca_triton.targets import TARGETS
+from eca_triton.compile.inductor import lowering, lowering_projection
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.problem import Problem
 from eca_triton.tuning.table import parse
+from eca_triton.tuning.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parent
 NETWORK = f"""

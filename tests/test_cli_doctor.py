@@ -11,8 +11,8 @@ import torch
 from tuned import forward, table
 
 import eca_triton
-from eca_triton import doctor
 from eca_triton.__main__ import main
+from eca_triton.cli import doctor
 from eca_triton.tuning import store
 
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eca_triton.compile import compat, lowering, trial
+from eca_triton.compile import compat
+from eca_triton.compile.inductor import lowering, trial
 from eca_triton.compile.record import recording
 from eca_triton.deviceless import Lowering, lower
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eca_triton.compile import lowering_projection
+from eca_triton.compile.inductor import lowering_projection
 from eca_triton.deviceless import Comparison, compare, lower
 
 ARGUMENTS: dict[str, Any] = {"dtype": torch.bfloat16, "channels_last": True}

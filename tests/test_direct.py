@@ -14,7 +14,7 @@ from recording_driver import Launch, plans, pooled, recorded_launches, weight
 from torch import Tensor
 
 import eca_triton
-from eca_triton import direct
+from eca_triton.launch import replay as direct
 from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD
 
@@ -98,9 +98,9 @@ def _as_tuple(value: object) -> tuple[Tensor, ...]:
 
 def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: list[Launch]) -> None:
     x = torch.randn(1, 256, 56, 56, dtype=torch.float16).to(memory_format=torch.channels_last)
-    from eca_triton.call import Call
     from eca_triton.launch import channels_last as launch_channels_last
     from eca_triton.launch import devices
+    from eca_triton.launch.call import Call
     from eca_triton.tuning.lagged import lagged_config
 
     out, calls = torch.empty_like(x), direct.Calls()

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import eca_triton
-from eca_triton import direct
+from eca_triton.launch import replay as direct
 
 OPS = torch.ops.eca_triton
 

@@ -15,7 +15,7 @@ import triton
 from recording_driver import KERNELS, Launch, plans, pooled, recorded_launches, weight
 from torch import Tensor
 
-from eca_triton import direct
+from eca_triton.launch import replay as direct
 
 OPS = torch.ops.eca_triton
 

@@ -10,7 +10,7 @@ from eager_block import assert_as_good_as
 from torch import Tensor, nn
 
 import eca_triton
-from eca_triton.call import ProductCall
+from eca_triton.launch.call import ProductCall
 from eca_triton.tuning.candidates import candidates
 
 pytestmark = [

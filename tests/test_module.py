@@ -109,7 +109,7 @@ def test_compiles_whole_with_gradients():
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_a_compiler_recognises_it_like_any_other_spelling(dynamic):
-    from eca_triton.compile.recognize import recognize
+    from eca_triton.compile.match.recognize import recognize
 
     torch._dynamo.reset()
     found = []

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_cli_explain import OWN_MODEL, ROOT
 
-from eca_triton import named_model
 from eca_triton.__main__ import main
+from eca_triton.cli import named_model
 
 LIBRARY = "library_that_is_installed"
 NOT_A_MODULE = ("model", "my-model", "a.b")

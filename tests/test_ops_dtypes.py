@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from eca_triton import ops, reference
-from eca_triton.decompositions import decomposition_table
+from eca_triton.ops.decompositions import decomposition_table
 
 N, C, INPUTS = 2, 8, 6
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

@@ -10,7 +10,7 @@ from training_site import ACTIVATIONS, FORMATS, NAMES, OperatorsRun, by_eager, b
 import eca_triton
 from eca_triton.ops.schema import ECA
 from eca_triton.ops.schema_training import mask_order_for
-from eca_triton.reference_training import pack, unpack
+from eca_triton.reference.training import pack, unpack
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

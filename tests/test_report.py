@@ -21,7 +21,7 @@ from eca_triton.report.gather import choose_target, look
 from eca_triton.report.lookalikes import NAMES, OTHER_LAYER, UNREACHED, lookalikes
 from eca_triton.report.result import SCHEMA
 from eca_triton.report.twin import NoTwinError, without_attention
-from eca_triton.targets import TARGETS
+from eca_triton.tuning.targets import TARGETS
 
 BATCH, SIDE = 8, 32
 IMAGES = torch.zeros(BATCH, 3, SIDE, SIDE, dtype=torch.bfloat16)

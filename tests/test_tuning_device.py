@@ -11,8 +11,9 @@ from aot import DEVICES
 from recording_driver import recorded_launches
 from torch import Tensor
 
-from eca_triton import doctor, reference
-from eca_triton.compile.gather import _served
+from eca_triton import reference
+from eca_triton.cli import doctor
+from eca_triton.compile.plan.gather import _served
 from eca_triton.compile.settings import Settings
 from eca_triton.launch import devices
 from eca_triton.ops import RESCALED_PROJECTION, implementation

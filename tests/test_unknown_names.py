@@ -11,12 +11,16 @@ import pytest
 import torch
 from torch._inductor.virtualized import OpsValue, V
 
-from eca_triton import reference, reference_training
+from eca_triton import reference
 from eca_triton.activations import ACTIVATIONS, BENDING, PRE_ACTIVATIONS, SELECTING
-from eca_triton.compile import cost, fold, lowering, neighbours, rewrite
-from eca_triton.compile.facts import Facts
-from eca_triton.decompositions import decomposition_table
+from eca_triton.compile.emit import fold, rewrite
+from eca_triton.compile.inductor import lowering
+from eca_triton.compile.match import neighbours
+from eca_triton.compile.plan import cost
+from eca_triton.compile.plan.facts import Facts
 from eca_triton.ops import BATCH_NORM_ECA
+from eca_triton.ops.decompositions import decomposition_table
+from eca_triton.reference import training as reference_training
 
 X, GATES, WEIGHT = torch.ones(2, 8, 2, 2), torch.ones(2, 8), torch.ones(1, 1, 3)
 OPTIONS: dict[str, Any] = {

@@ -13,7 +13,7 @@ import torch
 
 if TYPE_CHECKING:
     from eca_triton.report.measure import Clock
-    from eca_triton.timing import Timer
+    from eca_triton.util.timing import Timer
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from eca_triton.tables import write_table
+from eca_triton.util.tables import write_table
 
 from .. import bandwidth
 from ..machine import describe, folder_name

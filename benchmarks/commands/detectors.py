@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from eca_triton.tables import write_table
+from eca_triton.util.tables import write_table
 
 from . import Commands, Context
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from eca_triton.tables import write_table
+from eca_triton.util.tables import write_table
 
 from .. import host, results
 from ..machine import describe, folder_name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from eca_triton.tables import write_table
+from eca_triton.util.tables import write_table
 
 from .. import network_figures, results, tax, tax_page
 from ..machine import describe, folder_name

@@ -9,8 +9,8 @@ from typing import TextIO
 
 import torch
 
-from eca_triton.tables import write_table
 from eca_triton.tuning.config import Device
+from eca_triton.util.tables import write_table
 
 from .. import results, sites
 from ..machine import describe, folder_name

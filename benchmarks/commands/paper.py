@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from eca_triton.tables import write_table
+from eca_triton.util.tables import write_table
 
 from . import DOCS, Commands, Context
 

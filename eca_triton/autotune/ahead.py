@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..direct import launching
+from ..launch.replay import launching
 
 
 class Launch(NamedTuple):

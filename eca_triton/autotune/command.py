@@ -9,11 +9,11 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
-from ..tables import write_table
-from ..targets import TARGETS
 from ..tuning.config import Device
 from ..tuning.store import mode, user_table
 from ..tuning.table import serialize
+from ..tuning.targets import TARGETS
+from ..util.tables import write_table
 from .machine import Machine, this_machine
 from .progress import shown, summary
 from .search import Outcome, name_of, tasks_of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call, GateCall, ProductCall
+from ..launch.call import BackwardCall, Call, GateCall, ProductCall
 from ..ops.launched import backward_call, forward_call
 from ..ops.operators import OPERATORS, checked
 from ..ops.schema import ECA, GATE

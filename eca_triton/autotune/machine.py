@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ..call import BackwardCall, Call, GateCall, ProductCall
-from ..timing import Timer, time_in_turn
+from ..launch.call import BackwardCall, Call, GateCall, ProductCall
 from ..tuning.choice import Choice
 from ..tuning.config import Device
 from ..tuning.problem import EcaProblem, Problem
 from ..tuning.select import Trial, trying
+from ..util.timing import Timer, time_in_turn
 from .examples import AnyCall
 
 Launch = Callable[[AnyCall, Problem, Choice], None]

@@ -11,8 +11,6 @@ from functools import partial
 import torch
 
 from ..ops.schema import ECA
-from ..timing import Call as Timed
-from ..timing import input_sets
 from ..tuning.allowed import allowed
 from ..tuning.candidates import candidates
 from ..tuning.choice import Choice
@@ -20,6 +18,8 @@ from ..tuning.config import Device
 from ..tuning.key import Key
 from ..tuning.problem import EcaProblem, Problem
 from ..tuning.table import Entry
+from ..util.timing import Call as Timed
+from ..util.timing import input_sets
 from .examples import AnyCall, Example
 from .machine import Machine, problems_of
 from .verify import disagreement

@@ -12,13 +12,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..compile.graph import value
-from ..compile.neighbours import Closing, closing, tail_of
+from ..compile.match.graph import value
+from ..compile.match.neighbours import Closing, closing, tail_of
+from ..compile.match.sizes import Sizes
+from ..compile.match.where import naming
 from ..compile.passes import lower_graph
 from ..compile.record import SiteRecord
 from ..compile.settings import Settings
-from ..compile.sizes import Sizes
-from ..compile.where import naming
 from ..deviceless.stand_in import Fakes, StandIn
 from ..ops.schema import ECA
 from .examples import OF_INFERENCE, TUNED, Example

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import reference, reference_training
+from .. import reference
 from ..activations import ACTIVATIONS, SELECTING
-from ..call import BackwardCall, Call, GateCall, ProductCall
+from ..launch.call import BackwardCall, Call, GateCall, ProductCall
+from ..reference import training as reference_training
 from .examples import AnyCall
 
 RUNS = 3  # programs that wait for each other meet in another order each time

@@ -13,11 +13,11 @@ from torch import fx
 from .chain import POST_GRAD_HOOK
 from .compat import graph_breaks, inductor_compile, inductor_config, needs_data, reset_cudagraphs, settings_of
 from .hooks import with_pass
+from .match.where import module_paths, naming
 from .passes import CacheKeyPass, lower_graph, plan_graph
 from .reasons import NotLoweredError
 from .record import SiteRecord
 from .settings import Settings, SettingsError
-from .where import module_paths, naming
 
 log = logging.getLogger("eca_triton")
 OPTIONS = {"eca.plan", "eca.strict", "eca.force", "eca.device"}

@@ -16,16 +16,16 @@ from torch import fx
 
 from ..tuning.store import fingerprint
 from .compat import CustomGraphPass, makes_package
-from .gather import facts_of
-from .graph import copy_of, hints, value
-from .plan import Decision, decide, left_alone
+from .emit.rewrite import rewrite
+from .match.graph import copy_of, hints, value
+from .match.recognize import recognize
+from .match.site import Rejection, Site
+from .match.where import owner, source_line
+from .plan.decide import Decision, decide, left_alone
+from .plan.gather import facts_of
 from .reasons import UNEXPECTED, UNEXPLAINED_BY_COST, NotLoweredError
-from .recognize import recognize
 from .record import SiteRecord, collect
-from .rewrite import rewrite
 from .settings import Settings, SettingsError
-from .site import Rejection, Site
-from .where import owner, source_line
 
 log = logging.getLogger("eca_triton")
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from .plan import Decision
+from .plan.decide import Decision
 
 
 @dataclass(frozen=True)

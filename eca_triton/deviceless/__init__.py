@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..targets import TARGETS, Target
+from ..tuning.targets import TARGETS, Target
 from .lowering import compare, lower
 from .result import Buffer, Comparison, Kernel, Lowering
 from .stand_in import NoDataError

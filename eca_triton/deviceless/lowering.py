@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..compile.where import naming
-from ..targets import TARGETS
+from ..compile.match.where import naming
+from ..tuning.targets import TARGETS
 from .mocks import absent_gpu
 from .recorder import recording_kernels
 from .result import Comparison, Lowering

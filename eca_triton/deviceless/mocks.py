@@ -25,7 +25,7 @@ from torch._inductor.fx_passes.joint_graph import UniformValueConstantFolder
 from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..targets import Target
+from ..tuning.targets import Target
 from . import backward
 
 # Answers about the device that torch keeps for the life of the process: forgotten on entry, so that the

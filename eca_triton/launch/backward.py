@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..call import BackwardCall, vectors
-from ..direct import run
 from ..kernels.tile_backward import tile_backward_kernel
 from ..tuning.tile_backward import TileBackwardConfig
+from .call import BackwardCall, vectors
+from .replay import run
 
 
 def tile_backward(call: BackwardCall, config: TileBackwardConfig) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from ..call import BackwardCall, vectors
-from ..direct import run, scratch
 from ..kernels.lagged_backward import lagged_backward_kernel
 from ..kernels.tile_channels_last_backward import tile_channels_last_backward_kernel
 from ..tuning.lagged import LaggedConfig
 from ..tuning.layout import common_layout
 from ..tuning.tile_channels_last import TileChannelsLastConfig
 from . import devices
+from .call import BackwardCall, vectors
+from .replay import run, scratch
 
 
 def tile_channels_last_backward(call: BackwardCall, config: TileChannelsLastConfig) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call
-from ..direct import run, scratch
 from ..kernels.batch_statistics import batch_statistics_kernel, image_statistics_kernel
 from ..tuning.heuristic import batch_statistics_blocks, moments_config
 from ..tuning.layout import common_layout
 from . import devices, two_pass
+from .call import BackwardCall, Call
+from .replay import run, scratch
 from .training import arranged, arranged_backward, copy_back, parameter_gradients
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from ..activations import ACTIVATIONS
-from ..call import Call, vectors
-from ..direct import run, scratch
 from ..kernels.lagged import lagged_kernel
 from ..kernels.tile_channels_last import tile_channels_last_kernel
 from ..tuning.lagged import LaggedConfig
 from ..tuning.layout import common_layout
 from ..tuning.tile_channels_last import TileChannelsLastConfig
 from . import devices
+from .call import Call, vectors
+from .replay import run, scratch
 
 
 def tile_channels_last(call: Call, config: TileChannelsLastConfig) -> None:

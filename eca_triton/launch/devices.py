@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import KERNEL_DTYPES
-from ..direct import forget_plans
 from ..tuning.choice import Choice
 from ..tuning.config import Device
 from ..tuning.problem import Problem
 from ..tuning.product import REGISTERS
 from ..tuning.select import device_of_trial, select
 from ..tuning.store import on_change
+from .call import KERNEL_DTYPES
+from .replay import forget_plans
 
 _MAX_INDEX = 2**31 - 2**16  # programs and indices along one axis are int32; a block past the end must fit too
 _INTERPRETER = Device(num_sms=4, warp_size=32)  # few, so that it stays quick and still cuts small maps

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..call import Call, vectors
-from ..direct import run
 from ..kernels.rescale import rescale_kernel
 from ..kernels.tile import tile_kernel
 from ..tuning.lagged import LaggedConfig
@@ -13,7 +11,9 @@ from ..tuning.problem import PassProblem
 from ..tuning.tile import TileConfig
 from ..tuning.tile_channels_last import TileChannelsLastConfig
 from . import devices, gates
+from .call import Call, vectors
 from .channels_last import lagged, tile_channels_last
+from .replay import run
 
 
 def eca(call: Call) -> None:

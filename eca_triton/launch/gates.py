@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import GateCall, vectors
-from ..direct import run, scratch
 from ..kernels.gate import gate_kernel
 from ..kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from ..kernels.pool import pool_kernel
@@ -17,6 +15,8 @@ from ..tuning.heuristic import backward_block, gate_block, power_of_2
 from ..tuning.layout import common_layout
 from ..tuning.problem import PassProblem
 from . import devices
+from .call import GateCall, vectors
+from .replay import run, scratch
 
 
 def gate(call: GateCall) -> None:

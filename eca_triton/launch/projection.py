@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..call import ProductCall, vectors
-from ..direct import run
 from ..kernels.product import product_kernel
 from ..kernels.projection import projection_kernel
 from ..reference import BatchNorm
@@ -15,6 +13,8 @@ from ..tuning.choice import Choice
 from ..tuning.product import ProductConfig
 from ..tuning.projection import projection_config
 from . import devices
+from .call import ProductCall, vectors
+from .replay import run
 
 
 def gates(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call, vectors
-from ..direct import run, scratch
 from ..kernels.batch_norm_backward import batch_norm_backward_kernel
 from ..tuning.heuristic import batch_norm_backward_blocks
 from ..tuning.lagged import LaggedConfig
@@ -16,6 +14,8 @@ from ..tuning.tile_channels_last import TileChannelsLastConfig
 from . import devices, forward, gates, two_pass
 from .backward import tile_backward
 from .backward_channels_last import lagged_backward, tile_channels_last_backward
+from .call import BackwardCall, Call, vectors
+from .replay import run, scratch
 
 _KERNELS: devices.Kernels = {
     TileBackwardConfig: tile_backward,

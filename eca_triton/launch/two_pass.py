@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call, vectors
-from ..direct import run, scratch
 from ..kernels.affine import affine_backward_kernel, affine_kernel
 from ..kernels.moments import moments_kernel
 from ..kernels.terms import backward_terms_kernel, forward_terms_kernel
@@ -18,6 +16,8 @@ from ..tuning.heuristic import gate_block, near_gate_block
 from ..tuning.layout import Layout
 from ..tuning.problem import PassProblem
 from . import devices, gates
+from .call import BackwardCall, Call, vectors
+from .replay import run, scratch
 
 
 def forward(call: Call) -> None:

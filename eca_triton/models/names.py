@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..near_names import near_names
+from ..util.near_names import near_names
 from .attention import ATTENTION
 from .mobilenetv2 import mobilenet_v2
 from .resnet import OFFICIAL_K_SIZES, resnet

@@ -9,7 +9,7 @@ import timm
 from timm.models import is_model_in_modules
 from torch import nn
 
-from ..near_names import near_names
+from ..util.near_names import near_names
 from .features import feature_extractor
 from .placement import Attention, KSize, Unit, place
 

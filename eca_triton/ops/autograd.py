@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from ..private import function_modes_are_active, profiler_is_active, untraced
+from ..util.private import function_modes_are_active, profiler_is_active, untraced
 from . import plain
 from .implementation import CALLS
 from .operators import OPERATORS, name_of

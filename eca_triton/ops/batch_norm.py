@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import reference_training
 from ..reference import compute_dtype
+from ..reference import training as reference_training
 from . import batch_norm_kernels, checks, joint_batch
 from .autograd import transforms_are_active
 from .schema import GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY

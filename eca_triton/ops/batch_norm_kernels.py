@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..direct import Calls, scratch
-from ..private import number_of_dispatch_modes, untraced
+from ..launch.replay import Calls, scratch
+from ..util.private import number_of_dispatch_modes, untraced
 from . import implementation
 from .schema_batch_norm import BatchNormArguments
 from .schema_training import mask_order_for
@@ -79,8 +79,8 @@ CALLS.update({forward: Calls(), backward: Calls()})
 
 
 def _first_forward(a: BatchNormArguments, order: str, options: dict[str, object]) -> tuple[Tensor, ...]:
-    from ..call import Call
     from ..launch import batch_norm
+    from ..launch.call import Call
 
     n, c = a.x.shape[:2]
     bits = 0 if order == "none" else a.x[0].numel() // 8
@@ -108,8 +108,8 @@ def _first_backward(
     tensors: tuple[Tensor | None, ...],
     options: dict[str, object],
 ) -> tuple[Tensor, ...]:
-    from ..call import BackwardCall
     from ..launch import batch_norm
+    from ..launch.call import BackwardCall
 
     means, mean, var, mask = statistics
     means, mask = means.contiguous(), None if mask is None else mask.contiguous()  # if somebody moved them

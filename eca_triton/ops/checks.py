@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS, SELECTING
-from ..reference_training import MASK_ORDERS
+from ..reference.training import MASK_ORDERS
 from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
 from .schema_batch_norm import BatchNormArguments
 from .schema_projection import ProjectionArguments, RescaledArguments

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..direct import Calls
-from ..private import untraced
+from ..launch.replay import Calls
+from ..util.private import untraced
 from .operators import OPERATORS, checked, name_of
 from .schema import LIBRARY
 

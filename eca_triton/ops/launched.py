@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..direct import scratch
+from ..launch.replay import scratch
 from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
 from .schema_projection import ProjectionArguments, RescaledArguments, channels_last
 from .schema_training import BackwardArguments, ForwardArguments
 
 if TYPE_CHECKING:
-    from ..call import BackwardCall, Call
+    from ..launch.call import BackwardCall, Call
 
 
 def gate(a: SiteArguments, out: Tensor) -> None:
     """Fill the gates."""
-    from ..call import GateCall
     from ..launch import gates
+    from ..launch.call import GateCall
 
     gates.gate(GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out))
 
 
 def eca(a: SiteArguments, out: Tensor) -> None:
     """Fill the attended map."""
-    from ..call import Call
     from ..launch import forward
+    from ..launch.call import Call
 
     forward.eca(Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
 
@@ -70,8 +70,8 @@ def has_values(a: ProjectionArguments) -> bool:
 
 def rescaled_projection(a: RescaledArguments, out: Tensor) -> None:
     """Fill the scaled and shifted result of the convolution."""
-    from ..call import ProductCall
     from ..launch import projection
+    from ..launch.call import ProductCall
 
     projection.rescaled(ProductCall(a.x, a.projection, a.factor, a.summand, out))
 
@@ -102,7 +102,7 @@ def eca_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
 
 def forward_call(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> Call:
     """Return what the launcher fills `eca_forward`'s outputs by."""
-    from ..call import Call
+    from ..launch.call import Call
 
     out, pooled, mask = outs
     return Call(
@@ -113,7 +113,7 @@ def forward_call(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> Ca
 
 def backward_call(a: BackwardArguments, outs: tuple[Tensor, ...]) -> BackwardCall:
     """Return what the launcher fills the gradients of maps by, and with scratch for the others."""
-    from ..call import BackwardCall
+    from ..launch.call import BackwardCall
 
     d_x, d_residual = (out if out.numel() else None for out in outs[:2])
     sums = a.wants_x or a.wants_band or a.wants_bn

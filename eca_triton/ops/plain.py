@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import reference, reference_training
+from .. import reference
+from ..reference import training as reference_training
 from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
 from .schema_projection import ProjectionArguments, RescaledArguments
 from .schema_training import BackwardArguments, ForwardArguments

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..activations import ACTIVATIONS
-from ..targets import Target
+from ..tuning.targets import Target
 from .predict import Band, kernel_us, peak_flops_per_s, site_us
 
 if TYPE_CHECKING:

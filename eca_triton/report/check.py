@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..compile.reasons import REASONS
-from ..tables import plain_table
+from ..util.tables import plain_table
 
 
 def assert_lowered(

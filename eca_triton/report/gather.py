@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from ..targets import TARGETS, target_like
+from ..tuning.targets import TARGETS, target_like
 from ..version import __version__
 from .lookalikes import lookalikes, unmatched, unrecorded
 from .report import Report
@@ -39,7 +39,7 @@ def explain(
     Args:
         model: Module on the CPU, the meta device or a GPU, in the dtype and layout that it will run in.
         inputs: Its example inputs, on the same device.
-        target: GPU to lower the whole network for (a key of `eca_triton.targets.TARGETS`), stock, with our
+        target: GPU to lower the whole network for (a key of `eca_triton.deviceless.TARGETS`), stock, with our
             pass and without ECA. None: the target that is most like this machine's GPU, and without a GPU no
             lowering: the report then has sites only, which is quick. "none": never a lowering.
         training: Look at a training step, with the copy in training mode, instead of inference.

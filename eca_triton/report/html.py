@@ -15,7 +15,7 @@ from .text import COLUMNS, LABELS, NUMERIC, TIMES, amount, grouped, row
 if TYPE_CHECKING:
     from ..compile.record import SiteRecord
     from ..deviceless import Lowering
-    from ..targets import Target
+    from ..tuning.targets import Target
 
 PAGE = Path(__file__).parent / "page"
 MINUS, TIMES_SIGN = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"

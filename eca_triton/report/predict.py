@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ..targets import Target
+from ..tuning.targets import Target
 
 if TYPE_CHECKING:
     from ..compile.record import SiteRecord

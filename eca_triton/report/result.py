@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from ..targets import TARGETS, Target
+from ..tuning.targets import TARGETS, Target
 from .predict import EFFICIENCIES, Prediction, predict, site_us, speedup
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Subject:
         batch: Images of one step: the first size of the first input; None where it has none.
         training: A training step, or inference.
         mode: Of torch.compile.
-        target: The GPU that it was lowered for, a key of `eca_triton.targets.TARGETS`, or None.
+        target: The GPU that it was lowered for, a key of `eca_triton.deviceless.TARGETS`, or None.
         versions: Of the packages that decided.
     """
 

@@ -7,7 +7,7 @@ from math import isnan
 from typing import TYPE_CHECKING, TextIO
 
 from ..compile.reasons import REASONS
-from ..tables import write_table
+from ..util.tables import write_table
 from .fixes import FIXES, OTHER_LAYER, SWITCH_ON, UNREACHED, Fix
 from .lookalikes import UNREACHED as NOT_REACHED
 from .predict import ASSUMPTION, Band, site_us, speedup
@@ -15,7 +15,7 @@ from .result import Result
 
 if TYPE_CHECKING:
     from ..compile.record import SiteRecord
-    from ..targets import Target
+    from ..tuning.targets import Target
 
 COLUMNS = ("site", "C x H x W", "k", "absorbed", "plan", "before", "after")
 TIMES = ("us before", "us after")

@@ -21,8 +21,8 @@ class InjectedError(Exception):
 def functions() -> dict[CodeType, tuple[str, FunctionType]]:
     """All functions and methods of the compiler's files, by their code, with their names."""
     found: dict[CodeType, tuple[str, FunctionType]] = {}
-    for info in pkgutil.iter_modules(eca_triton.compile.__path__):
-        module = importlib.import_module(f"eca_triton.compile.{info.name}")
+    for info in pkgutil.walk_packages(eca_triton.compile.__path__, "eca_triton.compile."):
+        module = importlib.import_module(info.name)
         for owner in (module, *(item for item in vars(module).values() if isinstance(item, type))):
             if getattr(owner, "__module__", owner.__name__) != module.__name__ and owner is not module:
                 continue
@@ -30,9 +30,8 @@ def functions() -> dict[CodeType, tuple[str, FunctionType]]:
                 for function in _functions_in(item):
                     here = function.__code__.co_filename == module.__file__
                     if here and not function.__code__.co_freevars:  # cells cannot be given to another code
-                        found.setdefault(
-                            function.__code__, (f"{info.name}.{function.__qualname__}", function)
-                        )
+                        name = f"{info.name.rpartition('.')[2]}.{function.__qualname__}"
+                        found.setdefault(function.__code__, (name, function))
     return found
 
 

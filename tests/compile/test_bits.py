@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eca_triton.compile.reach import _channels_last_in_bytes
+from eca_triton.compile.plan.reach import _channels_last_in_bytes
 
 
 @pytest.mark.parametrize(

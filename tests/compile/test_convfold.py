@@ -139,7 +139,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def lowered(monkeypatch: pytest.MonkeyPatch, product: bool, plan: str = "convfold", **then: Any) -> Lowering:
     """A backend with `convfold` in one of its forms, or `convblock`."""
-    monkeypatch.setattr("eca_triton.compile.reach.epilogues_of_products", lambda: product)
+    monkeypatch.setattr("eca_triton.compile.plan.reach.epilogues_of_products", lambda: product)
     return Lowering(device="cuda", plan=plan, **then)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from harness import Lowering, leaf
 from torch import Tensor
 
-from eca_triton.compile.probe import GATES, gate_points, is_gate
+from eca_triton.compile.match.probe import GATES, gate_points, is_gate
 from eca_triton.compile.reasons import GATE_FUNCTION
 
 Gate = Callable[[Tensor], Tensor]

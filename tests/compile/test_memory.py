@@ -214,7 +214,7 @@ def test_a_result_lies_in_memory_as_in_eager_mode(
 def test_a_product_of_matrices_gives_the_result_its_memory_order(
     layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eca_triton.compile.reach.epilogues_of_products", lambda: True)
+    monkeypatch.setattr("eca_triton.compile.plan.reach.epilogues_of_products", lambda: True)
 
     def program(u: Tensor, p: Tensor, w: Tensor, r: Tensor) -> Tensor:
         y = F.conv2d(u, p)

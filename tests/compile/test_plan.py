@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eca_triton.compile import plan
-from eca_triton.compile.cost import PACKED_MASK, STORED_MASK, stock
-from eca_triton.compile.facts import Facts
-from eca_triton.compile.plan import decide
+from eca_triton.compile.plan import decide as plan
+from eca_triton.compile.plan.cost import PACKED_MASK, STORED_MASK, stock
+from eca_triton.compile.plan.decide import decide
+from eca_triton.compile.plan.facts import Facts
 from eca_triton.compile.reasons import (
     ASKED,
     DEVICE,
@@ -30,7 +30,7 @@ from eca_triton.compile.reasons import (
     TRAINING,
 )
 from eca_triton.compile.settings import Settings
-from eca_triton.targets import TARGETS
+from eca_triton.tuning.targets import TARGETS
 
 H200 = Settings(device="cuda")
 BOTTLENECK = Facts(

@@ -14,7 +14,8 @@ from spellings import SPELLINGS
 from styles import STYLES, Dropped
 from torch import Tensor, nn
 
-from eca_triton.compile import passes, recognize
+from eca_triton.compile import passes
+from eca_triton.compile.match import recognize
 from eca_triton.compile.reasons import UNEXPECTED, NoMatchError
 
 MODES = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

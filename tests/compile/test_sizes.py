@@ -11,9 +11,9 @@ from near_misses import spread
 from spellings import conv1d
 from torch import Tensor, fx, nn
 
-from eca_triton.compile.graph import value
+from eca_triton.compile.match.graph import value
+from eca_triton.compile.match.sizes import LEAST, Sizes, is_dynamic
 from eca_triton.compile.reasons import ASKED, GATE_FUNCTION, NOT_MEAN, POOL_PATH
-from eca_triton.compile.sizes import LEAST, Sizes, is_dynamic
 
 
 def traced(function: Callable, *inputs: Tensor, dynamic: bool = True) -> fx.Graph:

@@ -11,7 +11,7 @@ import torch
 from kernel_cases import Site
 from torch import Tensor
 
-from eca_triton.call import BackwardCall
+from eca_triton.launch.call import BackwardCall
 
 
 class Gradients(NamedTuple):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eca_triton.call import Call, GateCall
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import gates as launch_gates
+from eca_triton.launch.call import Call, GateCall
 from eca_triton.reference import BatchNorm
 
 LAYOUTS: dict[str, Callable[[tuple[int, ...], torch.dtype], Tensor]] = {

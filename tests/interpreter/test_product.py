@@ -7,8 +7,8 @@ import torch
 from kernel_cases import assert_earned, covering, label
 from torch import Tensor
 
-from eca_triton.call import ProductCall
 from eca_triton.launch import projection as launch_projection
+from eca_triton.launch.call import ProductCall
 from eca_triton.tuning.product import product_config
 
 CASES = covering(

@@ -13,7 +13,8 @@ from eager_block import assert_as_good_as, eager_eca, to_double
 from inductor_code import generated, run
 from torch import Tensor, nn
 
-from eca_triton.compile import compat, lowering
+from eca_triton.compile import compat
+from eca_triton.compile.inductor import lowering
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged import lagged_config

@@ -14,9 +14,9 @@ from backward_cases import Backward
 from kernel_cases import LAYOUTS, Site, batch_norm
 from torch import Tensor, nn
 
-from eca_triton import direct
-from eca_triton.compile import lowering
+from eca_triton.compile.inductor import lowering
 from eca_triton.launch import backward_channels_last, channels_last
+from eca_triton.launch import replay as direct
 from eca_triton.tuning.choice import Choice
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.lagged import LaggedConfig, lagged_config

@@ -9,9 +9,9 @@ import torch
 from kernel_cases import Site, assert_earned, batch_norm, covering, label
 from torch import Tensor
 
-from eca_triton.call import BackwardCall
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch.backward import tile_backward
+from eca_triton.launch.call import BackwardCall
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.tile import tile_config

@@ -9,11 +9,11 @@ import torch
 from kernel_cases import ACTIVATIONS, LAYOUTS, Site, assert_earned, batch_norm, covering, label
 from torch import Tensor
 
-from eca_triton import reference_training
-from eca_triton.call import BackwardCall
 from eca_triton.launch import training as launch_training
 from eca_triton.launch import two_pass as launch_two_pass
+from eca_triton.launch.call import BackwardCall
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
+from eca_triton.reference import training as reference_training
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NaN on purpose
 

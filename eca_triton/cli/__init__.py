@@ -1,0 +1,1 @@
+"""The commands of `python -m eca_triton` that have no package of their own."""

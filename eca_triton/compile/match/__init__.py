@@ -1,0 +1,1 @@
+"""Find the channel attentions of a graph, and what stands around each."""

@@ -1,0 +1,150 @@
+"""How far each plan's op reaches: what around a site it takes in, and whether it may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..compat import epilogues_of_products, packs_bits, products_keep_precision
+from ..match.graph import is_channels_last, op_name, order_of, share_order, value
+from ..match.mutation import changed_between
+from ..match.neighbours import IN_PLACE_MULTIPLICATIONS, Closing, tail_of
+from ..match.site import Site, must_be_stored
+from ..match.sizes import Sizes
+from ..settings import Plan
+from .readers import readers_of
+
+
+def end_of(site: Site, plan: Plan) -> Closing | None:
+    """What of the tail the plan's op takes in: a ReLU and its bits, or what cannot fuse with an opaque op."""
+    if plan == "batch_norm":
+        return site.closing if site.closing is not None and site.closing.activation == "relu" else None
+    return site.closing if plan == "block" and value(site.mul).requires_grad else None
+
+
+def last_of(site: Site, plan: Plan) -> fx.Node:
+    """The call whose place the plan's op takes."""
+    end = end_of(site, plan)
+    return site.mul if end is None else end.calls[-1]
+
+
+def keeps_order(site: Site) -> bool:
+    """Whether one op's result, which lies in memory as what it reads, lies there as the site's own result."""
+    plan: Plan = "batch_norm" if site.takes_over else "block"
+    source = site.batch_norm.input if site.takes_over and site.batch_norm is not None else site.source
+    return share_order(source, last_of(site, plan))
+
+
+def packs_mask(site: Site) -> bool:
+    """Whether bits tell backward where ReLU was open: where Inductor packs them in the kernel of the result.
+
+    It does so where the channels are innermost and the result is stored, not only pooled.
+    """
+    if not packs_bits() or not _channels_last_in_bytes(value(site.x)):
+        return False
+    return not readers_of(last_of(site, "batch_norm")).inlined
+
+
+def stays_whole(site: Site) -> bool:
+    """Whether one opaque op can train the site, and takes no fusion from its neighbours.
+
+    The map, the result and the residual are in memory anyway, for a convolution or the caller, and nothing of
+    the tail is left over. All are channels-last, as Inductor will have them: here the bits' order is settled.
+    """
+    end, last = end_of(site, "block"), last_of(site, "block")
+    in_place = op_name(site.mul) in IN_PLACE_MULTIPLICATIONS
+    if not site.folds or site.activation != "identity" or site.channel_dim != 1 or in_place:
+        return False
+    if not site.source_is_stored or (end is None and site.tail):
+        return False
+    around = [last] + ([] if end is None or end.residual is None else [end.residual])
+    return all(_channels_last_in_bytes(value(node)) for node in (site.source, *around)) and all(
+        must_be_stored(node) for node in around
+    )
+
+
+def _channels_last_in_bytes(x: torch.Tensor) -> bool:
+    """Whether channels are innermost, and eight of them make a byte of bits."""
+    return is_channels_last(x) and isinstance(x.shape[1], int) and x.shape[1] % 8 == 0
+
+
+def folds(site: Site) -> bool:
+    """Whether the gate can be computed from the input of the convolution before the site, in inference."""
+    return not value(site.mul).requires_grad and _same_at(site, site.conv)
+
+
+def becomes_product(site: Site, device: str) -> bool:
+    """Whether `fold` makes the convolution a product of matrices that takes what follows into its kernel.
+
+    device: The type of the one that runs it.
+    """
+    if (
+        site.shared
+        or site.projection is None
+        or not epilogues_of_products()
+        or not _same_at(site, end_of_tail(site))
+        or order_of(end_of_tail(site)) is None
+    ):
+        return False
+    dtype = value(site.projection.node).dtype
+    # A float32 convolution may use tensor cores that a product may not.
+    return not (device == "cuda" and dtype == torch.float32 and not products_keep_precision())
+
+
+def becomes_block(site: Site, device: str) -> bool:
+    """As `becomes_product`, of one op that computes and rescales it, where Inductor tunes no such product."""
+    if site.shared or site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
+        return False
+    made = value(site.projection.node)
+    if not share_order(site.projection.input, site.mul):
+        return False
+    return bool(made.dim() == 4) and (device != "cuda" or made.dtype.itemsize == 2)
+
+
+def _same_at(site: Site, node: fx.Node) -> bool:
+    """Whether all that the gate and the product are made from is at `node` what the convolution read."""
+    if site.projection is None:
+        return False
+    vectors = [] if site.batch_norm is None else site.batch_norm.vectors
+    return site.projection.stays_until(node, site.weight, site.bias, *vectors)
+
+
+def end_of_tail(site: Site) -> fx.Node:
+    """The last call of the site and its tail, as far as these can be laid flat."""
+    return ([site.mul] + [step for _, step in steps_of_tail(site)])[-1]
+
+
+def steps_of_tail(site: Site) -> list[tuple[str, fx.Node]]:
+    """The calls of the tail, up to the first whose other operands cannot be laid flat."""
+    steps: list[tuple[str, fx.Node]] = []
+    before, sizes = site.mul, Sizes(site.mul.graph)
+    for name, step in tail_of(site.mul, sizes):
+        others = [arg for arg in step.args if arg is not before]
+        if name in ("gain", "residual") and (
+            len(others) != 1 or not _lies_flat(site, name, others[0], sizes)
+        ):
+            break
+        steps.append((name, step))
+        before = step
+    own = {site.mul, *(step for _, step in steps)}
+    for index, (_, step) in enumerate(steps):
+        read = [node for node in step.all_input_nodes if node not in own]
+        # By a later call, or by the step: a sum may be written into the residual.
+        if any(changed_between(node, step, steps[-1][1].next) for node in read):
+            return steps[:index]
+    return steps
+
+
+def _lies_flat(site: Site, name: str, other: Any, sizes: Sizes) -> bool:
+    """Whether an operand is one number, or for a residual a map like the site's."""
+    like = value(other)
+    if name == "gain":
+        return isinstance(other, (int, float)) or (
+            isinstance(like, torch.Tensor)
+            and like.dim() <= len(site.shape)
+            and all(isinstance(size, int) and size == 1 for size in like.shape)
+        )
+    same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
+    return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
