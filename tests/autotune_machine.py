@@ -14,8 +14,7 @@ from eca_triton.autotune.search import Task, name_of, tasks_of
 from eca_triton.autotune.verify import _reference
 from eca_triton.ops.schema import ECA
 from eca_triton.reference.training import pack
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import Device
+from eca_triton.tuning.config import Choice, Device
 from eca_triton.util import timing
 
 SHAPE = (2, 64, 8, 8)

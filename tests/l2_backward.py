@@ -9,11 +9,13 @@ from functools import partial
 from l2_model import DEVICE, L2, RESNET, SIZES, Cache, layout_of, occupancy, replay
 from l2_programs import ITEMSIZE, Access, Buffer, Program, Turn
 
-from eca_triton.tuning.lagged import LaggedConfig
-from eca_triton.tuning.lagged_backward import lagged_backward_config
+from eca_triton.tuning.families.lagged import LaggedConfig, lagged_backward_config
+from eca_triton.tuning.families.tile_channels_last import (
+    HALO,
+    TileChannelsLastConfig,
+    tile_channels_last_backward_config,
+)
 from eca_triton.tuning.layout import Layout
-from eca_triton.tuning.tile_channels_last import HALO, TileChannelsLastConfig
-from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
 from eca_triton.util.tables import plain_table
 
 Config = TileChannelsLastConfig | LaggedConfig

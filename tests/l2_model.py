@@ -28,14 +28,15 @@ from typing import NamedTuple
 import torch
 from l2_programs import ITEMSIZE, Program, lagged, maps_of, tile, tile_channels_last, two_pass
 
-from eca_triton.tuning.choice import Choice, choose
-from eca_triton.tuning.config import Device
-from eca_triton.tuning.heuristic import pool_config, rescale_config
-from eca_triton.tuning.lagged import LaggedConfig
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice, Device
+from eca_triton.tuning.families.lagged import LaggedConfig
+from eca_triton.tuning.families.passes import pool_config, rescale_config
+from eca_triton.tuning.families.tile import TileConfig
+from eca_triton.tuning.families.tile_channels_last import TileChannelsLastConfig
 from eca_triton.tuning.layout import Layout, common_layout
+from eca_triton.tuning.problem import EcaProblem
 from eca_triton.tuning.targets import TARGETS, Target
-from eca_triton.tuning.tile import TileConfig
-from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
 from eca_triton.util.tables import plain_table
 
 H200 = TARGETS["h200"]
@@ -154,7 +155,7 @@ def chosen(
 ) -> Choice:
     """The kernel of an H200; `front`: with batch norm or an activation before pooling."""
     layout = layout_of(shape, channels_last, residual)
-    return choose(layout, ITEMSIZE, ITEMSIZE, taps, front, DEVICE)
+    return choose(EcaProblem.forward(layout, "bfloat16", ITEMSIZE, ITEMSIZE, taps, front, DEVICE))
 
 
 def traffic(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from eca_triton.tuning.config import Config
-from eca_triton.tuning.heuristic import power_of_2
-from eca_triton.tuning.lagged import LaggedConfig
+from eca_triton.tuning.families.blocks import power_of_2
+from eca_triton.tuning.families.lagged import LaggedConfig
+from eca_triton.tuning.families.tile import TileConfig
+from eca_triton.tuning.families.tile_channels_last import HALO, TileChannelsLastConfig
 from eca_triton.tuning.layout import Layout
-from eca_triton.tuning.tile import TileConfig
-from eca_triton.tuning.tile_channels_last import HALO, TileChannelsLastConfig
 
 ITEMSIZE = 2  # bf16
 

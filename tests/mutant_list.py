@@ -169,8 +169,11 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (ERRORS, "if a.wants_bn and a.bn_mean is None:", "if False:"),
         (ERRORS, "or channels % 8 != 0", ""),
     ],
-    "eca_triton/tuning/heuristic.py": [
+    "eca_triton/tuning/families/blocks.py": [
         (HEURISTIC, "1 << (size - 1).bit_length()", "1 << size.bit_length()"),
+        (TUNING, "threads <= MAX_THREADS and tile_bytes <= SHARE_BYTES * threads", "threads <= MAX_THREADS"),
+    ],
+    "eca_triton/tuning/families/passes.py": [
         (
             HEURISTIC,
             "vec_hw < vector <= layout.hw and layout.contiguous",
@@ -190,14 +193,12 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (HEURISTIC, "key=lambda d: strides[0][d], reverse=True", "key=lambda d: strides[0][d]"),
     ],
     "eca_triton/tuning/allowed.py": [
+        (("tests/test_tuning_table.py",), "(power and value & (value - 1))", "False"),
+    ],
+    "eca_triton/tuning/families/lagged.py": [
         (TUNING, "block % unit == extent % unit == 0", "block % unit == 0"),
         (TUNING, "        and tiles <= config.lag  # else programs wait in vain\n", ""),
-        (TUNING, "threads <= MAX_THREADS and tile_bytes <= SHARE_BYTES * threads", "threads <= MAX_THREADS"),
-        (TUNING, "(problem.bits and vec != OCTET) or ", ""),
-        (("tests/test_tuning_table.py",), "(power and value & (value - 1))", "False"),
-        (TUNING, "        and config.block_halo == power_of_2(max(halo, 1))\n", ""),
-        (TUNING, "not lagged.takes(layout, problem.device)", "False"),
-        (TUNING, "and (masked or no_halo)", ""),
+        (TUNING, "not takes(layout, problem.device)", "False"),
     ],
     "eca_triton/tuning/key.py": [
         (KEY, "if problem.itemsize != problem.kept_itemsize:", "if False:"),
@@ -208,12 +209,15 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (TABLE, ' or isinstance(document["schema"], bool)', ""),
         (TABLE, "if set(config) != expected:", "if not expected <= set(config):"),
     ],
-    "eca_triton/tuning/tile.py": [
+    "eca_triton/tuning/families/tile.py": [
+        (TUNING, "(problem.bits and vec != OCTET) or ", ""),
+        (TUNING, "        and config.block_halo == power_of_2(max(halo, 1))\n", ""),
+        (TUNING, "and (masked or no_halo)", ""),
         (TUNING, "while layout.n * -(-c // block_c) < device.num_sms and", "while False and"),
         (TUNING, "if not layout.contiguous or c * hw > MAX_INDEX:", "if not layout.contiguous:"),
     ],
     "eca_triton/tuning/choice.py": [
-        (TUNING, "return 2 * programs < device.num_sms and", "return programs < device.num_sms and"),
+        (TUNING, "return 2 * programs < problem.device", "return programs < problem.device"),
     ],
     "eca_triton/launch/gates.py": [
         (GATES, 'call.bn if call.pre_activation == "identity" else None', "None"),

@@ -11,9 +11,9 @@ from aot import DEVICES, TARGETS, Launch, built, captured, compiled, orders_of
 
 from eca_triton.launch import channels_last as launch_channels_last
 from eca_triton.launch.call import Call
-from eca_triton.tuning.lagged import lagged_config
+from eca_triton.tuning.families.lagged import lagged_config
+from eca_triton.tuning.families.tile_channels_last import tile_channels_last_config
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.tile_channels_last import tile_channels_last_config
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",

@@ -12,10 +12,11 @@ from aot import DEVICES, TARGETS, Launch, built, captured, compiled, compiled_wi
 from eca_triton.launch import backward_channels_last as launch_backward_channels_last
 from eca_triton.launch import channels_last as launch_channels_last
 from eca_triton.launch.call import BackwardCall, Call
-from eca_triton.tuning.lagged import lagged_config
-from eca_triton.tuning.lagged_backward import lagged_backward_config
-from eca_triton.tuning.tile_channels_last import tile_channels_last_config
-from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
+from eca_triton.tuning.families.lagged import lagged_backward_config, lagged_config
+from eca_triton.tuning.families.tile_channels_last import (
+    tile_channels_last_backward_config,
+    tile_channels_last_config,
+)
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",

@@ -14,7 +14,7 @@ from eca_triton.launch import projection as launch_projection
 from eca_triton.launch import training as launch_training
 from eca_triton.launch import two_pass as launch_two_pass
 from eca_triton.launch.call import BackwardCall, Call, GateCall, ProductCall
-from eca_triton.tuning.product import takes
+from eca_triton.tuning.families.product import takes
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",

@@ -10,7 +10,7 @@ from aot import DEVICES, Code, captured, compiled
 
 from eca_triton.launch.backward import tile_backward
 from eca_triton.launch.call import BackwardCall
-from eca_triton.tuning.tile_backward import tile_backward_config
+from eca_triton.tuning.families.tile import tile_backward_config
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",

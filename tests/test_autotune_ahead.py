@@ -32,7 +32,8 @@ from eca_triton.ops.schema import ECA
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
-from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice
 from eca_triton.tuning.select import select
 
 pytestmark = pytest.mark.skipif(
@@ -60,7 +61,7 @@ def _no_gpu() -> Iterator[None]:
 @pytest.fixture
 def lagged() -> tuple[Example, Choice]:
     each = example(64, channels_last=True)
-    choice = each.call(META).problem(H200).heuristic()
+    choice = choose(each.call(META).problem(H200))
     assert choice.kernel == "lagged"
     return each, choice
 
@@ -78,7 +79,7 @@ def test_the_code_is_that_of_the_launch(tmp_path: Path, monkeypatch: pytest.Monk
     """Else everything would be compiled again, one after the other."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     each = example(16)
-    choice = each.call(META).problem(H200).heuristic()
+    choice = choose(each.call(META).problem(H200))
     launch = launch_of(each, choice)
     assert launch.kernel is tile_kernel
     (ahead,) = compiled([launch])

@@ -10,17 +10,18 @@ import pytest
 import torch
 from tuned import H200, one_of_two, product
 
-from eca_triton.tuning import lagged, tile, tile_backward
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.candidates import MOST, candidates
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import FLAT, TILED, Device
-from eca_triton.tuning.lagged import LaggedConfig
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import FLAT, TILED, Choice, Device
+from eca_triton.tuning.families import lagged, tile
+from eca_triton.tuning.families import tile as tile_backward
+from eca_triton.tuning.families.lagged import LaggedConfig
+from eca_triton.tuning.families.product import most_sums
+from eca_triton.tuning.families.tile import TileBackwardConfig
+from eca_triton.tuning.families.tile_channels_last import TileChannelsLastConfig
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import EcaProblem, Problem
-from eca_triton.tuning.product import most_sums
-from eca_triton.tuning.tile_backward import TileBackwardConfig
-from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
 
 MI300 = Device(
     num_sms=304,
@@ -102,7 +103,7 @@ PASSES: list[Problem] = [
 def test_the_heuristic_comes_first_and_every_candidate_may_run() -> None:
     for each in [*any_problems(400), *PRODUCTS, *PASSES]:
         found = candidates(each)
-        assert found[0] == each.heuristic()
+        assert found[0] == choose(each)
         assert (Choice("two_pass", None) in found) == (each.kind in ("forward", "backward"))
         assert len(set(found)) == len(found) <= MOST
         assert all(allowed(each, choice) for choice in found[1:])
@@ -200,7 +201,7 @@ def test_a_product_of_one_image_is_cut_for_half_of_the_multiprocessors_at_least(
 
 def test_a_products_blocks_pad_little_or_no_more_than_the_heuristics() -> None:
     for each in PRODUCTS:
-        usual = each.heuristic().config
+        usual = choose(each).config
         for choice in candidates(each):
             for axis, size in (("hw", each.layout.hw), ("c", each.layout.c), ("i", each.reduced)):
                 block, most = getattr(choice.config, f"block_{axis}"), getattr(usual, f"block_{axis}")

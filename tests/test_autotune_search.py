@@ -13,6 +13,7 @@ from eca_triton.ops.schema import ECA, GATE
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
 from eca_triton.tuning.candidates import candidates
+from eca_triton.tuning.choice import choose
 
 
 def site(operator: object, activation: str, channels_last: bool) -> Example:
@@ -188,10 +189,10 @@ def test_images_are_verified_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("eca_triton.autotune.verify.CHUNK", torch.Size(SHAPE[1:]).numel())  # the larger map
     each = task(convolution())
     call = each.example.call(torch.device("cpu"))
-    by_reference(call, each.problem.heuristic())
+    by_reference(call, choose(each.problem))
 
     def last_is_wrong() -> None:
-        by_reference(call, each.problem.heuristic())
+        by_reference(call, choose(each.problem))
         call.out[1, 0, 0, 0] = 100.0
 
     assert disagreement(call, last_is_wrong).startswith("images 1 to 1: out is off by ")

@@ -20,7 +20,8 @@ from eca_triton.compile.record import recording
 from eca_triton.ops.schema import ECA, GATE
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
-from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice
 from eca_triton.tuning.select import select
 
 
@@ -127,7 +128,7 @@ def test_where_the_heuristic_takes_two_passes_and_a_kernel_could_take_the_map_bo
     found = {task.key.kernel: task for task in twice(torch.float32, 48, 16)}
     assert list(found) == ["pool", "forward", "rescale"], "of the template, then of the eager call besides"
     assert str(found["pool"].key) == "pool/float32/channels_last/c2048/hw2304/maps1/9.0/many"
-    assert found["forward"].problem.heuristic().config is None
+    assert choose(found["forward"].problem).config is None
 
 
 def test_what_is_in_force_changes_no_tasks(table_folder: Path) -> None:

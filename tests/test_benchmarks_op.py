@@ -22,7 +22,8 @@ from benchmarks.sites import Row
 from eca_triton.activations import ACTIVATIONS, PRE_ACTIVATIONS
 from eca_triton.launch.call import BackwardCall, Call
 from eca_triton.tuning import store
-from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice
 from eca_triton.tuning.targets import TARGETS
 from eca_triton.util import timing
 
@@ -229,7 +230,7 @@ class TestKernel:
     ) -> None:
         row = Row((256, 56, 56), 128, "contiguous", "eca")
         (problem,) = row.problems(H200)
-        assert problem.heuristic().kernel == "tile"
+        assert choose(problem).kernel == "tile"
         store.save({key_of(problem): entry(Choice("two_pass", None))})
         known = TARGETS["h200"].properties()
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: known)

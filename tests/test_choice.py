@@ -7,10 +7,11 @@ import random
 import pytest
 import torch
 
-from eca_triton.tuning.choice import Choice, choose
-from eca_triton.tuning.config import Device
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice, Device
+from eca_triton.tuning.families.tile import FORWARD, MAX_HALO, TileConfig
 from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.tile import FORWARD, MAX_HALO, TileConfig
+from eca_triton.tuning.problem import EcaProblem
 
 H200 = Device(num_sms=132, warp_size=32)
 MI300 = Device(num_sms=304, warp_size=64, vendor="amd")
@@ -45,7 +46,9 @@ def choice(
     device: Device = H200,
     front: bool = False,
 ) -> Choice:
-    return choose(layout_of(shape, channels_last), itemsize, itemsize, k, front, device)
+    return choose(
+        EcaProblem.forward(layout_of(shape, channels_last), "any", itemsize, itemsize, k, front, device)
+    )
 
 
 def assert_fits(config: TileConfig, layout: Layout, itemsize: int, k: int, device: Device) -> None:
@@ -144,13 +147,13 @@ def test_other_ranks_and_sizes(shape: tuple[int, ...], kernel: str) -> None:
 def test_maps_with_gaps_keep_two_passes() -> None:
     x = torch.empty(128, 64, 58, 58, device="meta")[..., 1:-1, 1:-1]
     layout = common_layout(x.shape, x.stride())
-    assert choose(layout, 2, 2, 5, False, H200) == Choice("two_pass", None)
+    assert choose(EcaProblem.forward(layout, "any", 2, 2, 5, False, H200)) == Choice("two_pass", None)
 
 
 def test_layouts_that_differ_keep_two_passes() -> None:
     x = torch.empty(128, 64, 8, 8, device="meta")
     layout = common_layout(x.shape, x.stride(), x.to(memory_format=torch.channels_last).stride())
-    assert choose(layout, 2, 2, 5, False, H200).kernel == "two_pass"
+    assert choose(EcaProblem.forward(layout, "any", 2, 2, 5, False, H200)).kernel == "two_pass"
 
 
 def test_any_shape_has_a_kernel_that_fits() -> None:

@@ -20,6 +20,7 @@ from eca_triton.autotune.sites import sites_of
 from eca_triton.compile.inductor import lowering, lowering_projection
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
+from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.problem import Problem
@@ -207,7 +208,7 @@ def test_the_keys_of_a_compiled_model_are_those_that_its_code_is_generated_by(
     def asking(problem: Problem, **options: bool):
         if problem.layout.c == 256:  # not what is lowered on trial, to see whether templates work
             asked.add(Key.of(problem))
-        return problem.heuristic()
+        return choose(problem)
 
     place = lowering if plan == "block" else lowering_projection
     with mock.patch.object(place, "select", asking):

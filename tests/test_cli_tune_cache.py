@@ -11,7 +11,8 @@ from tuned import H200, entry, forward, key_of, table
 
 from eca_triton.__main__ import main
 from eca_triton.tuning import store
-from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice
 from eca_triton.tuning.table import parse, serialize
 
 pytestmark = pytest.mark.usefixtures("table_folder")
@@ -102,7 +103,7 @@ def test_export_writes_the_users_table_as_one_that_can_be_shipped(
     assert run(capsys, "export", file) == f"configs written to {file}: 2\n"
     assert parse(file.read_text()) == (table(PROBLEM, OTHER), [])
     store.clear()
-    assert store.lookup(key_of(OTHER)) == OTHER.heuristic()
+    assert store.lookup(key_of(OTHER)) == choose(OTHER)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

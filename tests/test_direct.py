@@ -101,7 +101,7 @@ def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: li
     from eca_triton.launch import channels_last as launch_channels_last
     from eca_triton.launch import devices
     from eca_triton.launch.call import Call
-    from eca_triton.tuning.lagged import lagged_config
+    from eca_triton.tuning.families.lagged import lagged_config
 
     out, calls = torch.empty_like(x), direct.Calls()
     call = Call(x, weight(), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out)

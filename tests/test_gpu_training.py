@@ -14,6 +14,7 @@ from training_site import FORMATS, NAMES, by_eager, by_op, gradients, site
 
 import eca_triton
 from eca_triton.ops.schema_training import mask_order_for
+from eca_triton.tuning.choice import choose
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import EcaProblem
 
@@ -96,12 +97,10 @@ class Case:
         bits, device = mask_order_for(x, residual, activation) != "none", device_of(x.device)
         front, stored = "bn_weight" in self.tensors, activation != "identity"
         return (
-            EcaProblem.forward(layout, x.dtype, itemsize, itemsize, 5, front, device, bits)
-            .heuristic()
-            .kernel,
-            EcaProblem.backward(layout, x.dtype, itemsize, itemsize, 5, activation, bits, stored, device)
-            .heuristic()
-            .kernel,
+            choose(EcaProblem.forward(layout, x.dtype, itemsize, itemsize, 5, front, device, bits)).kernel,
+            choose(
+                EcaProblem.backward(layout, x.dtype, itemsize, itemsize, 5, activation, bits, stored, device)
+            ).kernel,
         )
 
 

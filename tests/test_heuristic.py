@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from eca_triton.tuning.config import Config, Device
-from eca_triton.tuning.heuristic import (
+from eca_triton.tuning.families.blocks import power_of_2
+from eca_triton.tuning.families.passes import (
     MAX_SPLITS,
     TILE_BYTES,
     backward_block,
     gate_block,
     pool_config,
-    power_of_2,
     rescale_config,
 )
 from eca_triton.tuning.layout import Layout, common_layout

@@ -8,7 +8,7 @@ import pytest
 from l2_backward import chosen, traffic
 from l2_model import L2, RESNET
 
-from eca_triton.tuning.lagged import LaggedConfig
+from eca_triton.tuning.families.lagged import LaggedConfig
 
 LARGE, TAPS = RESNET[0]
 BITS = 1 / 16

@@ -8,8 +8,8 @@ from itertools import product
 import pytest
 from l2_model import L2, RESNET, SIZES, Cache, chosen, occupancy, resident_programs, traffic
 
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.lagged import LaggedConfig
+from eca_triton.tuning.config import Choice
+from eca_triton.tuning.families.lagged import LaggedConfig
 
 UNHINTED = [L2(size.capacity, hints=False) for size in SIZES]
 UNBOUNDED = [L2(10**12)]

@@ -20,8 +20,8 @@ from eca_triton import deviceless
 from eca_triton.compile.passes import LoweringPass
 from eca_triton.launch import devices
 from eca_triton.tuning import store
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import Pass
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice, Pass
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import EcaProblem, PassProblem, ProductProblem
 from eca_triton.tuning.select import select
@@ -49,12 +49,12 @@ def problem_of(x: Tensor, maps: int = 2) -> EcaProblem:
 
 def tuned(problem: EcaProblem | ProductProblem, **fields: int) -> Choice:
     """A choice that is not the heuristic's."""
-    return changed(problem.heuristic(), **fields)
+    return changed(choose(problem), **fields)
 
 
 X = torch.randn(2, 32, 16, 16)
 FORWARD = problem_of(X)
-BLOCK_C = FORWARD.heuristic().config.block_c  # type: ignore[union-attr]
+BLOCK_C = choose(FORWARD).config.block_c  # type: ignore[union-attr]
 DOUBLE = tuned(FORWARD, block_c=2 * BLOCK_C)
 
 
@@ -85,7 +85,7 @@ def test_the_backward_follows_it_too(launches: list[Launch]) -> None:
     before = launches.copy()
     layout = common_layout(X.shape, *[X.stride()] * 3)
     problem = EcaProblem.backward(layout, X.dtype, 4, 4, 3, "identity", False, False, H200)
-    store.save({key_of(problem): entry(tuned(problem, block_c=2 * problem.heuristic().config.tile.block_c))})
+    store.save({key_of(problem): entry(tuned(problem, block_c=2 * choose(problem).config.tile.block_c))})
     launches.clear()
     step()
     assert [a / b for a, b in zip(programs(before), programs(launches), strict=True)].count(2) == 1
@@ -111,8 +111,8 @@ def test_the_pooling_of_a_gate_follows_it(launches: list[Launch]) -> None:
     OPS.gate(X, w)
     layout = common_layout(X.shape, X.stride())
     pool = PassProblem.pool(layout, X.dtype, X.element_size(), False, H200)
-    usual: Any = pool.heuristic().config
-    store.save({key_of(pool): entry(changed(pool.heuristic(), block_c=usual.block_c // 2))})
+    usual: Any = choose(pool).config
+    store.save({key_of(pool): entry(changed(choose(pool), block_c=usual.block_c // 2))})
     OPS.gate(X, w)
     before, _, after, _ = programs(launches)
     assert after == 2 * before
@@ -141,9 +141,9 @@ def test_so_does_every_launch_of_two_passes_in_training(launches: list[Launch], 
     with mock.patch.object(devices, "select", asking):
         assert once() == before
     (problem,) = [each for each in asked if each.kind == step]
-    usual: Any = problem.heuristic().config
+    usual: Any = choose(problem).config
     half = {"block": usual.block // 2} if "affine" in step else {"block_c": usual.block_c // 2}
-    store.save({key_of(problem): entry(changed(problem.heuristic(), **half))})
+    store.save({key_of(problem): entry(changed(choose(problem), **half))})
     assert [after / usual for after, usual in zip(once(), before, strict=True)].count(2) == 1
 
 
@@ -189,7 +189,7 @@ def test_with_any_table_a_repeated_call_is_a_plan(launches: list[Launch], text: 
 def test_a_config_that_does_not_fit_gives_way_to_the_heuristic() -> None:
     store.save({key_of(FORWARD): entry(tuned(FORWARD, chunks=64))})
     assert store.lookup(key_of(FORWARD)) is not None
-    assert select(FORWARD) == FORWARD.heuristic()
+    assert select(FORWARD) == choose(FORWARD)
 
 
 def test_a_lag_that_was_tuned_for_more_images_ends_with_the_last() -> None:
@@ -219,7 +219,7 @@ def test_a_template_follows_shipped_tables_and_a_gpu_that_is_not_there_no_others
     contiguous = torch.empty(shape, device="meta").stride()
     layout = common_layout(shape, contiguous, contiguous)
     problem = EcaProblem.forward(layout, "bfloat16", 2, 2, 3, False, H200)
-    warps = problem.heuristic().config.num_warps  # type: ignore[union-attr]
+    warps = choose(problem).config.num_warps  # type: ignore[union-attr]
 
     def lowered() -> str:
         inputs = torch.empty(shape, device="meta"), torch.empty((1, 1, 3), device="meta")

@@ -10,8 +10,8 @@ import pytest
 from tuned import H200, backward, changed, forward, one_of_two, product
 
 from eca_triton.tuning.allowed import allowed
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import FLAT, TILED
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import FLAT, TILED, Choice
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import Problem
 
@@ -34,13 +34,13 @@ def test_whatever_the_heuristic_chooses_is_allowed(last: bool, sizes: tuple[int,
             forward(n, c, hw, last, x_itemsize=sizes[0], front=more, **common),
             backward(n, c, hw, last, dy_itemsize=sizes[0], activation=activation, stored=more, **common),
         ):
-            assert allowed(problem, problem.heuristic()), problem
+            assert allowed(problem, choose(problem)), problem
 
 
 def test_whatever_the_heuristic_chooses_for_a_product_is_allowed() -> None:
     for n, c, hw, reduced, itemsize in combinations((1, 128), CHANNELS, POSITIONS, (1, 24, 64, 512), (2, 4)):
         problem = product(n, c, hw, reduced, out_itemsize=itemsize)
-        assert allowed(problem, problem.heuristic()), problem
+        assert allowed(problem, choose(problem)), problem
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
@@ -53,7 +53,7 @@ def test_whatever_the_heuristic_chooses_for_a_pass_is_allowed(last: bool, itemsi
         if step != "pool":
             sizes["dy_itemsize" if step in ("moments", "affine_backward") else "x_itemsize"] = itemsize
         problem = one_of_two(step, n, c, hw, last, device=device, **sizes)
-        assert allowed(problem, problem.heuristic()), problem
+        assert allowed(problem, choose(problem)), problem
 
 
 TILE = forward(128, 256, 3136)
@@ -164,7 +164,7 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
 def test_a_config_that_would_go_wrong_is_not(
     kernel: str, problem: Problem, fields: dict[str, Any], why: str
 ) -> None:
-    choice = problem.heuristic()
+    choice = choose(problem)
     assert choice.kernel == kernel
     assert not allowed(problem, changed(choice, **fields))
 
@@ -197,13 +197,13 @@ def test_a_config_that_would_go_wrong_is_not(
     ],
 )
 def test_a_config_of_another_problem_may_be_wrong(problem: Problem, other: Problem) -> None:
-    choice = problem.heuristic()
+    choice = choose(problem)
     assert allowed(problem, choice)
     assert not allowed(other, choice)
 
 
 def test_a_halo_without_a_mask_ends_with_the_row() -> None:
-    choice = RECOMPUTED.heuristic()
+    choice = choose(RECOMPUTED)
     assert allowed(RECOMPUTED, changed(choice, block_halo_hw=64))
     assert allowed(RECOMPUTED, changed(choice, block_halo_hw=4))
     padded = changed(choice, block_hw=256, chunks=1, block_tail=0)
@@ -213,13 +213,13 @@ def test_a_halo_without_a_mask_ends_with_the_row() -> None:
 
 
 def test_another_kernel_than_the_heuristics_may_be_faster() -> None:
-    tile, lagged = TILE.heuristic(), FLAT_LAGGED.heuristic()
+    tile, lagged = choose(TILE), choose(FLAT_LAGGED)
     assert (tile.kernel, lagged.kernel) == ("tile", "lagged")
     assert allowed(TILE, lagged)
     assert allowed(TILE, Choice("two_pass", None))
     assert not allowed(LAGGED, tile)
-    assert not allowed(TILE, LAST.heuristic())
-    assert not allowed(TILE, PRODUCT.heuristic())
+    assert not allowed(TILE, choose(LAST))
+    assert not allowed(TILE, choose(PRODUCT))
     assert not any(allowed(PRODUCT, each) for each in (tile, lagged, Choice("two_pass", None)))
     assert not allowed(replace(TILE, device=replace(H200, vendor="amd")), lagged)
 
@@ -228,5 +228,5 @@ def test_another_kernel_than_the_heuristics_may_be_faster() -> None:
     "changes", [{"device": replace(H200, capability="7.5")}, {"kept_itemsize": 4}], ids=str
 )
 def test_a_product_that_no_matrix_unit_makes_is_not_allowed(changes: dict[str, Any]) -> None:
-    assert allowed(PRODUCT, PRODUCT.heuristic())
-    assert not allowed(replace(PRODUCT, **changes), PRODUCT.heuristic())
+    assert allowed(PRODUCT, choose(PRODUCT))
+    assert not allowed(replace(PRODUCT, **changes), choose(PRODUCT))

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.lagged import L2_BYTES, lagged_config
-from eca_triton.tuning.lagged_backward import lagged_backward_config
+from eca_triton.tuning.families.lagged import L2_BYTES, lagged_backward_config, lagged_config
+from eca_triton.tuning.families.tile_channels_last import (
+    HALO,
+    tile_channels_last_backward_config,
+    tile_channels_last_config,
+)
 from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.tile_channels_last import HALO, tile_channels_last_config
-from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
 
 H200 = Device(num_sms=132, warp_size=32)
 MI300 = Device(num_sms=304, warp_size=64, vendor="amd")

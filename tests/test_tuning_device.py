@@ -18,7 +18,7 @@ from eca_triton.compile.settings import Settings
 from eca_triton.launch import devices
 from eca_triton.ops import RESCALED_PROJECTION, implementation
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.projection import projection_config
+from eca_triton.tuning.families.projection import projection_config
 
 # Properties: name, architecture of ROCm's or the name again, capability, threads per warp.
 # What follows: the vendor, whether Triton compiles, and bytes of the floats that matrix units multiply.

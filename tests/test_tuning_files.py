@@ -17,7 +17,7 @@ import pytest
 from tuned import H200, entry, forward, key_of, table, written
 
 from eca_triton.tuning import files, store
-from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.config import Choice
 from eca_triton.tuning.table import parse, serialize
 
 pytestmark = pytest.mark.usefixtures("table_folder")

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from tuned import H200, backward, forward, key_of, one_of_two, product
 
-from eca_triton.tuning.choice import Choice, choose, choose_backward
-from eca_triton.tuning.config import Device
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice, Device
+from eca_triton.tuning.families.product import product_config
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import EcaProblem
-from eca_triton.tuning.product import product_config
 
 KEYS = {
     "forward/bfloat16/contiguous/c256/hw3136/k5/maps2/9.0/many": forward(128, 256, 3136),
@@ -115,20 +115,8 @@ def test_other_texts_are_no_keys(text: str) -> None:
         Key.parse(H200.name, text)
 
 
-@pytest.mark.parametrize("bits", [False, True])
-@pytest.mark.parametrize("activation", ["identity", "relu"])
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-def test_a_problem_asks_the_heuristic_what_a_call_would(bits: bool, activation: str, last: bool) -> None:
-    problem = forward(32, 256, 3136, last, front=bits, bits=activation == "relu")
-    expected = choose(problem.layout, 2, 2, 5, bits, H200, activation == "relu")
-    assert problem.heuristic() == expected
-    problem = backward(32, 256, 3136, last, activation=activation, bits=bits, stored=True)
-    recomputed = activation == "relu" and not bits
-    assert problem.heuristic() == choose_backward(problem.layout, 2, 2, 5, recomputed, bits, True, H200)
-
-
 def test_a_product_asks_its_heuristic_for_the_sizes_of_its_result() -> None:
-    assert product(128, 512, 784, 128).heuristic() == Choice("product", product_config(512, 784, 128))
+    assert choose(product(128, 512, 784, 128)) == Choice("product", product_config(512, 784, 128))
 
 
 def test_the_device_of_a_gpu_has_its_name_its_capability_and_its_shared_memory() -> None:

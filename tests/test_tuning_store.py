@@ -11,7 +11,8 @@ import pytest
 from tuned import H200, entry, forward, key_of, table, written
 
 from eca_triton.tuning import store
-from eca_triton.tuning.choice import Choice
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice
 from eca_triton.tuning.table import serialize
 
 pytestmark = pytest.mark.usefixtures("table_folder")
@@ -49,12 +50,12 @@ def test_the_users_entries_count_more_than_shipped_ones(
     table_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(table_folder / "shipped" / "h200.json", serialize(table(PROBLEM, OTHER)))
-    assert store.lookup(KEY) == PROBLEM.heuristic()
+    assert store.lookup(KEY) == choose(PROBLEM)
     store.save({KEY: entry(TWO_PASS)})
     assert store.lookup(KEY) == TWO_PASS
-    assert store.lookup(key_of(OTHER)) == OTHER.heuristic()
+    assert store.lookup(key_of(OTHER)) == choose(OTHER)
     monkeypatch.setenv("ECA_TRITON_TUNED", "shipped")
-    assert store.lookup(KEY) == PROBLEM.heuristic()
+    assert store.lookup(KEY) == choose(PROBLEM)
     monkeypatch.setenv("ECA_TRITON_TUNED", "off")
     assert store.lookup(KEY) is None
     monkeypatch.setenv("ECA_TRITON_TUNED", "user")
@@ -80,9 +81,9 @@ def test_a_table_is_read_once_and_again_after_reload_or_save(table_folder: Path)
     path = written(store.user_table(), serialize(table(PROBLEM)))
     assert store.lookup(KEY) is None
     store.reload()
-    assert store.lookup(KEY) == PROBLEM.heuristic()
+    assert store.lookup(KEY) == choose(PROBLEM)
     path.write_text(serialize({KEY: entry(TWO_PASS)}))
-    assert store.lookup(KEY) == PROBLEM.heuristic()
+    assert store.lookup(KEY) == choose(PROBLEM)
     store.save(table(OTHER))
     assert store.lookup(KEY) == TWO_PASS
 
@@ -92,16 +93,16 @@ def test_nothing_is_read_where_nothing_may_be(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(store, "load", None)
         assert store.lookup(KEY, may_read=False) is None
-    assert store.lookup(KEY) == PROBLEM.heuristic()
+    assert store.lookup(KEY) == choose(PROBLEM)
     monkeypatch.setattr(store, "load", None)
-    assert store.lookup(KEY, may_read=False) == PROBLEM.heuristic()
+    assert store.lookup(KEY, may_read=False) == choose(PROBLEM)
 
 
 def test_the_fingerprint_is_that_of_the_choices(table_folder: Path) -> None:
     assert store.fingerprint() == ""
     store.save(table(PROBLEM))
     first = store.fingerprint()
-    store.save({KEY: entry(PROBLEM.heuristic(), time_us=3.0)})
+    store.save({KEY: entry(choose(PROBLEM), time_us=3.0)})
     assert store.fingerprint() == first != ""
     store.save({KEY: entry(TWO_PASS)})
     assert store.fingerprint() != first
@@ -169,7 +170,7 @@ def test_a_bad_entry_costs_one_warning_and_no_other_entry(caplog: pytest.LogCapt
     document = json.loads(serialize(table(PROBLEM)))
     document["gpus"][H200.name] |= {"nonsense": {}, "more": {}}
     written(store.user_table(), json.dumps(document))
-    assert store.lookup(KEY) == PROBLEM.heuristic()
+    assert store.lookup(KEY) == choose(PROBLEM)
     (record,) = caplog.records
     assert "has 2 entries that are ignored" in record.getMessage()
 

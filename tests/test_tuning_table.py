@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tuned import H200, backward, entry, forward, key_of, one_of_two, product, table
 
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import FLAT, TILED
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import FLAT, TILED, Choice
 from eca_triton.tuning.problem import Problem
 from eca_triton.tuning.table import Entry, choice_of, parse, serialize, versions
 
@@ -141,7 +141,7 @@ def test_a_config_that_no_kernel_can_run_with_is_left_out_and_its_field_is_told(
     ids=["product", "affine", "tile_channels_last"],
 )
 def test_a_block_may_be_as_small_as_its_kernel_takes_it(problem: Problem, name: str, least: int) -> None:
-    choice = problem.heuristic()
+    choice = choose(problem)
     for value, fits in ((least, True), (least // 2, False)):
         with nullcontext() if fits else pytest.raises(ValueError, match=f"{name} must be"):
             choice_of(problem.kind, choice.kernel, choice.integers() | {name: value})
@@ -152,7 +152,7 @@ def test_a_product_has_its_own_kernel_and_no_other(kernel: str) -> None:
     with pytest.raises(ValueError, match="kernel must be one of product, got"):
         choice_of("product", kernel, {})
     with pytest.raises(ValueError, match="kernel must be one of tile, tile_channels_last, lagged, two_pass"):
-        choice_of("forward", "product", product(128, 256, 3136, 64).heuristic().integers())
+        choice_of("forward", "product", choose(product(128, 256, 3136, 64)).integers())
 
 
 def test_a_bad_entry_leaves_the_others() -> None:
@@ -163,7 +163,7 @@ def test_a_bad_entry_leaves_the_others() -> None:
 
 
 def test_patience_is_not_tuned() -> None:
-    choice = forward(128, 256, 3136, last=True).heuristic()
+    choice = choose(forward(128, 256, 3136, last=True))
     assert choice.kernel == "lagged"
     assert "patience" not in choice.integers()
     assert choice_of("forward", "lagged", choice.integers()) == choice

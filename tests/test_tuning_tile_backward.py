@@ -8,14 +8,18 @@ import pytest
 import torch
 
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.tile import FORWARD, MAX_HALO, Limits, TileConfig, tile_config
-from eca_triton.tuning.tile_backward import (
+from eca_triton.tuning.families.tile import (
+    FORWARD,
     LINEAR,
+    MAX_HALO,
     RECOMPUTED,
+    Limits,
     TileBackwardConfig,
+    TileConfig,
     tile_backward_config,
+    tile_config,
 )
+from eca_triton.tuning.layout import Layout, common_layout
 
 H200 = Device(num_sms=132, warp_size=32)
 MI300 = Device(num_sms=304, warp_size=64, vendor="amd")

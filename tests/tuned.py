@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import Device, Pass
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice, Device, Pass
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import EcaProblem, PassProblem, Problem, ProductProblem
@@ -61,7 +61,7 @@ def entry(choice: Choice, time_us: float = 41.5) -> Entry:
 
 def table(*problems: Problem) -> Table:
     """The heuristic's choices, as though they had been tuned."""
-    return {key_of(problem): entry(problem.heuristic()) for problem in problems}
+    return {key_of(problem): entry(choose(problem)) for problem in problems}
 
 
 def changed(choice: Choice, **fields: Any) -> Choice:

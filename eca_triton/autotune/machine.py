@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import methodcaller
 from typing import Any
 
 import torch
 
 from ..launch.call import BackwardCall, Call, GateCall, ProductCall
-from ..tuning.choice import Choice
-from ..tuning.config import Device
+from ..tuning.choice import choose
+from ..tuning.config import Choice, Device
 from ..tuning.problem import EcaProblem, Problem
 from ..tuning.select import Trial, trying
 from ..util.timing import Timer, time_in_turn
@@ -82,7 +81,7 @@ def problems_of(call: AnyCall, device: Device) -> list[Problem]:
     """What the launches of a call on the meta device ask about on a GPU, by the heuristics."""
     from .ahead import launches_of
 
-    trial = Trial(device, methodcaller("heuristic"))
+    trial = Trial(device, choose)
     with trying(trial):
         launches_of(partial(_LAUNCHERS[type(call)], call))
     return list(dict.fromkeys(trial.asked))

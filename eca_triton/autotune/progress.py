@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
-from ..tuning.choice import Choice
+from ..tuning.config import Choice
 from .search import Outcome, Task, name_of
 
 

@@ -13,8 +13,8 @@ import torch
 from ..ops.schema import ECA
 from ..tuning.allowed import allowed
 from ..tuning.candidates import candidates
-from ..tuning.choice import Choice
-from ..tuning.config import Device
+from ..tuning.choice import choose
+from ..tuning.config import Choice, Device
 from ..tuning.key import Key
 from ..tuning.problem import EcaProblem, Problem
 from ..tuning.table import Entry
@@ -90,7 +90,7 @@ class Outcome:
     @property
     def problem(self) -> str:
         """What is wrong with the heuristic's own choice, or ""."""
-        return self.dropped.get(self.task.problem.heuristic(), "")
+        return self.dropped.get(choose(self.task.problem), "")
 
 
 Watch = Callable[[Choice, float, float], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..kernels.tile_backward import tile_backward_kernel
-from ..tuning.tile_backward import TileBackwardConfig
+from ..tuning.families.tile import TileBackwardConfig
 from .call import BackwardCall, vectors
 from .replay import run
 

@@ -6,9 +6,9 @@ import torch
 
 from ..kernels.lagged_backward import lagged_backward_kernel
 from ..kernels.tile_channels_last_backward import tile_channels_last_backward_kernel
-from ..tuning.lagged import LaggedConfig
+from ..tuning.families.lagged import LaggedConfig
+from ..tuning.families.tile_channels_last import TileChannelsLastConfig
 from ..tuning.layout import common_layout
-from ..tuning.tile_channels_last import TileChannelsLastConfig
 from . import devices
 from .call import BackwardCall, vectors
 from .replay import run, scratch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.batch_statistics import batch_statistics_kernel, image_statistics_kernel
-from ..tuning.heuristic import batch_statistics_blocks, moments_config
+from ..tuning.families.passes import batch_statistics_blocks, moments_config
 from ..tuning.layout import common_layout
 from . import devices, two_pass
 from .call import BackwardCall, Call

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..reference import BatchNorm
 from ..tuning.config import Device
-from ..tuning.heuristic import power_of_2
+from ..tuning.families.blocks import power_of_2
 from ..tuning.layout import Layout, common_layout
 from ..tuning.problem import EcaProblem, ProductProblem
 

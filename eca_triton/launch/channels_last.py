@@ -7,9 +7,9 @@ import torch
 from ..activations import ACTIVATIONS
 from ..kernels.lagged import lagged_kernel
 from ..kernels.tile_channels_last import tile_channels_last_kernel
-from ..tuning.lagged import LaggedConfig
+from ..tuning.families.lagged import LaggedConfig
+from ..tuning.families.tile_channels_last import TileChannelsLastConfig
 from ..tuning.layout import common_layout
-from ..tuning.tile_channels_last import TileChannelsLastConfig
 from . import devices
 from .call import Call, vectors
 from .replay import run, scratch

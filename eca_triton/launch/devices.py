@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..tuning.choice import Choice
-from ..tuning.config import Device
+from ..tuning.config import Choice, Device
+from ..tuning.families.product import REGISTERS
 from ..tuning.problem import Problem
-from ..tuning.product import REGISTERS
 from ..tuning.select import device_of_trial, select
 from ..tuning.store import on_change
 from .call import KERNEL_DTYPES

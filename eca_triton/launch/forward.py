@@ -6,10 +6,10 @@ from typing import Any
 
 from ..kernels.rescale import rescale_kernel
 from ..kernels.tile import tile_kernel
-from ..tuning.lagged import LaggedConfig
+from ..tuning.families.lagged import LaggedConfig
+from ..tuning.families.tile import TileConfig
+from ..tuning.families.tile_channels_last import TileChannelsLastConfig
 from ..tuning.problem import PassProblem
-from ..tuning.tile import TileConfig
-from ..tuning.tile_channels_last import TileChannelsLastConfig
 from . import devices, gates
 from .call import Call, vectors
 from .channels_last import lagged, tile_channels_last

@@ -11,7 +11,8 @@ from ..kernels.gate import gate_kernel
 from ..kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from ..kernels.pool import pool_kernel
 from ..reference import BatchNorm
-from ..tuning.heuristic import backward_block, gate_block, power_of_2
+from ..tuning.families.blocks import power_of_2
+from ..tuning.families.passes import backward_block, gate_block
 from ..tuning.layout import common_layout
 from ..tuning.problem import PassProblem
 from . import devices

@@ -8,10 +8,10 @@ from torch import Tensor
 from ..kernels.product import product_kernel
 from ..kernels.projection import projection_kernel
 from ..reference import BatchNorm
-from ..tuning import product
-from ..tuning.choice import Choice
-from ..tuning.product import ProductConfig
-from ..tuning.projection import projection_config
+from ..tuning.config import Choice
+from ..tuning.families import product
+from ..tuning.families.product import ProductConfig
+from ..tuning.families.projection import projection_config
 from . import devices
 from .call import ProductCall, vectors
 from .replay import run

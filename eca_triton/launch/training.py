@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ..kernels.batch_norm_backward import batch_norm_backward_kernel
-from ..tuning.heuristic import batch_norm_backward_blocks
-from ..tuning.lagged import LaggedConfig
+from ..tuning.families.lagged import LaggedConfig
+from ..tuning.families.passes import batch_norm_backward_blocks
+from ..tuning.families.tile import TileBackwardConfig
+from ..tuning.families.tile_channels_last import TileChannelsLastConfig
 from ..tuning.layout import common_layout
-from ..tuning.tile_backward import TileBackwardConfig
-from ..tuning.tile_channels_last import TileChannelsLastConfig
 from . import devices, forward, gates, two_pass
 from .backward import tile_backward
 from .backward_channels_last import lagged_backward, tile_channels_last_backward

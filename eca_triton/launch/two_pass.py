@@ -12,7 +12,7 @@ from ..kernels.moments import moments_kernel
 from ..kernels.terms import backward_terms_kernel, forward_terms_kernel
 from ..reference import BatchNorm
 from ..tuning.config import Config, FlatConfig, Pass
-from ..tuning.heuristic import gate_block, near_gate_block
+from ..tuning.families.passes import gate_block, near_gate_block
 from ..tuning.layout import Layout
 from ..tuning.problem import PassProblem
 from . import devices, gates

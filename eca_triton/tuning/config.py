@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from .layout import Layout
 
@@ -14,6 +14,8 @@ Pass = TiledPass | FlatPass
 Vendor = Literal["nvidia", "amd"]
 TILED: tuple[TiledPass, ...] = get_args(TiledPass)
 FLAT: tuple[FlatPass, ...] = get_args(FlatPass)
+Kernel = Literal["tile", "tile_channels_last", "lagged", "two_pass", "product"] | Pass
+FIXED = {"patience"}  # bounds how long a program waits, and is never reached: nothing to tune
 
 
 @dataclass(frozen=True)
@@ -113,3 +115,35 @@ class FlatConfig:
     def tiles(self, layout: Layout) -> int:
         """Programs of one image."""
         return -(-layout.c * layout.hw // self.block)
+
+
+class AnyConfig(Protocol):
+    """How a kernel cuts its work: a record of plain numbers."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def tiles(self, layout: Layout) -> int:
+        """Programs of one image."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel and its config.
+
+    Attributes:
+        kernel: "tile" and "tile_channels_last" keep a part of the map in registers, "lagged" has it come back
+            from L2, "two_pass" reads it twice; "product" makes it of fewer channels; the others are launches
+            of two passes.
+        config: None for "two_pass", whose launches are problems of their own.
+    """
+
+    kernel: Kernel
+    config: AnyConfig | None
+
+    def integers(self) -> dict[str, int]:
+        """Return what can be tuned of the config as plain integers by name; nothing for "two_pass"."""
+        if self.config is None:
+            return {}
+        flat: dict[str, Any] = asdict(self.config)
+        flat |= flat.pop("tile", {})
+        return {name: int(value) for name, value in flat.items() if name not in FIXED}

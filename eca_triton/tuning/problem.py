@@ -9,11 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .choice import Choice, choose, choose_backward
-from .config import FLAT, Device, Pass
-from .heuristic import affine_config, moments_config, pool_config, rescale_config
+from .config import Device, Pass
 from .layout import Layout
-from .product import product_config
 
 Direction = Literal["forward", "backward"]
 Kind = Direction | Literal["product"] | Pass
@@ -57,10 +54,6 @@ class Problem(ABC):
     def flags(self) -> tuple[str, ...]:
         """Names of all else that holds."""
 
-    @abstractmethod
-    def heuristic(self) -> Choice:
-        """The kernel where nothing was tuned."""
-
 
 @dataclass(frozen=True)
 class EcaProblem(Problem):
@@ -94,7 +87,7 @@ class EcaProblem(Problem):
         device: Device,
         bits: bool = False,
     ) -> EcaProblem:
-        """From what `choose` takes, and x's dtype: torch's, or its name."""
+        """From sizes of elements, and x's dtype: torch's, or its name."""
         return cls(layout, _name(dtype), x_itemsize, itemsize, device, "forward", taps, bits, front)
 
     @classmethod
@@ -110,7 +103,7 @@ class EcaProblem(Problem):
         stored: bool,
         device: Device,
     ) -> EcaProblem:
-        """From what `choose_backward` takes, and dy's dtype: torch's, or its name.
+        """From sizes of elements, and dy's dtype: torch's, or its name.
 
         activation: After the residual; its slope is computed anew unless there are bits.
         """
@@ -138,17 +131,6 @@ class EcaProblem(Problem):
     def without_residual(self) -> EcaProblem:
         """Of a forward that has one, where it is added by what Inductor puts into the same kernel."""
         return replace(self, layout=replace(self.layout, strides=self.layout.strides[:2]))
-
-    def heuristic(self) -> Choice:
-        """The kernel where nothing was tuned."""
-        if self.direction == "forward":
-            return choose(
-                self.layout, self.kept_itemsize, self.itemsize, self.taps, self.front, self.device, self.bits
-            )
-        return choose_backward(
-            self.layout, self.kept_itemsize, self.itemsize, self.taps, self.recomputed, self.bits,
-            self.stored, self.device,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -197,10 +179,6 @@ class ProductProblem(Problem):
         """Those of the attributes that are flags."""
         return ("summand",) if self.summand else ()
 
-    def heuristic(self) -> Choice:
-        """The kernel where nothing was tuned."""
-        return Choice("product", product_config(self.layout.c, self.layout.hw, self.reduced))
-
 
 @dataclass(frozen=True)
 class PassProblem(Problem):
@@ -241,13 +219,6 @@ class PassProblem(Problem):
     def flags(self) -> tuple[str, ...]:
         """Those of the operator."""
         return self.holding
-
-    def heuristic(self) -> Choice:
-        """The config where nothing was tuned."""
-        if self.step in FLAT:
-            return Choice(self.step, affine_config(self.layout))
-        configs = {"pool": pool_config, "rescale": rescale_config, "moments": moments_config}
-        return Choice(self.step, configs[self.step](self.layout, self.itemsize, self.device))
 
 
 def _name(dtype: object) -> str:

@@ -9,10 +9,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from .allowed import allowed
-from .choice import Choice
-from .config import Device
+from .choice import choose
+from .config import Choice, Device
+from .families.lagged import LaggedConfig
 from .key import Key
-from .lagged import LaggedConfig
 from .problem import Problem
 from .store import in_force
 from .table import Table
@@ -82,7 +82,7 @@ def select(problem: Problem, may_read: bool = True) -> Choice:
 def _select(problem: Problem, table: Table) -> Choice:
     key = Key.of(problem) if table else None
     if key is None or key not in table:
-        return problem.heuristic()
+        return choose(problem)
     tuned = table[key].choice
     if isinstance(tuned.config, LaggedConfig):
         # Tuned for a batch of this class, but perhaps a larger one: no tile can lag behind the last.
@@ -91,4 +91,4 @@ def _select(problem: Problem, table: Table) -> Choice:
     if allowed(problem, tuned):
         return tuned
     log.debug("tuned %s does not fit %s", tuned, problem)
-    return problem.heuristic()
+    return choose(problem)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import files
-from .choice import Choice
+from .config import Choice
 from .key import Key
 from .problem import Problem
 from .table import Entry, Table, parse, serialize

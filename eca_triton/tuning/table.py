@@ -17,14 +17,12 @@ from typing import Any
 
 from ..version import __version__
 from .allowed import impossible
-from .choice import FIXED, AnyConfig, Choice
-from .config import FLAT, TILED, Config, FlatConfig
+from .config import FIXED, FLAT, TILED, AnyConfig, Choice, Config, FlatConfig
+from .families.lagged import LaggedConfig
+from .families.product import ProductConfig
+from .families.tile import TileBackwardConfig, TileConfig
+from .families.tile_channels_last import TileChannelsLastConfig
 from .key import Key
-from .lagged import LaggedConfig
-from .product import ProductConfig
-from .tile import TileConfig
-from .tile_backward import TileBackwardConfig
-from .tile_channels_last import TileChannelsLastConfig
 
 SCHEMA = 1
 MAX_INTEGER = 2**31 - 1  # what a kernel's constant may be

@@ -15,15 +15,13 @@ from torch import Tensor
 import eca_triton
 from eca_triton.launch import devices
 from eca_triton.tuning.allowed import allowed
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import FLAT, TILED, Config, FlatConfig
-from eca_triton.tuning.heuristic import power_of_2
-from eca_triton.tuning.lagged import LaggedConfig
+from eca_triton.tuning.config import FLAT, TILED, Choice, Config, FlatConfig
+from eca_triton.tuning.families.blocks import power_of_2
+from eca_triton.tuning.families.lagged import LaggedConfig
+from eca_triton.tuning.families.product import ProductConfig
+from eca_triton.tuning.families.tile import TileBackwardConfig, TileConfig
+from eca_triton.tuning.families.tile_channels_last import TileChannelsLastConfig
 from eca_triton.tuning.problem import EcaProblem, PassProblem, Problem, ProductProblem
-from eca_triton.tuning.product import ProductConfig
-from eca_triton.tuning.tile import TileConfig
-from eca_triton.tuning.tile_backward import TileBackwardConfig
-from eca_triton.tuning.tile_channels_last import TileChannelsLastConfig
 
 TRIES = 20_000
 ROUNDS = 2

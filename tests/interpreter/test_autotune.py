@@ -22,8 +22,8 @@ from eca_triton.ops.schema import ECA, GATE
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
 from eca_triton.tuning.candidates import candidates
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import Device
+from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice, Device
 from eca_triton.tuning.problem import Problem
 from eca_triton.tuning.select import select
 
@@ -123,7 +123,7 @@ def test_the_problem_of_a_product_is_the_one_that_its_launch_asks_about(summand:
 def test_a_search_runs_to_its_end_with_the_kernels() -> None:
     (task,) = tasks_of({example(ECA, (1, 8, 4, 4), False, torch.float32): 1}, FEW)
     outcome = search(task, replace(Bench(properties=FEW).machine(), launch=launch_as))
-    assert outcome.choice == task.problem.heuristic()
+    assert outcome.choice == choose(task.problem)
     assert not outcome.problem
     assert outcome.entry is None
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from eca_triton.launch import channels_last as launch_channels_last
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.lagged import lagged_config
+from eca_triton.tuning.families.lagged import lagged_config
+from eca_triton.tuning.families.tile_channels_last import tile_channels_last_config
 from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.tile_channels_last import tile_channels_last_config
 
 NAN, INF = float("nan"), float("inf")
 FEW_SMS = Device(num_sms=2, warp_size=32)  # large tiles

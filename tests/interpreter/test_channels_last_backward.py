@@ -12,8 +12,8 @@ from kernel_cases import ACTIVATIONS, LAYOUTS, Site, assert_earned, batch_norm, 
 
 from eca_triton.launch import backward_channels_last as launch_backward_channels_last
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.lagged_backward import lagged_backward_config
-from eca_triton.tuning.tile_channels_last_backward import tile_channels_last_backward_config
+from eca_triton.tuning.families.lagged import lagged_backward_config
+from eca_triton.tuning.families.tile_channels_last import tile_channels_last_backward_config
 
 NAN, INF = float("nan"), float("inf")
 FEW_SMS = Device(num_sms=2, warp_size=32)  # large tiles

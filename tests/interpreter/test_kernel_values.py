@@ -21,7 +21,7 @@ from eca_triton.launch import devices
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import gates as launch_gates
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.heuristic import pool_config
+from eca_triton.tuning.families.passes import pool_config
 from eca_triton.tuning.layout import common_layout
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eca_triton.launch import projection as launch_projection
 from eca_triton.launch.call import ProductCall
-from eca_triton.tuning.product import product_config
+from eca_triton.tuning.families.product import product_config
 
 CASES = covering(
     {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eca_triton.launch import projection as launch_projection
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.projection import projection_config
+from eca_triton.tuning.families.projection import projection_config
 
 H200 = Device(num_sms=132, warp_size=32)
 CASES = covering(

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from eca_triton.compile import compat
 from eca_triton.compile.inductor import lowering
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import Device
-from eca_triton.tuning.lagged import lagged_config
+from eca_triton.tuning.config import Choice, Device
+from eca_triton.tuning.families.lagged import lagged_config
 from eca_triton.tuning.problem import Problem
 
 ECA = torch.ops.eca_triton.eca

@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from eca_triton.compile.inductor import lowering
 from eca_triton.launch import backward_channels_last, channels_last
 from eca_triton.launch import replay as direct
-from eca_triton.tuning.choice import Choice
-from eca_triton.tuning.config import Device
-from eca_triton.tuning.lagged import LaggedConfig, lagged_config
-from eca_triton.tuning.lagged_backward import lagged_backward_config
+from eca_triton.tuning.config import Choice, Device
+from eca_triton.tuning.families.lagged import LaggedConfig, lagged_backward_config, lagged_config
 from eca_triton.tuning.problem import Problem
 
 FEW_SMS = Device(num_sms=2, warp_size=32)

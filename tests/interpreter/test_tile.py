@@ -9,8 +9,8 @@ from torch import Tensor
 
 from eca_triton.launch import forward as launch_forward
 from eca_triton.tuning.config import Device
+from eca_triton.tuning.families.tile import TileConfig, tile_config
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.tile import TileConfig, tile_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NaN on purpose
 

@@ -13,9 +13,8 @@ from eca_triton.launch import forward as launch_forward
 from eca_triton.launch.backward import tile_backward
 from eca_triton.launch.call import BackwardCall
 from eca_triton.tuning.config import Device
+from eca_triton.tuning.families.tile import TileBackwardConfig, tile_backward_config, tile_config
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.tile import tile_config
-from eca_triton.tuning.tile_backward import TileBackwardConfig, tile_backward_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
 

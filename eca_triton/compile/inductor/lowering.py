@@ -25,7 +25,7 @@ from ...launch.call import KERNEL_DTYPES
 from ...ops.schema import ECA, GATE, SiteArguments
 from ...ops.schema_projection import RESCALED_PROJECTION
 from ...tuning.config import Device
-from ...tuning.heuristic import power_of_2
+from ...tuning.families.blocks import power_of_2
 from ...tuning.layout import common_layout
 from ...tuning.problem import EcaProblem
 from ...tuning.select import select

@@ -12,9 +12,9 @@ from torch._inductor.virtualized import V, ops
 
 from ...ops.schema_projection import RescaledArguments
 from ...tuning.config import Device
+from ...tuning.families.product import ProductConfig, takes
 from ...tuning.layout import common_layout
 from ...tuning.problem import ProductProblem
-from ...tuning.product import ProductConfig, takes
 from ...tuning.select import select
 from .epilogue import fits
 from .template import attempt, template

@@ -15,6 +15,7 @@ from ...activations import BENDING, SELECTING
 from ...tuning.choice import choose
 from ...tuning.config import Device
 from ...tuning.layout import common_layout
+from ...tuning.problem import EcaProblem
 from ...tuning.targets import TARGETS, Target
 from .facts import Facts
 
@@ -264,7 +265,7 @@ def _one_launch(facts: Facts, target: Target) -> tuple[int, float, float]:
     layout = common_layout((n, c, hw), (c * hw, 1, c) if facts.channels_last else (c * hw, hw, 1))
     itemsize, front = facts.dtype.itemsize, facts.batch_norm is not None or facts.activation != "identity"
     device = Device(num_sms=target.sms, warp_size=target.warp_size)
-    choice = choose(layout, itemsize, itemsize, facts.taps, front, device)
+    choice = choose(EcaProblem.forward(layout, facts.dtype, itemsize, itemsize, facts.taps, front, device))
     config: Any = choice.config
     if config is None:
         return 3, 1.0, 0.0

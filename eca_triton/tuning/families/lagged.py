@@ -1,12 +1,17 @@
-"""Config of the lagged launch, or None where it would not pay."""
+"""The lagged launch, forward and backward: how it is cut, what may run, what is tried."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-from .config import Device
-from .heuristic import VECTOR_BYTES, power_of_2
-from .layout import Layout
+from ..config import Choice, Device
+from ..layout import Layout
+from ..problem import EcaProblem
+from .blocks import PADDING, VECTOR_BYTES, padding, power_of_2, share_fits
+from .product import REGISTERS
+from .tile import OCTET
 
 THREADS = (128, 256)
 VECTORS = 8  # of a tile per thread: 32 registers
@@ -19,6 +24,8 @@ MAX_INDEX = 2**31 - 2**16  # tickets are int32
 # A poll is a round trip to L2 and two barriers, hundreds of ns: milliseconds in all. What a program waits
 # for, sums that others have begun, takes no longer than L2_BYTES take from DRAM: tens of microseconds.
 PATIENCE = 1 << 13
+BACKWARD_VECTORS = VECTORS // 2
+AHEAD = (0.25, 0.5, 1.0)  # programs in flight, of which the lagged kernel's sums may be ahead
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,39 @@ def forward_tile_bytes(itemsize: int, more: bool) -> int:
     programs may have.
     """
     return TILE_BYTES // 2 if more and itemsize == 2 else TILE_BYTES
+
+
+def lagged_backward_config(
+    layout: Layout, itemsize: int, recomputed: bool, stored: bool, bits: bool, device: Device
+) -> LaggedConfig | None:
+    """Config of the backward.
+
+    Args:
+        layout: Of x, dy, d_x and, where there are such, residual and d_residual.
+        itemsize: Bytes of the largest element of these.
+        recomputed: Whether the activation's argument is recomputed: neither the identity nor bits.
+        stored: Whether d_residual is wanted.
+        bits: Whether the activation's bits are read.
+        device: Properties of the GPU.
+    """
+    size = backward_tile_bytes(recomputed)
+    config = cut(layout, itemsize, size, BACKWARD_VECTORS, returning(recomputed, stored), bits, device)
+    return with_registers(config, recomputed)
+
+
+def returning(recomputed: bool, stored: bool) -> int:
+    """Maps that come back from L2: what is spread, d_residual or dy; to recompute it, x and a residual."""
+    return 3 if recomputed and not stored else 1
+
+
+def backward_tile_bytes(recomputed: bool) -> int:
+    """Bytes of a tile, at most: two maps at a time take the registers of one in the forward."""
+    return TILE_BYTES // 4 if recomputed else TILE_BYTES // 2
+
+
+def with_registers(config: LaggedConfig | None, recomputed: bool) -> LaggedConfig | None:
+    """The config with all the registers that there are, if u is recomputed."""
+    return replace(config, max_registers=255) if config is not None and recomputed else config
 
 
 def cut(
@@ -191,3 +231,67 @@ def _tile(layout: Layout, elements: int, channels_last: bool) -> tuple[int, int]
 def _least_padding(extent: int, blocks: tuple[int, ...]) -> int:
     """The block that pads `extent` least, the first of equals; all of a short extent."""
     return min(power_of_2(extent), min(blocks, key=lambda block: -extent % block))
+
+
+def fits(problem: EcaProblem, config: Any) -> bool:
+    """Whether the kernel computes the problem with the config."""
+    layout = problem.layout
+    itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
+    vector = VECTOR_BYTES // itemsize
+    if not takes(layout, problem.device):
+        return False
+    channels_last = layout.vector(1, vector) == vector
+    if (config.vec_c, config.vec_hw) != ((vector, 1) if channels_last else (1, vector)):
+        return False
+    if not channels_last and layout.vector(2, vector) < vector:
+        return False
+    block, extent = (config.block_c, layout.c) if channels_last else (config.block_hw, layout.hw)
+    unit = OCTET if problem.bits else vector  # no byte of bits may belong to two rows
+    tiles = config.tiles(layout)
+    threads = config.num_warps * problem.device.warp_size
+    return (
+        block % unit == extent % unit == 0
+        and config.block_c <= power_of_2(layout.c)
+        and config.block_hw <= power_of_2(layout.hw)
+        and tiles <= config.lag  # else programs wait in vain
+        and layout.n * tiles + config.lag <= MAX_INDEX
+        and config.block_p * config.block_g <= 64 * threads
+        and config.max_registers <= REGISTERS // threads
+        and share_fits(problem, config.block_c * config.block_hw * itemsize, config.num_warps)
+    )
+
+
+def candidates(problem: EcaProblem, heuristic: Choice) -> Iterator[Choice]:
+    """Tiles that come back from L2."""
+    layout, device = problem.layout, problem.device
+    # How far sums are ahead is for the heuristic's kernel to vary; another one has to win first.
+    programs_ahead = AHEAD if heuristic.kernel == "lagged" else AHEAD[1:2]
+    itemsize, back, vectors = problem.kept_itemsize, 1, VECTORS
+    if problem.direction == "forward":
+        most = forward_tile_bytes(itemsize, problem.front or problem.bits)
+    else:
+        itemsize, vectors = problem.itemsize, BACKWARD_VECTORS
+        most = backward_tile_bytes(problem.recomputed)
+        back = returning(problem.recomputed, problem.stored)
+    vec_c = channels_per_vector(layout, itemsize, problem.bits, device)
+    if vec_c is None:
+        return
+    channels_last = vec_c > 1
+    extent = layout.c if channels_last else layout.hw  # along the contiguous axis
+    for run in (32, 64, 128) if channels_last else (256, 512, 1024):
+        run = min(run, power_of_2(extent))
+        if padding(extent, run) > PADDING:
+            continue
+        for size in (most, most // 2, most // 4):
+            other = min(size // itemsize // run, power_of_2(layout.hw if channels_last else layout.c))
+            block_c, block_hw = (run, other) if channels_last else (other, run)
+            for threads in THREADS:
+                share = run * other * itemsize / (threads * VECTOR_BYTES)
+                if not 1 <= share <= vectors:
+                    continue
+                for ahead in programs_ahead:
+                    config = shaped(layout, itemsize, block_c, block_hw, threads, back, device, ahead)
+                    if problem.direction == "backward":
+                        config = with_registers(config, problem.recomputed)
+                    if config is not None:
+                        yield Choice("lagged", config)

@@ -1,13 +1,16 @@
-"""Config of the contiguous register tile, or None where a map does not fit one."""
+"""The contiguous register tile, forward and backward: how it is cut, what may run, what is tried."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
+from typing import Any
 
-from .config import Device
-from .heuristic import VECTOR_BYTES, power_of_2
-from .layout import Layout
+from ..config import Choice, Device
+from ..layout import Layout
+from ..problem import EcaProblem
+from .blocks import VECTOR_BYTES, image, power_of_2, powers, share_fits
 
 THREADS = (64, 128, 256, 512)
 OCTET = 8  # elements whose bits share a byte
@@ -17,6 +20,7 @@ WINDOW_COLUMNS = 32
 PADDING = 1 / 16  # of a row, that wider blocks may cost
 MAX_HALO = 2  # rows that are only summed, per row of the tile
 MAX_INDEX = 2**31 - 2**16  # offsets inside an image are int32
+COLUMNS = (32, 64, 128, 256)  # of the contiguous tile's blocks: from half a line of bf16 on
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,23 @@ class TileConfig:
 
 
 @dataclass(frozen=True)
+class TileBackwardConfig:
+    """How the kernel cuts a map.
+
+    Attributes:
+        tile: how it cuts the rows of the gradient that it keeps.
+        block_halo_hw: columns of one block of the halo, whose rows are few and only summed.
+    """
+
+    tile: TileConfig
+    block_halo_hw: int
+
+    def tiles(self, layout: Layout) -> int:
+        """Programs of one image."""
+        return self.tile.tiles(layout)
+
+
+@dataclass(frozen=True)
 class Limits:
     """What one thread may hold of the tile.
 
@@ -67,6 +88,10 @@ class Limits:
 
 # 50 registers at most, which leave as many for sums and addresses at 128 per thread.
 FORWARD = Limits(short_bytes=100, long_bytes=200, packed_elements=64)
+# The gradient takes 26 registers, as large a share of x is on its way beside it, and both have sums. What
+# activations compute takes as many again.
+LINEAR = Limits(short_bytes=104, long_bytes=104, packed_elements=48)
+RECOMPUTED = Limits(short_bytes=52, long_bytes=52, packed_elements=48)
 
 
 def tile_config(
@@ -209,3 +234,101 @@ def _blocks(span: int, widest: int, narrowest: int, least_tail: int) -> tuple[in
         block //= 2
     assert best is not None, "a block of all columns always fits"
     return best[1:]
+
+
+def tile_backward_config(
+    layout: Layout, dy_itemsize: int, itemsize: int, taps: int, bits: bool, recomputed: bool, device: Device
+) -> TileBackwardConfig | None:
+    """Config for dy of `dy_itemsize` bytes.
+
+    Args:
+        layout: Of dy, x, d_x, the residual and its gradient together.
+        dy_itemsize: Bytes of an element of dy.
+        itemsize: Bytes of the largest element of these maps.
+        taps: Of the convolution over channels.
+        bits: Whether bits say what the activation passed.
+        recomputed: Whether the activation's slope is computed anew.
+        device: What runs it.
+    """
+    tile = cut(layout, dy_itemsize, itemsize, taps, device, bits, limits(recomputed))
+    return None if tile is None else with_halo(tile, itemsize, device)
+
+
+def limits(recomputed: bool) -> Limits:
+    """What a thread may hold, with the activation's slope computed anew or not."""
+    return RECOMPUTED if recomputed else LINEAR
+
+
+def with_halo(tile: TileConfig, itemsize: int, device: Device) -> TileBackwardConfig:
+    """The config with this tile: a vector of the halo for every thread."""
+    row = power_of_2(tile.chunks * tile.block_hw + tile.block_tail)
+    access = min(tile.vec, VECTOR_BYTES // itemsize)
+    share = tile.num_warps * device.warp_size * access // tile.block_halo
+    return TileBackwardConfig(tile, block_halo_hw=min(row, max(share, tile.vec)))
+
+
+def fits(problem: EcaProblem, config: Any) -> bool:
+    """Whether the kernel computes the problem with the config."""
+    layout, halo = problem.layout, problem.taps - 1
+    span = -(-(layout.hw + config.vec - 1) // config.vec) * config.vec if config.windowed else layout.hw
+    columns = config.chunks * config.block_hw + config.block_tail
+    return (
+        layout.contiguous
+        and layout.c * layout.hw <= MAX_INDEX
+        and _vectors_fit(problem, config.vec, config.windowed)
+        and config.block_c * layout.hw % config.vec == 0  # no vector is shared by two programs
+        and config.block_hw % config.vec == config.block_tail % config.vec == 0
+        and span <= columns < span + max(config.block_hw, config.block_tail)
+        and config.block_c <= max(config.vec, power_of_2(layout.c))
+        and min(halo, layout.c - config.block_c) <= MAX_HALO * config.block_c
+        and config.block_halo == power_of_2(max(halo, 1))
+        and (problem.kept_itemsize == 2 or not config.packed)
+        and share_fits(problem, config.block_c * columns * problem.kept_itemsize, config.num_warps)
+    )
+
+
+def backward_fits(problem: EcaProblem, config: Any) -> bool:
+    """Whether the kernel of the backward does."""
+    layout, block = problem.layout, config.block_halo_hw
+    if not (block % config.tile.vec == 0 and fits(problem, config.tile)):
+        return False
+    columns = config.tile.chunks * config.tile.block_hw + config.tile.block_tail
+    # The halo's loop has no mask where blocks end with the row: then there may be no block after it, unless
+    # there is no halo. Circular padding, which has one for all channels too, takes half a band of them.
+    masked = layout.hw % block != 0 or columns - layout.hw < block
+    no_halo = layout.c <= config.tile.block_c and layout.c < problem.taps // 2
+    return block <= power_of_2(columns) and (masked or no_halo)
+
+
+def _vectors_fit(problem: EcaProblem, vec: int, windowed: bool) -> bool:
+    layout = problem.layout
+    if (problem.bits and vec != OCTET) or (not problem.bits and vec * problem.itemsize > VECTOR_BYTES):
+        return False
+    if windowed:  # images start on a vector, which may hold the end of one row and the start of the next
+        return image(layout) % vec == 0 and layout.hw % vec != 0 and vec <= layout.hw
+    return layout.hw % vec == 0
+
+
+def candidates(problem: EcaProblem, _: Choice) -> Iterator[Choice]:
+    """Contiguous rows in registers."""
+    layout, taps, device = problem.layout, problem.taps, problem.device
+    backward = problem.direction == "backward"
+    room = limits(problem.recomputed) if backward else FORWARD
+    rows = rows_of(layout, problem.kept_itemsize, problem.itemsize, problem.bits)
+    if rows is None:
+        return
+    for block_c in powers(rows.least, max(rows.least, power_of_2(layout.c))):
+        # Below, more rows are read for their sums alone than are kept.
+        if min(taps - 1, layout.c - block_c) > MAX_HALO * block_c:
+            continue
+        for threads in THREADS:
+            for columns in (0, *COLUMNS):
+                config = shaped(rows, block_c, threads, taps, device, room, columns)
+                share = block_c * rows.bytes / (config.num_warps * device.warp_size)
+                # Narrow blocks are for fewer threads than asked.
+                if share > room.long_bytes or (share < VECTOR_BYTES and threads > THREADS[0]):
+                    continue
+                if backward:
+                    yield Choice("tile", with_halo(config, problem.itemsize, device))
+                else:
+                    yield Choice("tile", config)

@@ -1,13 +1,15 @@
-"""Config of the channels-last register tile, or None where a map does not fit one."""
+"""The channels-last register tile, forward and backward: how it is cut, what may run, what is tried."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from .config import Device
-from .heuristic import VECTOR_BYTES, power_of_2
-from .layout import Layout
+from ..config import Choice, Device
+from ..layout import Layout
+from ..problem import EcaProblem
+from .blocks import PADDING, VECTOR_BYTES, padding, power_of_2, powers, share_fits
 
 HALO = 8  # channels beside the tile, per side: one vector of 16-bit elements
 THREADS = (128, 256, 512)  # more leave a thread too few registers for its share of the tile
@@ -15,6 +17,7 @@ PIECES = 7  # vectors per thread: 49, 196 and 784 elements are 7 of them exactly
 PIECES_BESIDE_TERMS = 4  # batch norm's terms and an activation's temporaries take registers too
 ROW_BYTES = (128, 64)  # channels of one element: whole lines, else two sectors; below, the halo outweighs it
 MAX_INDEX = 2**31  # offsets inside an image are int32
+MAX_BACKWARD_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,30 @@ def tile_channels_last_config(
 def forward_pieces(itemsize: int, front: bool) -> Callable[[int], int]:
     """Vectors that each of so many threads may hold, as compiled for sm_80, sm_90, sm_100 and gfx942."""
     return lambda threads: PIECES_BESIDE_TERMS if front and (itemsize > 2 or threads > 256) else PIECES
+
+
+def tile_channels_last_backward_config(
+    layout: Layout, itemsize: int, taps: int, device: Device
+) -> TileChannelsLastConfig | None:
+    """Config of the backward: p stays in registers, x passes by.
+
+    Args:
+        layout: Of x, dy, d_x and, where there are such, residual and d_residual.
+        itemsize: Bytes of the largest element of these.
+        taps: Of the convolution.
+        device: Properties of the GPU.
+    """
+    return cut(layout, itemsize, taps, backward_pieces, device)
+
+
+def backward_pieces(threads: int) -> int:
+    """Vectors that each of so many threads may hold, as compiled for sm_80, sm_90 and sm_100.
+
+    Up to 255 registers leave 8 warps per SM: enough, at 14 vectors in flight each; shorter shares per
+    thread cost half as many instructions again. A program of 512 threads would be alone on its SM, which
+    loads nothing while it stores, and its halo outweighs what the lagged launch reads twice.
+    """
+    return PIECES if threads <= MAX_BACKWARD_THREADS else 0
 
 
 def cut(
@@ -122,3 +149,43 @@ def _config(
     elements = VECTOR_BYTES // itemsize
     threads = next(size for size in THREADS if layout.hw * block_c <= pieces(size) * size * elements)
     return shaped(layout, itemsize, block_c, threads, device)
+
+
+def fits(problem: EcaProblem, config: Any) -> bool:
+    """Whether the kernel computes the problem with the config."""
+    layout = problem.layout
+    itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
+    return (
+        layout.dense_channels_last
+        and layout.c % HALO == 0
+        and layout.c * layout.hw < MAX_INDEX
+        and problem.taps // 2 <= HALO
+        and config.block_c <= power_of_2(layout.c)
+        and config.steps == -(-layout.hw // config.block_hw)
+        and config.halo_steps == -(-layout.hw // config.block_halo)
+        and share_fits(problem, config.block_c * config.block_hw * config.steps * itemsize, config.num_warps)
+    )
+
+
+def candidates(problem: EcaProblem, _: Choice) -> Iterator[Choice]:
+    """Channels-last columns in registers."""
+    layout, device = problem.layout, problem.device
+    if not takes(layout, problem.taps):
+        return
+    pieces: Callable[[int], int]
+    if problem.direction == "forward":
+        itemsize = problem.kept_itemsize
+        pieces = forward_pieces(itemsize, problem.front or problem.bits)
+    else:
+        itemsize, pieces = problem.itemsize, backward_pieces
+    for block_c in powers(HALO, power_of_2(layout.c)):
+        if padding(layout.c, block_c) > PADDING:
+            continue
+        for threads in THREADS:
+            vectors = layout.hw * block_c * itemsize / (threads * VECTOR_BYTES)
+            fits = vectors <= pieces(threads) and threads * VECTOR_BYTES >= block_c * itemsize
+            if fits and (vectors >= 1 or threads == THREADS[0]):
+                yield Choice(
+                    "tile_channels_last",
+                    shaped(layout, itemsize, block_c, threads, device),
+                )

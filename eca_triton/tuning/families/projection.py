@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import Device
-from .heuristic import power_of_2
+from ..config import Device
+from .blocks import power_of_2
 
 REDUCED = 64  # columns of the matrix in one step: whole 128-byte lines of 16-bit weights
 FEW_REDUCED = 16  # the same where they stay in registers of threads, which spill more

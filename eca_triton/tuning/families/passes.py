@@ -1,11 +1,17 @@
-"""From shape, layout and device to a Config, with the reason beside each rule."""
+"""Launches of two passes, and of kernels on [N, C]: how they are cut, what may run, what is tried."""
 
 from __future__ import annotations
 
-from .config import Config, Device, FlatConfig
-from .layout import Layout
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
 
-VECTOR_BYTES = 16  # the widest load or store of a thread
+from ..config import FLAT, Choice, Config, Device, FlatConfig
+from ..layout import Layout
+from ..problem import PassProblem
+from .blocks import MAX_PROGRAMS, VECTOR_BYTES, blocks_of, image, power_of_2, share_fits
+
 THREADS = 128  # 4 warps: more programs hide the latency of memory better than wider ones
 TILE_BYTES = 4 * VECTOR_BYTES * THREADS  # 4 vectors in flight per thread
 SCALARS = 8  # elements per thread where vectors are impossible: each needs an address of its own
@@ -13,6 +19,18 @@ MIN_TILE = 1024  # elements; below this the loop and the final reduction cost mo
 MAX_SPLITS = 32  # every gate adds this many partial sums
 PROGRAMS_PER_SM = 8  # 64 KB in flight per SM
 LEAST_FLAT = 64  # elements of a program that walks an image: eight bytes of bits
+MAX_BEHIND = 2**16  # positions, of which the index of one behind the last still fits into int32
+MAX_ELEMENTS = 2**20  # of a tensor in a kernel, by Triton
+DOUBLINGS = (-2, -1, 0, 1, 2)  # of the heuristic's numbers, for a pass
+PASS_VECTORS = (1, 8)  # of a thread in a step of a pass: fewer leave memory idle, more do not fit beside sums
+
+
+def pass_config(problem: PassProblem) -> Config | FlatConfig:
+    """Config of one launch."""
+    if problem.step in FLAT:
+        return affine_config(problem.layout)
+    configs = {"pool": pool_config, "rescale": rescale_config, "moments": moments_config}
+    return configs[problem.step](problem.layout, problem.itemsize, problem.device)
 
 
 def pool_config(layout: Layout, itemsize: int, device: Device) -> Config:
@@ -75,11 +93,6 @@ def affine_config(layout: Layout) -> FlatConfig:
     return FlatConfig(min(16 * THREADS, max(LEAST_FLAT, power_of_2(layout.c * layout.hw))))
 
 
-def power_of_2(size: int) -> int:
-    """Smallest power of two that is at least `size`."""
-    return 1 << (size - 1).bit_length()
-
-
 def _tile(layout: Layout, itemsize: int, device: Device, window: int, tile_bytes: int = TILE_BYTES) -> Config:
     vector = VECTOR_BYTES // itemsize
     vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
@@ -121,3 +134,76 @@ def _channels_innermost(layout: Layout) -> bool:
     """Whether threads should run along channels: the first tensor is densest there, or has no other axis."""
     strides = layout.strides[0]
     return layout.hw == 1 or (layout.c > 1 and strides[1] < strides[4])
+
+
+def tiled_fits(problem: PassProblem, config: Any) -> bool:
+    """Whether the kernel computes the problem with the config."""
+    layout = problem.layout
+    span = layout.hw + config.window - 1
+    sums = 2 if problem.step == "moments" else 1  # in fp32, of every element of a tile
+    return (
+        config.block_c <= power_of_2(layout.c)
+        and config.block_hw <= power_of_2(span)
+        and config.splits <= -(-span // config.block_hw)
+        and config.splits * config.block_hw <= MAX_BEHIND
+        and config.block_c * power_of_2(problem.taps + 1) <= MAX_ELEMENTS
+        and max(config.vec_c, config.vec_hw, config.window) * problem.itemsize <= VECTOR_BYTES
+        and layout.vector(1, config.vec_c) == config.vec_c
+        and layout.vector(2, config.vec_hw) == config.vec_hw
+        and (config.window == 1 or _windows_fit(problem, config))
+        and share_fits(problem, 4 * sums * config.block_c * config.block_hw, config.num_warps)
+        and layout.n * config.tiles(layout) <= MAX_PROGRAMS
+    )
+
+
+def _windows_fit(problem: PassProblem, config: Any) -> bool:
+    """Rows are read from the vector before their first element on, so no vector may end behind the tensor."""
+    layout = problem.layout
+    return (
+        problem.step == "pool"
+        and layout.contiguous
+        and layout.n * image(layout) % config.window == config.block_hw % config.window == 0
+        and config.window <= layout.hw
+    )
+
+
+def flat_fits(problem: PassProblem, config: Any) -> bool:
+    """Whether the kernel computes the problem with the config."""
+    layout = problem.layout
+    return (
+        (layout.contiguous or layout.dense_channels_last)
+        and config.block <= max(LEAST_FLAT, power_of_2(image(layout)))
+        and share_fits(problem, 4 * config.block, config.num_warps)
+        and layout.n * config.tiles(layout) <= MAX_PROGRAMS
+    )
+
+
+def tiled_candidates(problem: PassProblem, heuristic: Choice) -> Iterator[Choice]:
+    """Tiles around the heuristic's, in more and in fewer ranges of positions."""
+    usual: Any = heuristic.config
+    span = problem.layout.hw + usual.window - 1
+    blocks_c = blocks_of(_scaled(usual.block_c), problem.layout.c, usual.block_c)
+    blocks_hw = blocks_of(_scaled(usual.block_hw), span, usual.block_hw)
+    vector = max(usual.vec_c, usual.vec_hw, usual.window)
+    for block_c, block_hw, num_warps in product(blocks_c, blocks_hw, _scaled(usual.num_warps)):
+        vectors = block_c * block_hw / (num_warps * problem.device.warp_size * vector)
+        if not PASS_VECTORS[0] <= vectors <= PASS_VECTORS[1]:
+            continue
+        cut = replace(usual, block_c=block_c, block_hw=block_hw, num_warps=num_warps)
+        for splits in _scaled(usual.splits):
+            if splits <= min(MAX_SPLITS, -(-span // block_hw)):
+                yield Choice(problem.step, replace(cut, splits=splits))
+
+
+def flat_candidates(problem: PassProblem, heuristic: Choice) -> Iterator[Choice]:
+    """Longer and shorter pieces of an image."""
+    usual: Any = heuristic.config
+    for block, num_warps in product(_scaled(usual.block), _scaled(usual.num_warps)):
+        vectors = block * problem.itemsize / (num_warps * problem.device.warp_size * VECTOR_BYTES)
+        if block >= LEAST_FLAT and PASS_VECTORS[0] <= vectors <= PASS_VECTORS[1]:
+            yield Choice(problem.step, FlatConfig(block, num_warps))
+
+
+def _scaled(usual: int) -> list[int]:
+    """Powers of two around one."""
+    return [number for number in (int(usual * 2.0**each) for each in DOUBLINGS) if number >= 1]
