@@ -11,44 +11,70 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from eca_triton.report.measure import Clock, cuda_clock
-from eca_triton.util.timing import Timer, time_in_turn
+    from eca_triton.report.measure import Clock
+    from eca_triton.util.timing import Timer
 
-from .checkout import found_by_torch
-from .commands import Context, Run, compile, copy, detectors, evidence, host, network, op, paper, report, tax
+    from .commands import Run
 
-COMMANDS = (op, network, host, compile, report, evidence, copy, tax, paper, detectors)
+COMMANDS = {
+    "op": "ECA and whole tails, forward or in training, against eager and torch.compile",
+    "network": "whole networks beside their twins without attention, with SE and with CBAM",
+    "host": "what a call costs the host: microseconds, on any machine",
+    "compile": "seconds that our pass adds to torch.compile, on any machine",
+    "report": "the page of committed results, its figures, and the goals",
+    "evidence": "everything that counts, within ten minutes, into one folder",
+    "copy": "bandwidth of a copy, by its size",
+    "tax": "bytes and kernels of networks: stock, ours, and without ECA",
+    "paper": "parameters and FLOPs of the ECA-Net paper's tables 2 and 3",
+    "detectors": "parameters of the detectors beside the official table",
+}
+"""What each does, by name, which is that of its file in `commands`: only the one that runs is imported."""
 
 
 def main(
     arguments: Sequence[str] | None = None,
-    timer: Timer = time_in_turn,
+    timer: Timer | None = None,
     device: torch.device | None = None,
-    clock: Clock = cuda_clock,
+    clock: Clock | None = None,
 ) -> int:
     """Run a command and return its exit code; a test gives clocks, and the device that it pretends for."""
-    options = parser().parse_args(arguments)
+    options = parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
+    import torch
+
+    from eca_triton.report.measure import cuda_clock
+    from eca_triton.util.timing import time_in_turn
+
+    from .checkout import found_by_torch
+    from .commands import Context
+
     if device is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
-    context = Context(sys.stdout, device, timer, clock)
+    context = Context(sys.stdout, device, timer or time_in_turn, clock or cuda_clock)
     run: Run = options.run
     # Whatever libraries print goes to stderr: stdout holds the answer alone.
     with found_by_torch(), contextlib.redirect_stdout(sys.stderr):
         return run(options, context)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of all commands."""
+def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Of all commands, with the options of the one that the arguments name."""
     whole = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Times, on a GPU, checked before each; and counts, on any machine.",
     )
     commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for command in COMMANDS:
-        command.add_to(commands)
+    for name, text in COMMANDS.items():
+        each = commands.add_parser(name, help=text)
+        if name in arguments[:1]:
+            command = import_module(f".commands.{name}", __package__)
+            command.add_to(each)
+            each.set_defaults(run=command.run)
     return whole
 
 

@@ -8,11 +8,17 @@ neither Triton nor the machinery of torch.compile, which load when they are firs
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from . import ops as ops  # registers torch.ops.eca_triton.*
 from .version import __version__ as __version__
+
+# `python -m eca_triton` imports this package to find __main__, which imports the ops as a command needs
+# them: --help is there at once.
+_arguments = getattr(sys, "argv", [])
+if _arguments[:1] != ["-m"] or sys.orig_argv[-len(_arguments) :][:1] != ["eca_triton"]:
+    from . import ops as ops  # registers torch.ops.eca_triton.*
 
 if TYPE_CHECKING:
     from eca_triton import compile as compile

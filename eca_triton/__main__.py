@@ -26,6 +26,8 @@ DESCRIPTION = "Efficient Channel Attention under torch.compile: what is lowered,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    from . import ops as ops  # what `import eca_triton` does elsewhere
+
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # whatever libraries print: stdout holds the answer alone
         try:

@@ -150,7 +150,7 @@ class TestSteps:
         ours = [task.command(60.0)[3:] for task in wanted if "benchmarks" in task.arguments]
         assert len(ours) == 3 if gpu else 5
         for arguments in ours:
-            assert parser().parse_args(arguments).out == tmp_path
+            assert parser(arguments).parse_args(arguments).out == tmp_path
         (tune,) = (task.command(60.0)[3:] for task in wanted if task.name == "tune")
         assert _parser().parse_args(tune).out == tmp_path / "tuned.json"
 

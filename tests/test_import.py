@@ -85,6 +85,16 @@ def test_import_beyond_torch_costs_a_few_files_and_calls(tmp_path: Path) -> None
     assert int(calls) <= 15_000
 
 
+@pytest.mark.parametrize("program", ["eca_triton", "benchmarks"])
+def test_help_imports_no_torch(program: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", program, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "positional arguments" in done.stdout
+    assert "argparse" in modules
+    assert not {"torch", "triton", "einops"} & modules
+
+
 def test_ops_and_modules_work_without_triton() -> None:
     assert (
         run(
@@ -172,7 +182,7 @@ ALLOWED = {
     },
     "report": {"activations", "compile", "deviceless", "tuning", "util", "version"},
     "cli": {"models", "tuning", "util", "version"},
-    "__main__": {"autotune", "cli", "report", "tuning"},
+    "__main__": {"autotune", "cli", "ops", "report", "tuning"},
     "__init__": {
         "compile", "deviceless", "functional", "models", "module", "ops", "report", "tuning", "version",
     },

@@ -1,4 +1,4 @@
-"""The commands of `python -m benchmarks`, one file each, and what they share."""
+"""The commands of `python -m benchmarks`, one file each (`add_to` a parser, `run`), and what they share."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeAlias
-
-import torch
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    import torch
+
     from eca_triton.report.measure import Clock
     from eca_triton.util.timing import Timer
 
@@ -20,8 +20,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 COUNTED = RESULTS / "counted"  # by the command tax
 DOCS = ROOT / "docs"
 NOT_MEASURED = 2  # exit code: nothing was measured on a GPU, or nothing was written; wrong arguments
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 @dataclass(frozen=True)

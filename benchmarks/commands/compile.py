@@ -14,29 +14,27 @@ from ..machine import describe, folder_name
 from ..network import DIRECTIONS, settings
 from ..sites import DTYPES, LAYOUTS
 from ..twins import FAMILIES
-from . import RESULTS, Commands, Context, now, positive
+from . import RESULTS, Context, now, positive
 
 BUDGET_S = 900.0
 REPEATS = 3
 BATCH = 128
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    each = commands.add_parser("compile", help="seconds that our pass adds to torch.compile, on any machine")
-    each.add_argument(
+    parser.add_argument(
         "--networks", nargs="+", choices=FAMILIES, default=["ecaresnet50d"], metavar="NAME",
         help=f"{', '.join(FAMILIES)} (default: ecaresnet50d)",
     )  # fmt: skip
-    each.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
-    each.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["channels_last"])
-    each.add_argument("--batch", type=positive, default=BATCH)
-    each.add_argument("--size", type=positive, help="side of an image (default: the network's own)")
-    each.add_argument("--dtype", choices=DTYPES, default="bf16")
-    each.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin nothing that would end later")
-    each.add_argument("--repeats", type=positive, default=REPEATS, help="compilations of each")
-    each.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
-    each.set_defaults(run=run)
+    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["channels_last"])
+    parser.add_argument("--batch", type=positive, default=BATCH)
+    parser.add_argument("--size", type=positive, help="side of an image (default: the network's own)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin nothing that would end later")
+    parser.add_argument("--repeats", type=positive, default=REPEATS, help="compilations of each")
+    parser.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

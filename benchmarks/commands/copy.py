@@ -9,17 +9,15 @@ from eca_triton.util.tables import write_table
 
 from .. import bandwidth
 from ..machine import describe, folder_name
-from . import NOT_MEASURED, RESULTS, Commands, Context, now, positive
+from . import NOT_MEASURED, RESULTS, Context, now, positive
 
 REPEATS = 20
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    each = commands.add_parser("copy", help="bandwidth of a copy, by its size")
-    each.add_argument("--repeats", type=positive, default=REPEATS, help="samples of each size")
-    each.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
-    each.set_defaults(run=run)
+    parser.add_argument("--repeats", type=positive, default=REPEATS, help="samples of each size")
+    parser.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

@@ -6,13 +6,11 @@ import argparse
 
 from eca_triton.util.tables import write_table
 
-from . import Commands, Context
+from . import Context
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """No arguments."""
-    each = commands.add_parser("detectors", help="parameters of the detectors beside the official table")
-    each.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

@@ -10,17 +10,15 @@ import torch
 from ..evidence import as_it_comes, collect, empty, fresh, run_limited, tasks, tasks_without_a_gpu
 from ..evidence_summary import summary
 from ..machine import describe, folder_name
-from . import NOT_MEASURED, RESULTS, ROOT, Commands, Context, now
+from . import NOT_MEASURED, RESULTS, ROOT, Context, now
 
 BUDGET_S = 560.0  # ten minutes, less the start of Python and the end of the last step
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    each = commands.add_parser("evidence", help="everything that counts, within ten minutes, into one folder")
-    each.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all steps together")
-    each.add_argument("--out", type=Path, help="an empty folder (default: benchmarks/results/<gpu>-<date>)")
-    each.set_defaults(run=run)
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all steps together")
+    parser.add_argument("--out", type=Path, help="an empty folder (default: benchmarks/results/<gpu>-<date>)")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

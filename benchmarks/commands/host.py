@@ -13,14 +13,12 @@ from eca_triton.util.tables import write_table
 
 from .. import host, results
 from ..machine import describe, folder_name
-from . import NOT_MEASURED, RESULTS, Commands, Context, now
+from . import NOT_MEASURED, RESULTS, Context, now
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    each = commands.add_parser("host", help="what a call costs the host: microseconds, on any machine")
-    each.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
-    each.set_defaults(run=run)
+    parser.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

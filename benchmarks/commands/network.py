@@ -14,36 +14,32 @@ from ..machine import describe, folder_name
 from ..network import BACKENDS, CONTENDERS, DIRECTIONS, Plan, failed, measure, settings
 from ..sites import DTYPES, LAYOUTS
 from ..twins import FAMILIES, KINDS
-from . import COUNTED, NOT_MEASURED, RESULTS, Commands, Context, now, positive
+from . import COUNTED, NOT_MEASURED, RESULTS, Context, now, positive
 
 BUDGET_S = 3600.0
 REPEATS = 20
 BATCH = 128
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    each = commands.add_parser(
-        "network", help="whole networks beside their twins without attention, with SE and with CBAM"
-    )
-    each.add_argument(
+    parser.add_argument(
         "--networks", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME",
         help=f"{', '.join(FAMILIES)} (default: all)",
     )  # fmt: skip
-    each.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    each.add_argument(
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument(
         "--contenders", nargs="+", choices=BACKENDS, default=list(CONTENDERS),
         help="(default: without max-autotune, whose compilation takes longest)",
     )  # fmt: skip
-    each.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
-    each.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    each.add_argument("--batch", type=positive, default=BATCH)
-    each.add_argument("--size", type=positive, help="side of an image (default: the network's own)")
-    each.add_argument("--dtype", choices=DTYPES, default="bf16")
-    each.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin nothing that would end later")
-    each.add_argument("--repeats", type=positive, default=REPEATS, help="samples of each")
-    each.add_argument("--out", type=Path, help="folder of JSON and CSV (default: in benchmarks/results)")
-    each.set_defaults(run=run)
+    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    parser.add_argument("--batch", type=positive, default=BATCH)
+    parser.add_argument("--size", type=positive, help="side of an image (default: the network's own)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin nothing that would end later")
+    parser.add_argument("--repeats", type=positive, default=REPEATS, help="samples of each")
+    parser.add_argument("--out", type=Path, help="folder of JSON and CSV (default: in benchmarks/results)")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

@@ -16,43 +16,43 @@ from .. import results, sites
 from ..machine import describe, folder_name
 from ..op import Plan, failed, measure
 from ..tails import HEADLINE, TAILS
-from . import NOT_MEASURED, RESULTS, Commands, Context, now, positive
+from . import NOT_MEASURED, RESULTS, Context, now, positive
 
 BUDGET_S = 460.0  # eight minutes, less the start of Python and the row in flight
 REPEATS = 20
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    each = commands.add_parser(
-        "op", help="ECA and whole tails, forward or in training, against eager and torch.compile"
-    )
-    each.add_argument(
+    parser.add_argument(
         "--backward", action="store_true",
         help="a training step of each: backward alone, and forward + backward",
     )  # fmt: skip
-    each.add_argument(
+    parser.add_argument(
         "--shapes", nargs="+", type=_shapes, metavar="SHAPE", default=[list(sites.TAPS)],
         help=f"maps as CxHxW, or networks: {', '.join(sites.NETWORKS)} (default: all of these)",
     )  # fmt: skip
-    each.add_argument("--batch", nargs="+", type=positive, default=list(sites.BATCHES))
-    each.add_argument("--layouts", nargs="+", choices=sites.LAYOUTS, default=list(sites.LAYOUTS))
-    each.add_argument(
+    parser.add_argument("--batch", nargs="+", type=positive, default=list(sites.BATCHES))
+    parser.add_argument("--layouts", nargs="+", choices=sites.LAYOUTS, default=list(sites.LAYOUTS))
+    parser.add_argument(
         "--variants", nargs="+", choices=(*TAILS, "all"), default=list(HEADLINE), metavar="VARIANT",
         help=f"what is around ECA: {', '.join(TAILS)}, or all (default: the first {len(HEADLINE)})",
     )  # fmt: skip
-    each.add_argument("--dtype", choices=sites.DTYPES, default="bf16")
-    each.add_argument(
+    parser.add_argument("--dtype", choices=sites.DTYPES, default="bf16")
+    parser.add_argument(
         "--contenders", nargs="+", choices=(*sites.BASELINES, *sites.OURS),
         help="of every row (default: not two_pass, and max-autotune for ResNet's maps at batch 128 alone)",
     )  # fmt: skip
-    each.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin no row that would end later")
-    each.add_argument("--repeats", type=positive, default=REPEATS, help="samples per contender")
-    each.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
-    each.add_argument("--dry-run", action="store_true", help="list the rows and their kernels; needs no GPU")
-    each.add_argument("--target", default="h200", help="GPU whose kernels --dry-run lists: h200, h100, a100")
-    each.add_argument("--table", type=Path, metavar="OP_JSON", help="print earlier results as markdown")
-    each.set_defaults(run=run)
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin no row that would end later")
+    parser.add_argument("--repeats", type=positive, default=REPEATS, help="samples per contender")
+    parser.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the rows and their kernels; needs no GPU"
+    )
+    parser.add_argument(
+        "--target", default="h200", help="GPU whose kernels --dry-run lists: h200, h100, a100"
+    )
+    parser.add_argument("--table", type=Path, metavar="OP_JSON", help="print earlier results as markdown")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

@@ -8,21 +8,19 @@ from pathlib import Path
 
 from eca_triton.util.tables import write_table
 
-from . import DOCS, Commands, Context
+from . import DOCS, Context
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    each = commands.add_parser("paper", help="parameters and FLOPs of the ECA-Net paper's tables 2 and 3")
-    each.add_argument("--json", action="store_true", help="print one JSON list")
-    each.add_argument(
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    parser.add_argument(
         "--page",
         type=Path,
         nargs="?",
         const=DOCS / "paper.md",
         help="write the page (default: docs/paper.md)",
     )
-    each.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

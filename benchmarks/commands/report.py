@@ -7,15 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .. import plots, report
-from . import DOCS, NOT_MEASURED, RESULTS, Commands, Context
+from . import DOCS, NOT_MEASURED, RESULTS, Context
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    each = commands.add_parser("report", help="the page of committed results, its figures, and the goals")
-    each.add_argument("--results", type=Path, default=RESULTS, help="folder of folders of JSON")
-    each.add_argument("--docs", type=Path, default=DOCS, help="where results.md and figures/ are written")
-    each.set_defaults(run=run)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of folders of JSON")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where results.md and figures/ are written")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:

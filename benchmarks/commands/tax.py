@@ -11,30 +11,28 @@ from .. import tax, tax_page
 from ..machine import describe
 from ..networks import NETWORKS, PAPER
 from ..sites import LAYOUTS
-from . import COUNTED, DOCS, NOT_MEASURED, Commands, Context, positive
+from . import COUNTED, DOCS, NOT_MEASURED, Context, positive
 
 DIRECTIONS = {"inference": False, "training": True}
 
 
-def add_to(commands: Commands) -> None:
+def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    counts = commands.add_parser("tax", help="bytes and kernels of networks: stock, ours, and without ECA")
-    counts.add_argument(
+    parser.add_argument(
         "--set",
         choices=tax.SETS,
         default="timm",
         help="timm's ECA networks, or those of the paper beside SE and CBAM",
     )
-    counts.add_argument("--networks", nargs="+", choices=[*NETWORKS, *PAPER], metavar="NAME")
-    counts.add_argument("--contenders", nargs="+", choices=tax.SETS["paper"].contenders)
-    counts.add_argument("--modes", nargs="+", choices=tax.MODES)
-    counts.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
-    counts.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    counts.add_argument("--whole", action="store_true", help="the deepest networks with all their blocks")
-    counts.add_argument("--workers", type=positive, default=2, help="processes")
-    counts.add_argument("--out", type=Path, help="the JSON (default: in benchmarks/results/counted)")
-    counts.add_argument("--page", type=Path, help="the page made of it (default: in docs)")
-    counts.set_defaults(run=run)
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS, *PAPER], metavar="NAME")
+    parser.add_argument("--contenders", nargs="+", choices=tax.SETS["paper"].contenders)
+    parser.add_argument("--modes", nargs="+", choices=tax.MODES)
+    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    parser.add_argument("--whole", action="store_true", help="the deepest networks with all their blocks")
+    parser.add_argument("--workers", type=positive, default=2, help="processes")
+    parser.add_argument("--out", type=Path, help="the JSON (default: in benchmarks/results/counted)")
+    parser.add_argument("--page", type=Path, help="the page made of it (default: in docs)")
 
 
 def run(options: argparse.Namespace, context: Context) -> int:
