@@ -63,7 +63,7 @@ def main(
 
 
 def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """Of all commands, with the options of the one that the arguments name."""
+    """Make the parser of all commands, with the options of the one that the arguments name."""
     whole = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Times, on a GPU, checked before each; and counts, on any machine.",

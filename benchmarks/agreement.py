@@ -1,4 +1,4 @@
-"""Whether a network's results and gradients are as good as eager's: judged against eager in float32."""
+"""Check that a network's results and gradients are as good as eager's: judged against eager in float32."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 def outcome(step: Step, training: bool) -> Groups:
-    """What a step computes, in groups; the module keeps no gradient."""
+    """Return the results of a step, in groups; the module keeps no gradient."""
     if not training:
         return {"out": [step.infer()]}
     weights = dict(step.module.named_parameters())

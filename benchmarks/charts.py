@@ -49,12 +49,12 @@ class Chart:
     panels: list[list[Panel]]
 
     def digest(self) -> str:
-        """Of all that is drawn: a file that bears another is out of date."""
+        """Hash all that is drawn: a file that bears another hash is out of date."""
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def tax_in_bytes(document: Document) -> Chart | None:
-    """What attention adds to the bytes of a set's networks, in channels-last."""
+    """Return what attention adds to the bytes of a set's networks, in channels-last."""
     counted = tax.set_of(document)
     what = "attention" if "se" in counted.contenders else "ECA"
     panels, said = [], []
@@ -85,7 +85,7 @@ def tax_in_bytes(document: Document) -> Chart | None:
 
 
 def tax_in_time(document: Document) -> Chart | None:
-    """What ECA adds to the time of networks, stock and ours, measured."""
+    """Return what ECA adds to the time of networks, stock and ours, measured."""
     grid, said = [], []
     for layout in LAYOUTS:
         panels = []
@@ -137,7 +137,7 @@ def ratio_to_inductor(document: Document) -> Chart | None:
 
 
 def slug(document: Document) -> str:
-    """What tells a chart's files from those of other documents: the GPU, and whether `op` was in training."""
+    """Name a chart's files after the GPU, and after training where `op` was in training."""
     backward = document["command"] == "op" and any(row["direction"] != "forward" for row in document["rows"])
     return "-".join([*document["machine"]["gpu"].lower().split(), *(["training"] if backward else [])])
 

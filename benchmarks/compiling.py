@@ -32,7 +32,7 @@ Compiler = Callable[[Setting, str], tuple[float, str]]
 
 
 def compiler(device: torch.device | None) -> tuple[Compiler, str]:
-    """What this machine can do, and its name."""
+    """Return what this machine can do, and its name."""
     return (lower, LOWERED) if device is None else (partial(compile_and_run, device), COMPILED)
 
 
@@ -57,7 +57,7 @@ def lower(setting: Setting, contender: str) -> tuple[float, str]:
 
 
 def compile_and_run(device: torch.device, setting: Setting, contender: str) -> tuple[float, str]:
-    """From empty caches to the results (and gradients) of the first call, compared with eager float32."""
+    """Compile from empty caches, run once, and compare results (and gradients) with eager float32."""
     from torch._inductor.utils import fresh_cache
 
     batch = network.batch_of(setting, device)
@@ -164,7 +164,7 @@ def table(document: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:
-    """What went wrong, and what was left out."""
+    """Return what went wrong, and what was left out."""
     lines = []
     for row in document["rows"]:
         name = network.setting_of(row)

@@ -55,7 +55,7 @@ class Tail(nn.Module):
 
 
 def tail_of(row: Row, device: torch.device) -> Tail:
-    """In the row's mode and dtype, with random parameters; batch norm trains in fp32, as under autocast."""
+    """Make the tail in the row's mode and dtype, with random parameters; batch norm trains in fp32."""
     tail = Tail(row)
     if tail.norm is not None:
         mean, var, weight, bias = _vectors(tail.norm)

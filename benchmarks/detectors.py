@@ -56,7 +56,7 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Whether the official figure is ours counted alike, to its last digit."""
+        """Return whether the official figure is ours counted alike, to its last digit."""
         return round(self.counted_alike / 1e6, 2) == self.official_m
 
 

@@ -50,7 +50,7 @@ class Task(NamedTuple):
     gpu: bool = True
 
     def command(self, limit_s: float) -> list[str]:
-        """What is run."""
+        """Return what is run."""
         budget = [] if self.margin_s is None else ["--budget-s", f"{max(1.0, limit_s - self.margin_s):.0f}"]
         return [sys.executable, *self.arguments, *budget]
 
@@ -61,7 +61,7 @@ def as_it_comes() -> AbstractContextManager[object]:
 
 
 def empty(folder: Path) -> bool:
-    """Whether results of one run alone would be in it."""
+    """Return whether results of one run alone would be in it."""
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
@@ -88,7 +88,7 @@ def tasks(folder: Path) -> list[Task]:
 
 
 def tasks_without_a_gpu(folder: Path) -> list[Task]:
-    """What any machine measures, and for the others that they were left out."""
+    """Return what any machine measures, and for the others that they were left out."""
     compiling = "-m benchmarks compile --networks ecaresnet26t --directions inference"
     here = [
         Task("host", 120, _into(folder, "-m benchmarks host"), gpu=False),

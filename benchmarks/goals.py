@@ -26,7 +26,7 @@ class Goal(NamedTuple):
     text: str
 
     def met(self, value: float) -> bool:
-        """Whether a measured median reaches it."""
+        """Return whether a measured median reaches it."""
         return value <= self.bound if self.figure == "tax" else value >= self.bound
 
     def shown(self, value: float) -> str:

@@ -67,7 +67,7 @@ def times_as_long(
 
 
 def document(found: Mapping[str, Any], machine: Mapping[str, Any], date: str) -> dict[str, Any]:
-    """Of pytest-benchmark's JSON what counts, in microseconds."""
+    """Pick what counts of pytest-benchmark's JSON, in microseconds."""
     rows = []
     for each in found["benchmarks"]:
         test, _, parameters = each["name"].rstrip("]").partition("[")

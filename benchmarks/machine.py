@@ -50,7 +50,7 @@ def folder_name(gpu: str, date: str) -> str:
 
 
 def _commit() -> str:
-    """Of the checkout; with a plus sign if files differ from it."""
+    """Return the checkout's commit, with a plus sign if files differ from it."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)

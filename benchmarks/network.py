@@ -61,13 +61,13 @@ class Setting(NamedTuple):
 
     @property
     def training(self) -> bool:
-        """Whether a row is of training steps."""
+        """Return whether a row is of training steps."""
         return self.direction == "training"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, and within which limits.
+    """Measurements to make, and their limits.
 
     Attributes:
         settings: Most telling first.
@@ -211,7 +211,7 @@ def measure_setting(
 
 
 def failed(document: dict[str, Any]) -> bool:
-    """Whether any entry failed its check, or could not run."""
+    """Return whether any entry failed its check, or could not run."""
     return any(row["status"] != "ok" for row in document["rows"])
 
 

@@ -38,7 +38,7 @@ MORE = (
 
 
 def figures(times: Mapping[str, Sequence[float]], batch: int) -> dict[str, Any]:
-    """What microseconds by entry ("eca/inductor", ...), taken in turn, say.
+    """Return what microseconds by entry ("eca/inductor", ...), taken in turn, say.
 
     results: per entry its median step, the middle 60 %, and images per second.
     tax: per contender, ECA's time over the plain twin's under the same compiler, less 1.
@@ -110,7 +110,7 @@ def as_markdown(document: Mapping[str, Any]) -> str:
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:
-    """What failed and why, and what was left out."""
+    """Return what failed and why, and what was left out."""
     lines = []
     for row in document["rows"]:
         name = setting_name(row)

@@ -25,7 +25,7 @@ from .training import backward_alone, check_step, step
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, and within which limits.
+    """Measurements to make, and their limits.
 
     Attributes:
         rows: Most telling first.
@@ -133,7 +133,7 @@ def tables_know(device: torch.device) -> Device:
 
 
 def failed(document: dict[str, Any]) -> bool:
-    """Whether any row failed its check, or any contender could not run."""
+    """Return whether any row failed its check, or any contender could not run."""
     return any(row["status"] != "ok" or row["errors"] for row in document["rows"])
 
 

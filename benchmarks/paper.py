@@ -86,7 +86,7 @@ def _variant(label: str, formula: str, each: Callable[[int], int], build: Callab
 
 
 def _large(table: str, label: str, name: str | None, million: str, giga: str, **reasons: str) -> Row:
-    """In units of 1024, but for what is quoted from elsewhere."""
+    """Format in units of 1024, but for what is quoted from elsewhere."""
     binary = "" if name is None or QUOTED in reasons.values() else "i"
     parameters, flops = Published(million, f"M{binary}"), Published(giga, f"G{binary}")
     build = None if name is None else _network(name)
@@ -165,13 +165,13 @@ class Line:
 
     @property
     def by_formula(self) -> int | None:
-        """What the paper's formula of a module makes of ResNet-50."""
+        """Return what the paper's formula of a module makes of ResNet-50."""
         if self.row.each is None:
             return None
         return sum(number * self.row.each(channels) for channels, _, number in SITES)
 
     def differing(self) -> set[str]:
-        """Which published numbers are not what was counted, rounded."""
+        """Return which published numbers are not what was counted, rounded."""
         if self.counts is None:
             return set()
         compared = (
@@ -182,7 +182,7 @@ class Line:
         return found | ({"formula"} if self.attention != self.by_formula else set())
 
     def note(self) -> str:
-        """What to say of the row: that it agrees, why not, or that nobody knows why."""
+        """Return what to say of the row: that it agrees, why not, or that nobody knows why."""
         if self.counts is None:
             return NOT_BUILT
         if self.off():

@@ -24,7 +24,7 @@ IMAGE = (1, 3, 224, 224)
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one network and one image.
+    """Counts of one network and one image.
 
     Attributes:
         parameters: numbers that are learned.
@@ -53,7 +53,7 @@ def count(build: Callable[[], nn.Module]) -> Counts:
 
 
 def _thop(model: nn.Module, counter: FlopCounterMode) -> int:
-    """What thop makes of a network: counts of modules, some of which the paper's networks have not.
+    """Return what thop makes of a network: counts of modules, some of which the paper's networks have not.
 
     What the network itself calls is no module: so MobileNetV2's last pooling is not counted.
     """

@@ -83,12 +83,12 @@ def convolved(k_sizes: Sequence[int]) -> int:
 
 
 def elements() -> int:
-    """Of all maps in ResNet-50 that get attention."""
+    """Count the elements of all maps in ResNet-50 that get attention."""
     return sum(number * channels * side**2 for channels, side, number in SITES)
 
 
 def linear_excess(depth: int) -> int:
-    """What thop counts more of SE's (or CBAM's) layers as `nn.Linear` than as convolutions, with r = 16.
+    """Count what thop finds more in SE's (or CBAM's) layers as `nn.Linear` than as convolutions, with r = 16.
 
     2 * inputs - 1 instead of inputs for each output: 2 * C * C / 16 less the C / 16 + C outputs.
     """

@@ -53,7 +53,7 @@ def cells(line: Line) -> list[str]:
 
 
 def _compared(published: Published | None, counted: int | None) -> list[str]:
-    """What was published, with its unit, and the count less that."""
+    """Return what was published, with its unit, and the count less that."""
     if published is None:
         return [NONE, NONE]
     difference = NONE if counted is None else f"{published.difference(counted):+.4f}"

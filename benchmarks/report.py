@@ -144,7 +144,7 @@ def _network(document: Document) -> list[str]:
 
 
 def _op(document: Document) -> list[str]:
-    """Of the largest batch; the JSON has all."""
+    """Write the table of the largest batch; the JSON has all."""
     rows = [row for row in document["rows"] if row["shape"][0] == charts.OP_BATCH]
     columns, cells = results.table({**document, "rows": rows})
     table = results.markdown(columns, cells, results.TEXT_COLUMNS)

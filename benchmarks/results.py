@@ -49,7 +49,7 @@ def band(values: Sequence[float]) -> dict[str, float]:
 
 
 def figures(row: Row, samples: Mapping[str, Sequence[float]]) -> dict[str, Figures]:
-    """What a row's samples (microseconds per call; `COPY` among them) say, per contender.
+    """Return what a row's samples (microseconds per call; `COPY` among them) say, per contender.
 
     gbps: of the least bytes that the row needs, so the same share of work for each contender.
     share_of_copy: of the bandwidth of the copy.
@@ -105,7 +105,7 @@ def save(document: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path, command: str = "op") -> dict[str, Any]:
-    """What `save` wrote.
+    """Return what `save` wrote.
 
     Raises:
         ValueError: the file is no JSON of this command.
@@ -170,7 +170,7 @@ def markdown(columns: Sequence[str], cells: Iterable[Sequence[str]], text: Colle
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:
-    """What the table cannot say: what failed and why, what was left out, which goals were met."""
+    """Return what the table cannot say: what failed and why, what was left out, which goals were met."""
     lines = []
     for row in document["rows"]:
         name = _name(row)

@@ -73,22 +73,22 @@ class Row:
 
     @property
     def trains(self) -> bool:
-        """Whether gradients are computed."""
+        """Return whether gradients are computed."""
         return self.direction != "forward"
 
     @property
     def taps(self) -> int:
-        """Of the convolution over channels."""
+        """Taps of the convolution over channels."""
         return TAPS.get(self.shape) or adaptive_kernel_size(self.shape[0])
 
     @property
     def tail(self) -> TailKind:
-        """What stands around ECA."""
+        """Return what stands around ECA."""
         return TAILS[self.variant]
 
     @property
     def keeps_bits(self) -> bool:
-        """Whether training keeps a bit per element: which of them the last activation passed."""
+        """Return whether training keeps a bit per element: which of them the last activation passed."""
         return self.trains and mask_order_for(self._map, None, self.tail.activation) != "none"
 
     @property
@@ -99,7 +99,7 @@ class Row:
 
     @property
     def least_bytes(self) -> int:
-        """What any implementation moves: every input read once, every output written once.
+        """Return what any implementation moves: every input read once, every output written once.
 
         In training also a bit per element where ReLU was open, or for an activation without bits the residual
         again; and batch norm reads its map twice each way, and in backward the gradient behind the activation
@@ -118,7 +118,7 @@ class Row:
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        """By default: max-autotune, which compiles longest, only where a network spends most of its time.
+        """Contenders by default: max-autotune, which compiles longest, only where a network spends most time.
 
         In training one of ours: the op or, where batch norm belongs to it, the compiled tail.
         """
@@ -128,7 +128,7 @@ class Row:
         return tuple(name for name in DEFAULT if headline or name != "max-autotune")
 
     def offers(self, name: str) -> bool:
-        """Whether a contender computes this: the op's batch norm is that of inference."""
+        """Return whether a contender computes this: the op's batch norm is that of inference."""
         if not self.trains:
             return True
         return self.tail.trainable and not (name == "two_pass" or (name == "op" and self.tail.normalises))
@@ -140,7 +140,7 @@ class Row:
         return " / ".join(select(problem).kernel for problem in self.problems(device))
 
     def problems(self, device: Device) -> list[EcaProblem]:
-        """What the op asks the choice of a kernel for: its forward, its backward, or either."""
+        """Return what the op asks the choice of a kernel for: its forward, its backward, or either."""
         tail, taps, bits = self.tail, self.taps, self.keeps_bits
         dtype, itemsize = DTYPES[self.dtype], DTYPES[self.dtype].itemsize
         bends = tail.activation != "identity"

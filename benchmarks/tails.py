@@ -38,7 +38,7 @@ class TailKind:
 
     @property
     def trainable(self) -> bool:
-        """Whether gradients can be judged: not where rounding may open a ReLU before the pooling."""
+        """Return whether gradients can be judged: not where rounding may open a ReLU before the pooling."""
         return self.pre_activation != "relu"
 
     def activate(self, out: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class TailKind:
         return ACTIVATIONS[self.activation].function(out)
 
     def undecided(self, before: Tensor, error: float) -> Tensor:
-        """Where the slope of the last activation depends on rounding: within `error` of one of its bends."""
+        """Mark where the last activation's slope depends on rounding: within `error` of one of its bends."""
         close = torch.zeros_like(before, dtype=torch.bool)
         for bend in ACTIVATIONS[self.activation].corners:
             close |= (before - bend).abs() <= error

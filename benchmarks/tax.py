@@ -191,6 +191,6 @@ def job_of(row: Count) -> Job:
 
 
 def setting_name(training: bool, channels_last: bool, mode: str) -> str:
-    """In words."""
+    """Name a setting in words."""
     direction = "a training step" if training else "inference"
     return f"{direction}, {'channels-last' if channels_last else 'contiguous'}, {mode}"

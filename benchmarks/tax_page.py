@@ -24,7 +24,7 @@ class Line(NamedTuple):
 
     @property
     def taxes(self) -> dict[str, float]:
-        """By contender, what attention adds to the bytes of the plain network."""
+        """Return what attention adds to the bytes of the plain network, by contender."""
         return {who: each / self.bytes["plain"] - 1 for who, each in self.bytes.items() if who != "plain"}
 
 
@@ -93,14 +93,14 @@ def page(document: Document) -> str:
 
 
 def heading(document: Document, setting: tuple[bool, bool, str]) -> str:
-    """Of a table: its setting, how many networks of the set it lacks, and that it has no time."""
+    """Head a table: its setting, how many networks of the set it lacks, and that it has no time."""
     there, most = len(list(lines(document, *setting))), len(set_of(document).networks)
     some = "" if there == most else f" ({there} of {most} counted)"
     return f"{setting_name(*setting).capitalize()}{some}: {NOT_TIMED}"
 
 
 def sizes(networks: Iterable[str]) -> str:
-    """Of their images: most have one size, and the others are named."""
+    """Say the sizes of their images: most have one, and the others are named."""
     sides = {name: {**NETWORKS, **PAPER}[name] for name in networks}
     most = max(sides.values(), key=[*sides.values()].count)
     others = [f"{name} {side} x {side}" for name, side in sides.items() if side != most]
@@ -136,7 +136,7 @@ def settings(document: Document) -> list[tuple[bool, bool, str]]:
 
 
 def remarks(document: Document) -> list[str]:
-    """What was not counted, what is out of date, and where ours is worse than stock."""
+    """Return what was not counted, what is out of date, and where ours is worse than stock."""
     found = []
     counted = set_of(document)
     for setting in product((False, True), (True, False), counted.modes):

@@ -22,7 +22,7 @@ Shape = Sequence[int]
 
 
 class Counts(NamedTuple):
-    """Of one image.
+    """Counts of one image.
 
     Attributes:
         gmacs: 10^9 multiply-adds.
@@ -34,7 +34,7 @@ class Counts(NamedTuple):
 
 
 def count(model: nn.Module, size: int) -> Counts:
-    """Of a network on the meta device, for images of a side; in inference, whatever its mode."""
+    """Count a network on the meta device, for images of a side; in inference, whatever its mode."""
     macs = FlopCounterMode(display=False, custom_mapping=FLOPS)
     results = FlopCounterMode(display=False, custom_mapping=RESULTS)
     training = model.training
@@ -45,7 +45,7 @@ def count(model: nn.Module, size: int) -> Counts:
 
 
 def _batch_norm(x: Shape, *others: Any, **__: Any) -> int:
-    """In FLOPs, as torch counts: two to a multiply-add."""
+    """Count in FLOPs, as torch does: two to a multiply-add."""
     takes_statistics = next((each for each in others if isinstance(each, bool)), False)
     return 2 * (5 if takes_statistics else 2) * math.prod(x)
 

@@ -44,7 +44,7 @@ FAMILIES = {
 
 
 def model_name(family: str, kind: str) -> str:
-    """Of a network of a family, as the tables have it."""
+    """Name a network of a family as the tables do."""
     return family if kind == "eca" else getattr(FAMILIES[family], kind)
 
 

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    """What is run, and how."""
+    """Add the arguments that say what is run, and how."""
     parser.add_argument(
         "model",
         help="timm:NAME, eca_triton:NAME of a network of the paper (eca_triton:eca_resnet50), "
@@ -201,7 +201,7 @@ def _autotune(options: argparse.Namespace, out: TextIO) -> int:
 
 
 def _impossible(options: argparse.Namespace) -> str:
-    """What is wrong with the arguments, or ""."""
+    """Return what is wrong with the arguments, or ""."""
     from .report.gather import choose_options
     from .tuning.targets import TARGETS
 

@@ -139,7 +139,7 @@ _DEFAULTS = tuple(_OPTIONS.values())
 
 
 def _changed(options: tuple[Any, ...]) -> dict[str, Any]:
-    """Of the first options of the operators those that differ from their defaults, by name."""
+    """Return those of the operators' first options that differ from their defaults, by name."""
     if options == _DEFAULTS[: len(options)]:
         return {}
     named = zip(options, _OPTIONS.items(), strict=False)
@@ -147,7 +147,7 @@ def _changed(options: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _stays_an_op() -> bool:
-    """Whether the graph that is traced shall hold our operators: torch.export's, but not torch.onnx's."""
+    """Return whether the traced graph holds our operators: torch.export's does, torch.onnx's does not."""
     return is_exporting() and not torch.onnx.is_in_onnx_export()
 
 

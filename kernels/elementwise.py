@@ -30,7 +30,7 @@ def activate(v, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def activation_passes(u, ACTIVATION: tl.constexpr):
-    """Whether relu or relu6 lets the gradient at u through: NaN does, a corner does not, as in torch."""
+    """Return where relu or relu6 lets the gradient at u through: at NaN, but at no corner, as in torch."""
     tl.static_assert(ACTIVATION == "relu" or ACTIVATION == "relu6", "its slope is no bit")
     stopped = u <= 0.0
     if ACTIVATION == "relu6":

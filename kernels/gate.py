@@ -1,4 +1,4 @@
-"""From pooled values to gates."""
+"""Gates from pooled values."""
 
 import triton
 import triton.language as tl

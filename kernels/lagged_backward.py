@@ -138,7 +138,7 @@ def tile_gradient(
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr,
     VEC_C: tl.constexpr, VEC_HW: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
-    """Of tile `index`: image, channels, spatial indices, both masks, p, x less batch norm's mean, and factor.
+    """Load tile `index`: image, channels, spatial indices, both masks, p, x less batch norm's mean, factor.
 
     p is in dy's dtype where that is exact, else fp32, as is x. factor: gain * gate of the channels.
     """
@@ -185,7 +185,7 @@ def gates(
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, C, stride_w,
     K: tl.constexpr, CIRCULAR: tl.constexpr, GATE: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Of channels offs_c of image n, from pooled."""
+    """Gates of channels offs_c of image n, from pooled."""
     z = band_convolution(
         pooled_ptr + n.to(tl.int64) * C, weight_ptr, bias_ptr, offs_c, mask_c, C, 1.0, 0, 1, stride_w,
         bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, 1, K, CIRCULAR, BLOCK_K,

@@ -1,4 +1,4 @@
-"""From the pooled input of a 1x1 convolution to the gates of its result."""
+"""Gates of the result of a 1x1 convolution, from its pooled input."""
 
 import triton
 import triton.language as tl

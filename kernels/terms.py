@@ -96,7 +96,7 @@ def gate_moments(
     sum_ptr, dot_ptr, n, offs_c, mask, C,
     bn_mean_ptr, bn_var_ptr, bn_weight_ptr, bn_bias_ptr, bn_eps, gain, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Of channels offs_c of images n: sum of p, sum of p * (x - bn_mean), gain * sum of p * xhat."""
+    """Moments of channels offs_c of images n: sum of p, of p * (x - bn_mean), gain * sum of p * xhat."""
     row = n * (SPLITS * C)
     p_sum = pooled_mean(sum_ptr + row, offs_c, mask, 1.0, C, 1, None, None, None, None, 0.0, SPLITS)
     p_dot_x = pooled_mean(dot_ptr + row, offs_c, mask, 1.0, C, 1, None, None, None, None, 0.0, SPLITS)

@@ -54,7 +54,7 @@ def gated_tile(
     BLOCK_HW: tl.constexpr, CHUNKS: tl.constexpr, BLOCK_TAIL: tl.constexpr,
     VEC: tl.constexpr, WINDOWED: tl.constexpr, pooled_ptr=None,
 ):  # fmt: skip
-    """What program `pid` needs to rescale: its image, channels and their mask, its tile as loaded, and per
+    """Load what program `pid` rescales: its image, channels and their mask, its tile as loaded, and per
     channel the terms (gain * gate, then batch norm's), WINDOWED also those of the channel after.
     The means of x go to pooled where there is one; then nothing but batch norm comes before pooling.
     """
@@ -173,7 +173,7 @@ def chunk_offsets(
 def octet_offsets(
     offs_c, mask_c, start, HW: tl.constexpr, BLOCK: tl.constexpr, VEC: tl.constexpr, WINDOWED: tl.constexpr
 ):
-    """Of every eighth column of `chunk_offsets`: offset // 8, loaded and stored. VEC is 8."""
+    """Offsets // 8 of every eighth column of `chunk_offsets`, loaded and stored. VEC is 8."""
     tl.static_assert(VEC == 8, "a vector is a byte")
     octet = start // 8 + tl.arange(0, BLOCK // 8)[None, :]
     row = offs_c * HW // 8

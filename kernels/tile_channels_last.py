@@ -56,7 +56,7 @@ def gated_tile(
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_HW: tl.constexpr, STEPS: tl.constexpr,
     BLOCK_HALO: tl.constexpr, HALO_STEPS: tl.constexpr, pooled_ptr=None,
 ):  # fmt: skip
-    """What program `pid` needs to rescale: its image, channels and their mask, the STEPS pieces of its tile
+    """Load what program `pid` rescales: its image, channels and their mask, the STEPS pieces of its tile
     as loaded, and per channel the terms (gain * gate, then batch norm's). Its means go to pooled_ptr, if any.
     """
     C = multiple_of(C, HALO)

@@ -105,7 +105,7 @@ def piece_gradient(
     dy, x_ptr, residual_ptr, mask_ptr, image, offs, mask, groups, start, factor, center, scale, shift, C, HW,
     ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of a piece [hw from start, channels]: p, and x less batch norm's mean; groups as for `byte_offsets`.
+    """Load p and x less batch norm's mean of a piece [hw from start, channels]; groups as for `byte_offsets`.
 
     p is in dy's dtype where that is exact, else fp32, as is x.
     """

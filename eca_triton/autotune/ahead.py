@@ -29,7 +29,7 @@ class Launch(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """What compiled code takes.
+    """Resources that compiled code takes.
 
     Attributes:
         shared_bytes: Of shared memory, per program.
@@ -42,7 +42,7 @@ class Usage:
     spilled_bytes: int | None = None
 
     def objection(self, shared_limit: int) -> str:
-        """Why a launch is not worth trying, or ""."""
+        """Return why a launch is not worth trying, or ""."""
         if self.shared_bytes > shared_limit:
             return f"needs {self.shared_bytes} bytes of shared memory, and a block may have {shared_limit}"
         if self.spilled_bytes:
@@ -79,7 +79,7 @@ def _begun(launch: Launch) -> Any:
 
 
 def _outcome(function: Callable[[], Any]) -> Any:
-    """What the function returns or raises; a compiler's errors are of no common class."""
+    """Return what the function returns or raises; a compiler's errors are of no common class."""
     try:
         return function()
     except Exception as error:
@@ -87,7 +87,7 @@ def _outcome(function: Callable[[], Any]) -> Any:
 
 
 def usage_of(binary: Any) -> Usage:
-    """What a compiled kernel takes; registers and spills for NVIDIA GPUs, by a tool in Triton's wheel."""
+    """Return what compiled code takes; registers and spills for NVIDIA GPUs, by a tool in Triton's wheel."""
     shared = int(binary.metadata.shared)
     code = binary.asm.get("cubin")
     if code is None:

@@ -56,13 +56,13 @@ class Example:
 
     @classmethod
     def of(cls, operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
-        """Of a call with these arguments."""
+        """Make the example of a call with these arguments."""
         a = OPERATORS[operator].arguments(*args, **kwargs)
         return cls(operator, tuple((name, Form.of(value)) for name, value in a._asdict().items()))
 
     @property
     def has_tail(self) -> bool:
-        """Whether the call of `eca` itself goes on behind the rescaling: then there is no template."""
+        """Return whether the call of `eca` itself goes on behind the rescaling: then there is no template."""
         a = dict(self.arguments)
         return (a["gain"], a["residual"], a["activation"]) != (1.0, None, "identity")
 
@@ -79,7 +79,7 @@ class Example:
         return replace(self, arguments=tuple(a.items()), templated=True)
 
     def gates(self) -> Example:
-        """What is ours of a call of `eca` where Inductor rescales the map."""
+        """Return what is ours of a call of `eca` where Inductor rescales the map."""
         no_tail = {"gain": 1.0, "residual": None, "activation": "identity"}
         return Example(GATE, tuple((dict(self.arguments) | no_tail).items()))
 
@@ -108,7 +108,7 @@ class Example:
         )
 
     def call(self, device: torch.device, seed: int = 0) -> AnyCall | None:
-        """What the launcher would be given, on a device; None where no kernel that can be tuned runs.
+        """Return what the launcher would be given, on a device; None where no kernel that can be tuned runs.
 
         Inputs are random, outputs uninitialised. On the meta device neither has elements.
         """

@@ -78,7 +78,7 @@ def launch_as(call: AnyCall, problem: Problem, choice: Choice) -> None:
 
 
 def problems_of(call: AnyCall, device: Device) -> list[Problem]:
-    """What the launches of a call on the meta device ask about on a GPU, by the heuristics."""
+    """Return what the launches of a call on the meta device ask about on a GPU, by the heuristics."""
     from .ahead import launches_of
 
     trial = Trial(device, choose)

@@ -11,7 +11,7 @@ from .search import Outcome, Task, name_of
 
 
 class Progress(Protocol):
-    """What a search tells about itself."""
+    """Listener to a search."""
 
     def begin(self, task: Task, candidates: int) -> None:
         """The next key's candidates are compiled."""
@@ -83,7 +83,7 @@ class Bar:
 
 
 def summary(outcome: Outcome) -> str:
-    """What became of a key, in one line."""
+    """Return what became of a key, in one line."""
     if outcome.choice is None:
         return "no candidate computes the right result; nothing is written"
     if outcome.heuristic_us is None:

@@ -53,7 +53,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         task: What was searched for.
@@ -89,7 +89,7 @@ class Outcome:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the heuristic's own choice, or ""."""
+        """Return what is wrong with the heuristic's own choice, or ""."""
         return self.dropped.get(choose(self.task.problem), "")
 
 
@@ -177,7 +177,7 @@ def name_of(choice: Choice) -> str:
 
 
 def _not_worth_trying(task: Task, machine: Machine) -> dict[Choice, str]:
-    """What their code says against candidates, but the first one, the heuristic's, which sets the mark.
+    """Return what their code says against all candidates but the first, the heuristic's, which sets the mark.
 
     All are compiled here, in parallel.
     """

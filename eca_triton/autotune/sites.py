@@ -26,7 +26,7 @@ from .examples import OF_INFERENCE, TUNED, Example
 
 @dataclass(frozen=True)
 class Sites:
-    """What a model asks of our operators.
+    """Calls of our operators in a model.
 
     Attributes:
         records: Of every site, with the plan that the compiler pass has for it.

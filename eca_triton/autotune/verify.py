@@ -1,4 +1,4 @@
-"""Whether a launch computes what the reference does: asked before anything is written to a table."""
+"""Check that a launch computes what the reference does, before anything is written to a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Values = dict[str, Tensor]
 
 
 def disagreement(call: AnyCall, launch: Callable[[], object]) -> str:
-    """What is wrong with what `launch` fills the call's outputs with, or "".
+    """Return what is wrong with what `launch` fills the call's outputs with, or "".
 
     An output may be twice as far from the exact one, in float64, as the reference in its own dtype, and some
     units of the last place more. Outputs hold NaN before each run.
@@ -97,7 +97,7 @@ def _avoid_corners(call: BackwardCall) -> None:
 
 
 def _reference(call: AnyCall) -> Values:
-    """What the outputs should be, in the dtype of the arithmetic on the call's x."""
+    """Return what the outputs should be, in the dtype of the arithmetic on the call's x."""
     return _REFERENCES[type(call)](call, reference.compute_dtype(call.x))
 
 

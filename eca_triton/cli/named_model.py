@@ -25,7 +25,7 @@ class ModelNotFoundError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """Which model to look at and how it is run.
+    """Name of a model to look at, and how to run it.
 
     Attributes:
         name: `timm:NAME`, `eca_triton:NAME` of `eca_triton.models.names()`, or `FILE.py:FACTORY`, where

@@ -90,7 +90,7 @@ def inspect(model: torch.nn.Module, inputs: Sequence[Any], *, device_type: str =
 
 @dataclass(frozen=True)
 class Trace:
-    """What Dynamo saw of a model.
+    """Graphs that Dynamo made of a model.
 
     Attributes:
         records: In graph order, rejected candidates after the sites of each graph.

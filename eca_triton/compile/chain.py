@@ -36,7 +36,7 @@ class Chain(CustomGraphPass):
 
 
 def is_strict() -> bool:
-    """Whether the compilation that Inductor is at was asked to be strict: the pass in its cache key tells."""
+    """Return whether the current compilation was asked to be strict: Inductor's cache key tells."""
     hooks = as_passes(getattr(inductor_config(), POST_GRAD_HOOK))
     inside = [each for hook in hooks for each in (hook.passes if isinstance(hook, Chain) else (hook,))]
     found = [getattr(each, "settings", None) for each in inside]

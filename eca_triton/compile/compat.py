@@ -49,7 +49,7 @@ __all__ = [
 
 
 def is_wrapped(x: Any) -> bool:
-    """Whether a tensor is one of a subclass around others, which has to know every operator: DTensor."""
+    """Return whether a tensor's class wraps other tensors, and so has to know every operator: DTensor."""
     return is_traceable_wrapper_subclass(x)
 
 
@@ -60,7 +60,7 @@ def inductor_compile(
     options: dict[str, Any] | None,
     config_patches: dict[str, Any] | None,
 ) -> Callable[..., Any]:
-    """What `torch.compile(backend="inductor", mode=..., options=...)` would do with this graph."""
+    """Do what `torch.compile(backend="inductor", mode=..., options=...)` would do with this graph."""
     wrapper = torch._TorchCompileInductorWrapper(mode, options, None)
     if config_patches:
         wrapper.apply_options(config_patches)
@@ -90,7 +90,7 @@ def mode_options(mode: str) -> dict[str, Any]:
 
 
 def epilogues_of_products() -> bool:
-    """Whether Inductor, as it is configured now, puts what follows a product of matrices into its kernel.
+    """Return whether Inductor, as configured now, fuses what follows a product of matrices into its kernel.
 
     It may: it times that against a library's product with a kernel behind it, and takes the faster.
     """
@@ -101,7 +101,7 @@ def epilogues_of_products() -> bool:
 
 
 def products_keep_precision() -> bool:
-    """Whether float32 products of matrices get tensor cores where float32 convolutions do."""
+    """Return whether float32 products of matrices get tensor cores where float32 convolutions do."""
     products: Any = torch.backends.cuda.matmul
     convolutions: Any = torch.backends.cudnn
     return bool(products.fp32_precision == "tf32" or convolutions.conv.fp32_precision != "tf32")
@@ -113,7 +113,7 @@ def reset_cudagraphs() -> None:
 
 
 def graph_breaks() -> dict[str, int]:
-    """Why Dynamo has broken graphs since the process started, first lines only, and how often."""
+    """Return why Dynamo has broken graphs since the process started, first lines only, and how often."""
     from torch._dynamo.utils import counters
 
     return {str(why).partition("\n")[0]: times for why, times in counters["graph_break"].items()}
@@ -149,7 +149,7 @@ def set_option(name: str, value: Any) -> None:
 
 
 def packs_bits() -> bool:
-    """Whether Inductor packs bits in the kernel of the elements: it walks these eight by eight for that.
+    """Return whether Inductor packs bits in the kernel of the elements, which it then walks eight by eight.
 
     Seen in what it generates, as the option came, with torch 2.13; before, it would store the elements twice.
     """
@@ -158,20 +158,20 @@ def packs_bits() -> bool:
 
 
 def makes_package() -> bool:
-    """Whether what Inductor compiles now is to run without Python (AOTInductor)."""
+    """Return whether what Inductor compiles now is to run without Python (AOTInductor)."""
     from torch._inductor.virtualized import V
 
     return bool(V.aot_compilation)
 
 
 def needs_data(error: Exception) -> bool:
-    """Whether fake tensors raise this where a program asks for elements, or for what only those can give."""
+    """Return whether this error says that a program asked fake tensors for their elements."""
     asked = isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
     return asked or "'FakeTensor' object" in str(error)
 
 
 def needs_storage(target: Any) -> bool:
-    """Whether Inductor stores the maps that an ATen call reads: a library's call, a window's pooling."""
+    """Return whether Inductor stores what an ATen call reads: a library's call, the pooling of windows."""
     from torch._inductor.lowering import lowerings, needs_realized_inputs
 
     aten, prims = torch.ops.aten, torch.ops.prims

@@ -69,7 +69,7 @@ def rewritten(program: ExportedProgram, settings: Settings) -> ExportedProgram:
 
 
 def _takes_one_of_several(node: fx.Node) -> bool:
-    """Whether the node stands for one result of an operator with several."""
+    """Return whether the node stands for one result of an operator with several."""
     return node.target is operator.getitem and not isinstance(value(node.args[0]), Tensor)
 
 

@@ -24,7 +24,7 @@ _enabled: dict[str, LoweringPass] = {}
 
 
 class Enabled(CustomGraphPass):
-    """In a hook, what `enable` was asked for last, in whatever thread."""
+    """Stand in a hook for what `enable` was asked for last, in whatever thread."""
 
     def __init__(self, hook: str) -> None:
         self.hook = hook

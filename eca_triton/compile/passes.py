@@ -197,7 +197,7 @@ class LoweringPass(CustomGraphPass):
 
     @property
     def settings(self) -> Settings:
-        """What was asked for; the environment is read anew at each compilation."""
+        """Return what was asked for; the environment is read anew at each compilation."""
         return Settings.from_environment(
             force=self.force, plan=self.plan, strict=self.strict, device=self.device
         )

@@ -12,7 +12,7 @@ from .plan.decide import Decision
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What became of one ECA-like site; `shape` in numbers, symbolic sizes by the example that was traced.
+    """Outcome of one ECA-like site; `shape` in numbers, symbolic sizes by the example that was traced.
 
     `map_bytes`: of a site's map, 0 for a rejected candidate. `owner`: path of the module that is this site
     and nothing else. `source`: the user's line of the rescaling, or of what stopped the match.
@@ -28,7 +28,7 @@ class SiteRecord:
 
     @property
     def lowered(self) -> bool:
-        """Whether our ops run this site."""
+        """Return whether our ops run this site."""
         return self.decision.plan != "skip"
 
 

@@ -19,7 +19,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user asked for; part of Inductor's cache key by its `repr`.
+    """Settings that a user asked for; part of Inductor's cache key by their `repr`.
 
     Attributes:
         force: Lower on any device and size, also where no win is predicted.
@@ -86,5 +86,5 @@ def _boolean(option: str, value: Any) -> bool:
 
 
 def _switch(variable: str) -> bool:
-    """Whether an environment variable is "1"; unset, empty and "0" are off."""
+    """Return whether an environment variable is "1"; unset, empty and "0" are off."""
     return _among(variable, os.environ.get(variable, ""), ("0", "1", "")) == "1"

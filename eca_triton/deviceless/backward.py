@@ -74,7 +74,7 @@ def walk(
 
 
 def _place(tensor: Tensor) -> Any:
-    """Where the gradient of a tensor arrives: at its node, or for a leaf at itself."""
+    """Return where the gradient of a tensor arrives: at its node, or for a leaf at itself."""
     return id(tensor) if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
 
 

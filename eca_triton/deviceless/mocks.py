@@ -185,7 +185,7 @@ def _configuration() -> Iterator[None]:
 
 
 def _driver(target: Target) -> Any:
-    """What Triton asks of its driver while it compiles: the target's name and limits."""
+    """Return what Triton asks of its driver while it compiles: the target's name and limits."""
     from triton.backends.compiler import GPUTarget
 
     limits = {
@@ -252,7 +252,7 @@ def _with_constants_on_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _without_user_table() -> AbstractContextManager[object]:
-    """What is lowered for a GPU that is not there does not depend on what was tuned on this machine."""
+    """Keep what was tuned on this machine out of what is lowered for a GPU that is not there."""
     tables = "off" if os.environ.get("ECA_TRITON_TUNED") == "off" else "shipped"
     return patch.dict(os.environ, ECA_TRITON_TUNED=tables)
 

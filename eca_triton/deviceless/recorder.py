@@ -124,7 +124,7 @@ def _operations(node: Node) -> tuple[str, ...]:
 
 
 def _flops(node: Node) -> int:
-    """By the formulas of `torch.utils.flop_counter`, for library calls and for Inductor's own templates.
+    """Count by the formulas of `torch.utils.flop_counter`: library calls and Inductor's own templates.
 
     Other kernels name a convolution as their origin too: those that copy its input into another layout.
     """

@@ -42,7 +42,7 @@ class Fakes(FakeTensorMode):  # type: ignore[no-untyped-call]  # mypy means __in
             return answer(*args)
 
     def lacks_data(self, error: Exception) -> bool:
-        """Whether a program may have raised this only because its tensors have no elements, or other ones."""
+        """Return whether a program may have raised this only because its tensors lack their elements."""
         return self.assumed or needs_data(error)
 
 

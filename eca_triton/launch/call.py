@@ -57,16 +57,16 @@ class Call(NamedTuple):
 
     @property
     def front(self) -> bool:
-        """Whether batch norm or an activation comes before pooling."""
+        """Return whether batch norm or an activation comes before pooling."""
         return self.bn is not None or self.pre_activation != "identity"
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """What is filled, by name."""
+        """Return what is filled, by name."""
         return _given(self, "out", "pooled", "mask")
 
     def problem(self, device: Device) -> EcaProblem:
-        """What the choice of a kernel depends on."""
+        """Return what the choice of a kernel depends on."""
         return EcaProblem.forward(
             self.layout, self.x.dtype, self.x.element_size(), self.itemsize, self.weight.numel(), self.front,
             device, self.mask is not None,
@@ -109,7 +109,7 @@ class GateCall(NamedTuple):
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """What is filled, by name."""
+        """Return what is filled, by name."""
         return _given(self, "out")
 
 
@@ -157,11 +157,11 @@ class BackwardCall(NamedTuple):
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """What is filled, by name."""
+        """Return what is filled, by name."""
         return _given(self, "d_x", "d_residual", "d_gate", "p_sum", "p_dot_x")
 
     def problem(self, device: Device) -> EcaProblem:
-        """What the choice of a kernel depends on."""
+        """Return what the choice of a kernel depends on."""
         return EcaProblem.backward(
             self.layout, self.dy.dtype, self.dy.element_size(), self.itemsize, self.weight.numel(),
             self.activation, self.mask is not None, self.d_residual is not None, device,
@@ -205,11 +205,11 @@ class ProductCall(NamedTuple):
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """What is filled, by name."""
+        """Return what is filled, by name."""
         return _given(self, "out")
 
     def problem(self, device: Device) -> ProductProblem:
-        """What the choice of a config depends on."""
+        """Return what the choice of a config depends on."""
         return ProductProblem.of(
             self.layout, self.x.dtype, self.x.element_size(), self.out.element_size(), self.x.shape[1],
             self.summand is not None, device,

@@ -28,7 +28,7 @@ on_change(forget_plans)  # they hold the configs of the calls that they repeat
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels take x, a map [N, C, *spatial] or pooled values [N, C], and its GPU takes them.
+    """Return whether kernels take x, a map [N, C, *spatial] or pooled values [N, C], and its GPU is served.
 
     They take fp32, fp16 and bf16, 0 to 3 spatial dims and at least one element. N * C and the number of
     spatial elements must stay below 2**31 each; their product has no limit.
@@ -51,7 +51,7 @@ def on_device_of(x: Tensor) -> AbstractContextManager[object]:
 
 
 def captured(x: Tensor) -> bool:
-    """Whether launches on x's device become part of a graph, and files are to be left alone."""
+    """Return whether launches on x's device become part of a graph, and files are to be left alone."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
@@ -69,7 +69,7 @@ def launched(call: Any, kernels: Kernels) -> bool:
 
 
 def device_of(device: torch.device) -> Device:
-    """What launches are made for."""
+    """Return the device that launches are made for."""
     return device_of_trial() or (_INTERPRETER if device.type == "cpu" else _gpu(device))
 
 

@@ -55,7 +55,7 @@ def gates(
 
 
 def takes(x: Tensor) -> bool:
-    """Whether `rescaled` is for x. Triton's interpreter multiplies the bits of bf16."""
+    """Return whether `rescaled` is for x. Triton's interpreter multiplies the bits of bf16."""
     if x.dtype == torch.bfloat16 and x.device.type == "cpu":
         return False
     return product.takes(x.element_size(), devices.device_of(x.device))

@@ -155,7 +155,7 @@ def _key(tensors: Tensors, options: Options) -> tuple[tuple[object, ...], list[i
 
 
 class _Launch(NamedTuple):
-    """What a compiled kernel is launched with.
+    """Arguments of a launch of a compiled kernel.
 
     places: pairs of a position in `arguments` and the index of the pointer that belongs there.
     """
@@ -217,7 +217,7 @@ class _Recording:
         self.device = triton.runtime.driver.active.get_current_device()
 
     def plan(self) -> Plan:
-        """What launches the call for other pointers of its tensors, and returns its outputs.
+        """Return what launches the call for other pointers of its tensors, and returns its outputs.
 
         Or None if somebody is to see launches as Triton makes them, or wants other code.
         """
@@ -286,7 +286,7 @@ def _interfered(knobs: Any) -> bool:
 
 @cache
 def _triton_launches_as_we_do() -> bool:
-    """Whether a plan knows this Triton: how it hands a compiled kernel to the driver, and what it asks first.
+    """Return whether a plan knows how this Triton hands compiled kernels to its driver.
 
     Its way to launch is tried on a stand-in, which tells what it was handed; knobs are read from its source.
     """

@@ -52,7 +52,7 @@ def arranged(call: Call, mask_order: str) -> Call:
 
 
 def arranged_backward(call: BackwardCall, mask_order: str) -> BackwardCall:
-    """As `arranged`; `copy_back` fills what room was made for."""
+    """Arrange a backward call as `arranged` does; `copy_back` fills what room was made for."""
     x = _dense(call.x, mask_order)
     return call._replace(
         dy=_arranged(call.dy, x),

@@ -29,7 +29,7 @@ def forward(call: Call) -> None:
 
 
 def rescale(call: Call, partial: Tensor, inv_hw: float, pooled: Tensor | None) -> None:
-    """What of `forward` follows pooling; partial: fp32 [N, splits, C], contiguous, sums over 1 / inv_hw."""
+    """Do what follows pooling in `forward`; partial: fp32 [N, splits, C], sums over 1 / inv_hw elements."""
     layout = call.layout
     factor, offset = forward_terms(call, partial, inv_hw, pooled)
     config = _chosen(call, "affine")
@@ -141,7 +141,7 @@ def _chosen(call: Call | BackwardCall, step: Pass) -> Any:
 
 
 def _flat(layout: Layout, config: FlatConfig) -> dict[str, int | bool]:
-    """How the affine kernels walk an image."""
+    """Return the constants by which the affine kernels walk an image."""
     run_length = layout.hw if layout.contiguous else layout.c
     vec = next(vec for vec in (8, 4, 2, 1) if run_length % vec == 0)
     return {

@@ -62,7 +62,7 @@ def read_state_dict(source: Source) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:
-    """What the file holds, on the CPU."""
+    """Return what the file holds, on the CPU."""
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

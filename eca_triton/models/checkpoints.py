@@ -140,7 +140,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], *, head: bool, attentio
 
 
 def _differences(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, str]:
-    """By name, tensors that only one has, or whose shapes differ; counters may be missing."""
+    """List tensors that only one has, or whose shapes differ, by name; counters may be missing."""
     found = {}
     for name in {**ours, **theirs}:
         left, right = (_shape(each.get(name)) for each in (theirs, ours))
@@ -150,7 +150,7 @@ def _differences(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> di
 
 
 def _advice(state: Mapping[str, Tensor], differences: Mapping[str, str], classifier: str) -> str:
-    """What to change."""
+    """Return what to change."""
     if all(name.startswith(classifier) for name in differences):
         classes = size_of(state, f"{classifier}weight")
         fits = f"num_classes={classes} makes one that fits, " if classes else ""
@@ -170,7 +170,7 @@ def _advice(state: Mapping[str, Tensor], differences: Mapping[str, str], classif
 
 
 def _of_features(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a whole network's tensors those of one with `features_only`; MobileNetV2's is flat: `features_1`."""
+    """Pick a `features_only` network's tensors from a whole one's; MobileNetV2's is flat: `features_1`."""
     children = {name.split(".")[0] for name in ours}
     found = {}
     for name, value in state.items():
@@ -182,7 +182,7 @@ def _of_features(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dic
 
 
 def _classifier(model: nn.Module) -> str:
-    """Of a network of timm's, which says so, or of torchvision's MobileNetV2."""
+    """Name the classifier of a network of timm's, which says so, or of torchvision's MobileNetV2."""
     config: Any = getattr(model, "pretrained_cfg", None)
     return str(config["classifier"]) if config else "classifier.1"
 

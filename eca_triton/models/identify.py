@@ -90,7 +90,7 @@ class AttentionTensor:
 
 
 def attention_tensors(state: Mapping[str, Tensor]) -> Iterator[AttentionTensor]:
-    """Those of the modules that `resnet` and `mobilenet_v2` add, told by their places."""
+    """Return those of the modules that `resnet` and `mobilenet_v2` add, told by their places."""
     for name, value in state.items():
         if found := re.match(rf"(layer([1-4])\.\d+)(?:\.se|{BEHIND})\.(.+)", name):
             yield AttentionTensor(name, found[1], found[3], int(found[2]) - 1, value)
@@ -131,7 +131,7 @@ def identify(state: Mapping[str, Tensor]) -> Network:
 
 
 def size_of(state: Mapping[str, Tensor], name: str, axis: int = 0) -> int:
-    """Of a tensor along an axis; 0 where there is no such tensor or axis."""
+    """Return the size of a tensor along an axis; 0 where there is no such tensor or axis."""
     tensor = state.get(name)
     return 0 if tensor is None or tensor.dim() <= axis else tensor.shape[axis]
 

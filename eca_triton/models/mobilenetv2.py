@@ -95,7 +95,7 @@ def _append(block: Any, module: nn.Module) -> None:
 
 
 def _feature_info(units: list[Unit]) -> list[dict[str, Any]]:
-    """As timm describes networks: the last block of each stride, or the module behind it."""
+    """Describe the network as timm does: the last block of each stride, or the module behind it."""
     last = {unit.stride: unit for unit in units}
     return [
         {"num_chs": unit.channels, "reduction": stride, "module": f"features.{unit.end}"}

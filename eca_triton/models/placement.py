@@ -95,7 +95,7 @@ def place(
 def _makers(
     attention: Attention, k_size: KSize, stages: int, known: Makers
 ) -> list[Callable[[int], nn.Module]]:
-    """What makes the module of each stage from its number of channels."""
+    """Return for each stage the function from its number of channels to a module."""
     if isinstance(attention, str) and attention not in known:
         raise ValueError(f"unknown attention {attention!r}; choose {', '.join(known)}")
     if k_size is not None and attention not in ("eca", "eca_ns"):
@@ -110,7 +110,7 @@ def _makers(
 
 
 def _followed(units: Sequence[Unit], behind: Mapping[int, int]) -> list[Unit]:
-    """Of the units at each stride so many, or all if there are fewer: evenly, the last among them.
+    """Choose so many units of each stride, or all if there are fewer: evenly, the last among them.
 
     2 of 4 and 3 of 6 are every other one, as in Non-local nets.
     """

@@ -84,7 +84,7 @@ def _units(model: Any) -> list[Unit]:
 
 
 def _channels(block: Any) -> int:
-    """Of the block's result."""
+    """Return the channels of the block's result."""
     last = block.conv3 if hasattr(block, "conv3") else block.conv2
     return int(last.out_channels)
 

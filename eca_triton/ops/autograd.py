@@ -195,7 +195,7 @@ def _backward_node(op: Any, formula: Callable[[Any], Any]) -> Callable[[Any], An
 
 
 def _derivative_of(op: Any) -> Callable[..., Any]:
-    """What is to be done where a derivative is asked for: a node of ours, else the formula."""
+    """Make what is called where a derivative is asked for: a node of ours, else the formula."""
     row = OPERATORS[op]
     given = {"gate_from_pool": _differentiable_gate} if row.composed else {}
     derivative = NODES.get(op) or functools.partial(row.formula, **given)
@@ -227,7 +227,7 @@ def _kernel(op: Any, derivative: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _differentiates(args: tuple[Any, ...]) -> bool:
-    """Whether a derivative of any kind is asked for. No keyword argument is a tensor."""
+    """Return whether a derivative of any kind is asked for. No keyword argument is a tensor."""
     if transforms_are_active():
         return True
     if torch.is_grad_enabled():
@@ -238,7 +238,7 @@ def _differentiates(args: tuple[Any, ...]) -> bool:
 
 
 def transforms_are_active() -> bool:
-    """Whether a functorch transform or forward-mode differentiation is at work."""
+    """Return whether a functorch transform or forward-mode differentiation is at work."""
     # An autograd.Function with saved tensors and without a jvp would raise under functorch, and a call below
     # autograd would silently drop the tangents of dual tensors.
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None

@@ -31,7 +31,7 @@ from .schema_batch_norm import BatchNormArguments
 
 
 class _Saved(NamedTuple):
-    """What backward needs beside the arguments, all of it small but `mask`.
+    """Values that backward needs beside the arguments, all of them small but `mask`.
 
     means, pooled, gates: [N, C]; mean, rstd: [C]; mask: bits, or `out`, or None without ReLU; joint: where
     processes share a batch, the elements of a channel in all of it, [1].
@@ -192,7 +192,7 @@ def _gradients(a: BatchNormArguments, saved: _Saved, dy: Tensor) -> tuple[Tensor
 
 
 def _plain_gradients(a: BatchNormArguments, dy: Tensor, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    """As `_gradients`, by autograd of the plain formula: for a backward that is itself differentiated."""
+    """Differentiate the plain formula: `_gradients` for a backward that is itself differentiated."""
     if a.group:
         raise NotImplementedError("eca_triton::batch_norm_eca: no second derivatives across a process group")
     tensors: list[Any] = [tensor for tensor, needed in zip(a, needs, strict=False) if needed]
@@ -207,7 +207,7 @@ def _gradients_after_kernels(
     dy: Tensor,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """As `batch_norm_kernels.backward`, for a backward that is differentiated, or that somebody traces."""
+    """Do `batch_norm_kernels.backward` for a backward that is differentiated, or that somebody traces."""
     p = dy
     if a.activation == "relu":
         if statistics.mask is None:

@@ -21,7 +21,7 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
 class Statistics(NamedTuple):
-    """What backward needs beside the arguments, fp32: means of x [N, C]; mean and biased variance [C].
+    """Values that backward needs beside the arguments, fp32: means of x [N, C]; mean and biased variance [C].
 
     mask: a bit per element where ReLU was open, as of `eca_forward`; without it backward needs the residual.
     """
@@ -33,7 +33,7 @@ class Statistics(NamedTuple):
 
 
 def take(a: BatchNormArguments, *others: Tensor) -> bool:
-    """Whether kernels compute this call: nobody traces it or looks on, and its tensors are on a GPU."""
+    """Return whether kernels compute this call: no tracer or mode sees it, and its tensors are on a GPU."""
     return (
         not a.group
         and not torch.compiler.is_compiling()

@@ -146,7 +146,7 @@ def check_same_dtype(op: str, x: Tensor, weight: Tensor) -> None:
 
 
 def _check_map(op: str, a: SiteArguments | ForwardArguments | BackwardArguments | BatchNormArguments) -> None:
-    """What every operator on maps has."""
+    """Check what every operator on maps has."""
     x = a.x
     _check_floating(op, "x", x.dtype)
     if x.ndim < 3:

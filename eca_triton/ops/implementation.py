@@ -21,7 +21,7 @@ CALLS: dict[Callable[..., Any], Calls] = {op: Calls() for op in OPERATORS}
 
 
 def _kernel(op: Any) -> Callable[..., Any]:
-    """What an operator does below autograd, on any device: it asks the map where to go."""
+    """Make an operator's kernel below autograd, for any device: it asks the map where to go."""
     row, calls = OPERATORS[op], CALLS[op]
     again = calls.again
 
@@ -51,7 +51,7 @@ def _several(outs: Any) -> tuple[Tensor, ...]:
 
 
 def have_kernels(x: Tensor) -> bool:
-    """Whether our kernels run for x; else the plain formula computes."""
+    """Return whether our kernels run for x; else the plain formula computes."""
     if x.device.type != "cuda" and not (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return False
     supports = _supports()
@@ -60,7 +60,7 @@ def have_kernels(x: Tensor) -> bool:
 
 @functools.cache
 def _supports() -> Callable[[Tensor], bool] | None:
-    """What the kernels take; None where there is no Triton, which the launchers are the first to import."""
+    """Return the test of what kernels take; None without Triton, which launchers are the first to import."""
     if importlib.util.find_spec("triton") is None:
         return None
     from ..launch.devices import supports

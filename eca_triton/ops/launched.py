@@ -64,7 +64,7 @@ def affine_from_projection(a: ProjectionArguments, outs: tuple[Tensor, Tensor | 
 
 
 def has_values(a: ProjectionArguments) -> bool:
-    """Whether there is anything to fill."""
+    """Return whether there is anything to fill."""
     return a.pooled.shape[0] * a.projection.shape[0] > 0
 
 
@@ -77,7 +77,7 @@ def rescaled_projection(a: RescaledArguments, out: Tensor) -> None:
 
 
 def has_rows(a: RescaledArguments) -> bool:
-    """Whether the kernel takes x: channels that are not innermost make rows that no vector access reads."""
+    """Return whether the kernel takes x: its rows are vectors only where channels are innermost."""
     from ..launch import projection
 
     return a.projection.shape[0] > 0 and channels_last(a.x) and projection.takes(a.x)

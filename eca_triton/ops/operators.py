@@ -33,7 +33,7 @@ def _always(_: Any) -> bool:
 
 
 class Operator(NamedTuple):
-    """What makes an operator; `a` are its arguments.
+    """One operator; `a` are its arguments.
 
     Attributes:
         arguments: Holds them, with the schema's names, order and defaults.

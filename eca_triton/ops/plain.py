@@ -53,7 +53,7 @@ def affine_from_projection(a: ProjectionArguments, **parts: Any) -> tuple[Tensor
 
 
 def rescaled_projection(a: RescaledArguments) -> Tensor:
-    """That convolution, scaled by the factor and shifted by the summand."""
+    """The result of that convolution, scaled by the factor and shifted by the summand."""
     return reference.rescaled_projection(a.x, a.projection, a.factor, a.summand, out_dtype=a.out_dtype)
 
 

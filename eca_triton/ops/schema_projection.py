@@ -94,5 +94,5 @@ def allocate_rescaled_projection(a: RescaledArguments) -> Tensor:
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether the channels of x [N, I, *spatial] are innermost, without gaps."""
+    """Return whether the channels of x [N, I, *spatial] are innermost, without gaps."""
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()

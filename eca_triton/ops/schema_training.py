@@ -101,7 +101,7 @@ class BackwardArguments(NamedTuple):
 
     @property
     def out_dtype(self) -> None:
-        """That of `grad`."""
+        """None: the dtype of `grad`."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class BackwardArguments(NamedTuple):
 
     @property
     def wanted(self) -> dict[str, Any]:
-        """Which gradients are."""
+        """The flags of the gradients that are wanted."""
         return {name: getattr(self, name) for name in self._fields if name.startswith("wants_")}
 
     @property
@@ -132,7 +132,7 @@ class BackwardArguments(NamedTuple):
 
 
 def changed(arguments: type[ForwardArguments] | type[BackwardArguments], **options: Any) -> dict[str, Any]:
-    """Of the options of an operator, in the schema's order, those that differ from their defaults."""
+    """Return the options of an operator that differ from their defaults, in the schema's order."""
     return {name: v for name, v in options.items() if v != arguments._field_defaults[name]}
 
 

@@ -26,7 +26,7 @@ MASK_ORDERS = ("none", "contiguous", "channels_last")
 
 
 class Gradients(NamedTuple):
-    """Of the inputs of `eca`; None where not wanted, or where there is no such input."""
+    """Gradients of the inputs of `eca`; None where not wanted, or where there is no such input."""
 
     x: Tensor | None
     residual: Tensor | None

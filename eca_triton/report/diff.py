@@ -116,7 +116,7 @@ def _check(report: Any) -> None:
 
 
 def _numbered(sites: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By name; a module that is called twice has two sites, the second of which is "name #2"."""
+    """Key sites by name; of a module that is called twice the second site is "name #2"."""
     seen: Counter[str] = Counter()
     named = {}
     for site in sites:

@@ -120,7 +120,7 @@ def explain(
 
 
 def look(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Trace:
-    """What Dynamo sees of a model as it would be on a GPU."""
+    """Return what Dynamo sees of a model as it would be on a GPU."""
     from ..compile.backend import trace
     from ..deviceless.stand_in import ASSUMED, Fakes, StandIn
 

@@ -37,7 +37,7 @@ def render(report: Result) -> str:
 
 
 def view(report: Result) -> dict[str, Any]:
-    """What the template reads."""
+    """Return what the template reads."""
     titles = [_title(record) for record in report.sites]
     used = {record.decision.plan for record in report.sites}
     shown: dict[str, Any] = {

@@ -49,13 +49,13 @@ def lookalikes(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def unrecorded(found: dict[str, nn.Module], records: Iterable[SiteRecord]) -> dict[str, nn.Module]:
-    """Those of the modules that no record names."""
+    """Return those of the modules that no record names."""
     names = [record.name for record in records]
     return {path: module for path, module in found.items() if not any(_within(name, path) for name in names)}
 
 
 def unmatched(unrecorded: dict[str, nn.Module], trace: Trace) -> tuple[Unmatched, ...]:
-    """Why the trace had no record of a module; one that runs a recorded layer's code is left out."""
+    """Return why the trace had no record of a module; one that runs a recorded layer's code is left out."""
     breaks = "; ".join(trace.graph_breaks)
     return tuple(
         Unmatched(path, type(module).__name__, OTHER_LAYER, "")
@@ -71,7 +71,7 @@ def _within(name: str, path: str) -> bool:
 
 
 def _has_anchor(module: nn.Module) -> bool:
-    """Whether a child is a convolution from one channel to one, along one axis."""
+    """Return whether a child is a convolution from one channel to one, along one axis."""
     children = [child for child in module.children() if isinstance(child, (nn.Conv1d, nn.Conv2d))]
     return any(
         tuple(child.weight.shape[:2]) == (1, 1) and child.weight.numel() == max(child.weight.shape)

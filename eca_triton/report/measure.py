@@ -29,7 +29,7 @@ Compile = Callable[[nn.Module, str], Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a GPU said.
+    """Times on a GPU.
 
     Attributes:
         device: Its name.
@@ -101,7 +101,7 @@ def measure_networks(
 
 
 def disagreement(exact: Any, stock: Any, ours: Any) -> str:
-    """What is wrong with our results and gradients: more than twice as far from the exact ones as stock's."""
+    """Name a result or gradient of ours more than twice as far from the exact one as stock's, or ""."""
     for what, true, theirs, mine in zip(("results", "gradients"), exact, stock, ours, strict=True):
         off_stock, off_ours, size = _norm(theirs, true), _norm(mine, true), _norm(true)
         unit = max((torch.finfo(tensor.dtype).eps for tensor in mine), default=0.0) * size

@@ -95,7 +95,7 @@ def kernel_us(kernel: Kernel, target: Target, efficiency: Efficiency = LIKELY) -
 
 
 def peak_flops_per_s(kernel: Kernel, target: Target) -> float:
-    """What the units that torch uses by default for this kernel's dtype can do.
+    """Return what the units that torch uses by default for this kernel's dtype can do.
 
     16-bit types run on tensor cores; convolutions in float32 too, as TF32, at half that rate; other products
     in float32 on the CUDA cores, 128 to a multiprocessor, and in float64 at half of those.
@@ -110,7 +110,7 @@ def peak_flops_per_s(kernel: Kernel, target: Target) -> float:
 
 
 def speedup(before: Lowering, after: Lowering, target: Target) -> Band:
-    """How many times faster the second is. Narrower than the two bands: both meet the same assumption."""
+    """Return how many times faster the second is: both meet the same assumption, so the band is narrow."""
     ratios = sorted(
         sum(kernel_us(k, target, efficiency) for k in before.kernels)
         / (sum(kernel_us(k, target, efficiency) for k in after.kernels) or 1.0)

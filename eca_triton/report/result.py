@@ -21,7 +21,7 @@ NETWORKS = ("stock", "ours", "plain")
 
 @dataclass(frozen=True)
 class Subject:
-    """What was looked at.
+    """Model and settings that were looked at.
 
     Attributes:
         model: Its name.
@@ -80,14 +80,14 @@ class Result:
         return None if self.subject.target is None else TARGETS[self.subject.target]
 
     def lowerings(self) -> dict[str, Lowering]:
-        """By network: "stock", "ours" and, where it could be had, "plain", which has no ECA."""
+        """Return the lowerings by network: "stock", "ours" and, if there is one, "plain", without ECA."""
         if self.comparison is None:
             return {}
         both = {"stock": self.comparison.stock, "ours": self.comparison.lowered}
         return both if self.plain is None else both | {"plain": self.plain}
 
     def predictions(self) -> dict[str, Prediction]:
-        """What each of `lowerings` costs on the target."""
+        """Return what each of `lowerings` costs on the target."""
         if self.target is not None and not self._predictions:
             self._predictions.update(
                 {name: predict(lowering, self.target) for name, lowering in self.lowerings().items()}

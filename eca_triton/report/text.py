@@ -61,7 +61,7 @@ def row(record: SiteRecord, target: Target | None = None) -> tuple[str, ...]:
 
 
 def left_alone(report: Result) -> list[str]:
-    """Why sites were left to Inductor, and the fix for each reason."""
+    """Return why sites were left to Inductor, and the fix for each reason."""
     lines = []
     for code, reason, detail, names, fix in grouped(report):
         start = f"{code}: {reason}" if code else reason
@@ -103,7 +103,7 @@ def amount(size: float) -> str:
 
 
 def _in_mode(report: Result) -> str:
-    """Which implementation of products the figures are those of, where Inductor would time several."""
+    """Return which implementation of products the figures are those of, where Inductor would time several."""
     mode = report.subject.mode
     if mode == "default":
         return ""

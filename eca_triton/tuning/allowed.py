@@ -61,7 +61,7 @@ def impossible(choice: Choice) -> str:
 
 
 def allowed(problem: Problem, choice: Choice) -> bool:
-    """Whether a choice computes the problem."""
+    """Return whether a choice computes the problem."""
     rule = _RULES[problem.kind].get(choice.kernel)
     if rule is None or (choice.config is None) != (choice.kernel == "two_pass") or impossible(choice):
         return False

@@ -61,7 +61,7 @@ def _backward(problem: EcaProblem) -> Choice:
 
 
 def _starved(problem: EcaProblem, config: TileConfig) -> bool:
-    """Whether less than half of the SMs have work, and enough of it that the others are missed."""
+    """Return whether less than half of the SMs have work, and enough of it that the others are missed."""
     layout = problem.layout
     programs = layout.n * -(-layout.c // config.block_c)
     share = config.block_c * layout.hw * problem.kept_itemsize

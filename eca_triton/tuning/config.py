@@ -40,7 +40,7 @@ class Device:
 
     @classmethod
     def of(cls, properties: Any) -> Device:
-        """From what torch.cuda.get_device_properties returns."""
+        """Make the device from what torch.cuda.get_device_properties returns."""
         shared = properties.shared_memory_per_block
         return cls(
             num_sms=properties.multi_processor_count,
@@ -54,11 +54,11 @@ class Device:
 
     @property
     def served(self) -> bool:
-        """Whether Triton compiles for it: Volta is the oldest of NVIDIA's, as Inductor has it."""
+        """Return whether Triton compiles for it: Volta is the oldest of NVIDIA's, as Inductor has it."""
         return self.vendor == "amd" or self._generation >= 7
 
     def multiplies(self, itemsize: int) -> bool:
-        """Whether Triton has matrix units multiply floats of so many bytes, exactly.
+        """Return whether Triton has matrix units multiply floats of so many bytes, exactly.
 
         Ampere's and later ones do with 16 bits; CDNA's with 32, too. Elsewhere the factors of a product are
         in registers of threads, which spill them unless they are few: on RDNA 3 with Triton before 3.8.
@@ -75,7 +75,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Config:
-    """How a kernel over the map cuts its work. Blocks and splits are powers of two.
+    """Cut of a kernel over the map. Blocks and splits are powers of two.
 
     Attributes:
         block_c: channels of one program.
@@ -102,7 +102,7 @@ class Config:
 
 @dataclass(frozen=True)
 class FlatConfig:
-    """How a kernel that walks an image as it lies in memory cuts its work.
+    """Cut of a kernel that walks an image as it lies in memory.
 
     Attributes:
         block: elements of one program, a power of two.
@@ -118,7 +118,7 @@ class FlatConfig:
 
 
 class AnyConfig(Protocol):
-    """How a kernel cuts its work: a record of plain numbers."""
+    """Cut of a kernel's work: a record of plain numbers."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

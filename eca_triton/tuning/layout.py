@@ -30,17 +30,17 @@ class Layout:
 
     @property
     def flat(self) -> bool:
-        """Whether one stride serves all spatial dims."""
+        """Return whether one stride serves all spatial dims."""
         return self.spatial[0] == self.spatial[1] == 1
 
     @property
     def contiguous(self) -> bool:
-        """Whether every tensor is [N, C, HW] without gaps."""
+        """Return whether every tensor is [N, C, HW] without gaps."""
         return self._all_have((self.c * self.hw, self.hw, 0, 0, 1))
 
     @property
     def dense_channels_last(self) -> bool:
-        """Whether every tensor is [N, HW, C] without gaps."""
+        """Return whether every tensor is [N, HW, C] without gaps."""
         return self._all_have((self.c * self.hw, 1, 0, 0, self.c))
 
     def _all_have(self, expected: tuple[int, int, int, int, int]) -> bool:

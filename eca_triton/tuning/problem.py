@@ -37,17 +37,17 @@ class Problem(ABC):
     @property
     @abstractmethod
     def kind(self) -> Kind:
-        """What is computed."""
+        """Kind of what is computed."""
 
     @property
     def maps(self) -> int:
-        """How many are read and written."""
+        """Number of maps that are read and written."""
         return len(self.layout.strides)
 
     @property
     @abstractmethod
     def terms(self) -> int:
-        """Of a sum over channels; 0 where their number hardly matters."""
+        """Terms of a sum over channels; 0 where their number hardly matters."""
 
     @property
     @abstractmethod
@@ -57,7 +57,7 @@ class Problem(ABC):
 
 @dataclass(frozen=True)
 class EcaProblem(Problem):
-    """Of the `eca` op or of its backward.
+    """Problem of the `eca` op or of its backward.
 
     Attributes:
         direction: "forward" or "backward".
@@ -87,7 +87,7 @@ class EcaProblem(Problem):
         device: Device,
         bits: bool = False,
     ) -> EcaProblem:
-        """From sizes of elements, and x's dtype: torch's, or its name."""
+        """Make the problem of a forward; `dtype` is x's, torch's or its name."""
         return cls(layout, _name(dtype), x_itemsize, itemsize, device, "forward", taps, bits, front)
 
     @classmethod
@@ -103,7 +103,7 @@ class EcaProblem(Problem):
         stored: bool,
         device: Device,
     ) -> EcaProblem:
-        """From sizes of elements, and dy's dtype: torch's, or its name.
+        """Make the problem of a backward; `dtype` is dy's, torch's or its name.
 
         activation: After the residual; its slope is computed anew unless there are bits.
         """
@@ -125,17 +125,17 @@ class EcaProblem(Problem):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Those of the attributes that are flags."""
+        """Attributes that are flags and hold."""
         return tuple(name for name in ("bits", "front", "recomputed", "stored") if getattr(self, name))
 
     def without_residual(self) -> EcaProblem:
-        """Of a forward that has one, where it is added by what Inductor puts into the same kernel."""
+        """Leave out the residual of a forward: Inductor adds it in the same kernel."""
         return replace(self, layout=replace(self.layout, strides=self.layout.strides[:2]))
 
 
 @dataclass(frozen=True)
 class ProductProblem(Problem):
-    """Of the `rescaled_projection` op: a 1x1 convolution, rescaled; `layout` is its result's alone.
+    """Problem of `rescaled_projection`: a 1x1 convolution, rescaled; `layout` is its result's alone.
 
     Attributes:
         reduced: Channels of x.
@@ -156,12 +156,12 @@ class ProductProblem(Problem):
         summand: bool,
         device: Device,
     ) -> ProductProblem:
-        """From the result's layout, and x's dtype: torch's, or its name."""
+        """Make the problem from the result's layout; `dtype` is x's, torch's or its name."""
         return cls(layout, _name(dtype), x_itemsize, max(x_itemsize, out_itemsize), device, reduced, summand)
 
     @property
     def kind(self) -> Kind:
-        """What is computed."""
+        """Kind of what is computed."""
         return "product"
 
     @property
@@ -176,13 +176,13 @@ class ProductProblem(Problem):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Those of the attributes that are flags."""
+        """Attributes that are flags and hold."""
         return ("summand",) if self.summand else ()
 
 
 @dataclass(frozen=True)
 class PassProblem(Problem):
-    """Of one launch of an operator that takes two over its maps.
+    """Problem of one launch of an operator that takes two over its maps.
 
     Attributes:
         step: What the launch computes.
@@ -217,7 +217,7 @@ class PassProblem(Problem):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Those of the operator."""
+        """Flags of the operator."""
         return self.holding
 
 

@@ -51,13 +51,13 @@ def trying(trial: Trial) -> Iterator[None]:
 
 
 def device_of_trial() -> Device | None:
-    """That of the trial around this call, if there is one."""
+    """Return the device of the trial around this call, if there is one."""
     trial = _trial.get()
     return None if trial is None else trial.device
 
 
 def select(problem: Problem, may_read: bool = True) -> Choice:
-    """What was tuned for the problem, else the heuristic's choice.
+    """Return what was tuned for the problem, else the heuristic's choice.
 
     Args:
         problem: What is to be computed, and where.

@@ -33,7 +33,7 @@ VARIABLES = ("ECA_TRITON_TUNED", "ECA_TRITON_CACHE_DIR", "XDG_CACHE_HOME", "HOME
 
 
 class InForce(NamedTuple):
-    """What was read.
+    """Tables that were read.
 
     Attributes:
         table: All entries; the user's have taken the place of shipped ones.
@@ -78,7 +78,7 @@ def user_table() -> Path:
 
 
 def in_force(may_read: bool) -> InForce:
-    """What was read, or is read now; nothing if it may not be."""
+    """Return what was read, or is read now; nothing if it may not be."""
     global _passed_over
     state = tuple(os.environ.get(name) for name in VARIABLES)
     found = _read.get(state)
@@ -99,7 +99,7 @@ def in_force(may_read: bool) -> InForce:
 
 
 def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
-    """What was tuned for a key, or None.
+    """Return what was tuned for a key, or None.
 
     Args:
         key: As `Key.of` makes it; None has no entry.
@@ -155,7 +155,7 @@ def export(table: Table, path: Path) -> None:
 
 
 def _text(table: Table) -> str:
-    """What a table's file holds.
+    """Return what a table's file holds.
 
     Raises:
         OSError: `load` would not read it.
@@ -195,7 +195,7 @@ def on_change(listener: Callable[[], None]) -> None:
 
 
 def fingerprint() -> str:
-    """Of all choices in force, for keys of caches of code that was generated with them; "" of none."""
+    """Hash all choices in force, for keys of caches of code that was generated with them; "" for none."""
     return in_force(may_read=True).fingerprint
 
 
@@ -251,7 +251,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _known(path: Path) -> tuple[Table, str]:
-    """What a table holds before it is written, and the first thing in it that cannot be merged, or ""."""
+    """Return what a table holds before it is written, and the first thing that cannot be merged, or ""."""
     try:
         table, problems = load(path)
     except FileNotFoundError:

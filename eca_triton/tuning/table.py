@@ -44,7 +44,7 @@ _VERSION = re.compile(r"[\w.+-]{1,64}", re.ASCII)
 
 
 def versions() -> dict[str, str]:
-    """What a measured time depends on besides the GPU, as it is here and now."""
+    """Return what a measured time depends on besides the GPU, as it is here and now."""
     found = {"eca_triton": __version__}
     for package in ("torch", "triton"):
         try:
@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Entry:
-    """What was found for a key.
+    """Tuned choice for a key.
 
     Attributes:
         choice: The fastest kernel and its config.
@@ -119,7 +119,7 @@ def serialize(table: Mapping[Key, Entry]) -> str:
 
 
 def by_gpu(table: Mapping[Key, Entry]) -> dict[str, dict[str, dict[str, Any]]]:
-    """What a table says of each GPU: entries of plain values, by the text of their keys, sorted."""
+    """Return what a table says of each GPU: entries of plain values, by the text of their keys, sorted."""
     gpus: dict[str, dict[str, dict[str, Any]]] = {}
     for key, entry in sorted(table.items(), key=lambda item: (item[0].gpu, str(item[0]))):
         gpus.setdefault(key.gpu, {})[str(key)] = {

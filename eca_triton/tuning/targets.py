@@ -52,7 +52,7 @@ class Target:
         return self.capability[0] * 10 + self.capability[1]
 
     def properties(self) -> SimpleNamespace:
-        """What `torch.cuda.get_device_properties` answers for this GPU."""
+        """Return what `torch.cuda.get_device_properties` answers for this GPU."""
         major, minor = self.capability
         return SimpleNamespace(
             name=self.product,

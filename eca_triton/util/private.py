@@ -25,20 +25,20 @@ try:
 except ImportError:
 
     def number_of_dispatch_modes() -> int:
-        """How many modes see every operator."""
+        """Return how many modes see every operator."""
         return 1
 
     def function_modes_are_active() -> bool:
-        """Whether a mode sees every function of torch."""
+        """Return whether a mode sees every function of torch."""
         return True
 
     def profiler_is_active() -> bool:
-        """Whether a profiler records operators."""
+        """Return whether a profiler records operators."""
         return True
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is tracing; on 2.11 `torch.compiler.is_exporting` is true under torch.compile."""
+    """Return whether torch.export traces: 2.11's `torch.compiler.is_exporting` also knows torch.compile."""
     return bool(getattr(torch.compiler, "_is_exporting_flag", False))
 
 

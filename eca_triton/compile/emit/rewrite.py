@@ -123,7 +123,7 @@ def _gate(site: Site, weight: fx.Node, keywords: dict[str, Any]) -> fx.Node:
 
 
 def _source(site: Site) -> tuple[fx.Node, dict[str, Any]]:
-    """What batch norm and activation read, channels first, and the arguments that put these into an op."""
+    """Return the input of batch norm and activation, and the arguments that put these into an op."""
     absorbed: dict[str, Any] = {}
     if site.source is not site.x:
         if site.batch_norm is not None:

@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def fits(root: fx.Node, lowered: Mapping[fx.Node, Any], order: list[int]) -> bool:
-    """Whether the pointwise calls behind `root` can be in its kernel, and lose nothing there.
+    """Return whether the pointwise calls behind `root` can be in its kernel, and lose nothing there.
 
     They cannot if they also read, or leave to the caller, a map in another order. Where nobody must have a
     map in memory, a reduction, or what else is not pointwise, would have it without a store; a concatenation,
@@ -56,7 +56,7 @@ def _is_view(target: Any) -> bool:
 
 
 def _walks_along(box: Any, order: list[int]) -> bool:
-    """Whether an operand has the order, or none is known: it is broadcast, or not in memory, or not made."""
+    """Return whether an operand has the order or none: it is broadcast, not in memory, or not made."""
     layout = box.maybe_get_layout() if isinstance(box, ir.TensorBox) else None
     if not isinstance(layout, ir.FixedLayout) or len(layout.size) != len(order) or 1 in layout.size[1:]:
         return True

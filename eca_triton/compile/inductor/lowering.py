@@ -56,7 +56,7 @@ def install() -> None:
 
 
 def _lowered(op: Any, lower: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What `lower` makes of a call, else the call itself: whatever goes wrong, the program compiles."""
+    """Lower a call by `lower`, else as the call itself: whatever goes wrong, the program compiles."""
     try:
         return lower(*args, **kwargs)
     except NotLoweredError:
@@ -152,7 +152,7 @@ def _choice(a: Any, x: Any, c: int, hw: int, contiguous: bool) -> tuple[str, Any
 def _launch(
     kernel: str, config: Any, x: Any, n: Any, c: int, hw: int, contiguous: bool
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """How many programs, the buffers that they need beside their inputs, and their constants by name."""
+    """Return the number of programs, the buffers that they need beside their inputs, and their constants."""
     constants = {name.upper(): value for name, value in asdict(config).items() if name != "num_warps"}
     programs = n * -(-c // config.block_c)
     if kernel != "lagged":

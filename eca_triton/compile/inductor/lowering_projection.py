@@ -96,7 +96,7 @@ def stored(node: Any) -> Any:
 
 
 def _convolves_channels_last() -> bool:
-    """Whether a convolution in this place would take its input and leave its result channels-last."""
+    """Return whether a convolution in this place would take its input and leave its result channels-last."""
     node: Any = V.graph.current_node
     x = node.args[0].meta["val"]
     return bool(V.graph.layout_opt or x.is_contiguous(memory_format=torch.channels_last))

@@ -13,7 +13,7 @@ from .inline import traced
 
 
 def lower_natively(op: Any) -> Any:
-    """What Inductor makes of the call that it is at, by the operators of torch that compute the same."""
+    """Lower the call that Inductor is at by the operators of torch that compute the same."""
     node = V.graph.current_node
     table = select_decomp_table() | decomposition_table()
     body = traced(table[op], node, table)

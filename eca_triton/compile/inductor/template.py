@@ -172,7 +172,7 @@ class _Kernel(TritonTemplateKernel):
     """
 
     def inductor_meta_common(self) -> dict[str, Any]:  # type: ignore[override]  # of the class there
-        """What the generated code says of the kernel."""
+        """Return what the generated code says of the kernel."""
         common: dict[str, Any] = super().inductor_meta_common()  # type: ignore[no-untyped-call]
         buffers = [node.get_name() for name, node in self.named_input_nodes.items() if name in MUTATED]
         arguments = [self.args.input_buffers[buffer] for buffer in buffers]
@@ -180,7 +180,7 @@ class _Kernel(TritonTemplateKernel):
 
     @contextmanager
     def set_subgraph_body(self, body_name: str) -> Iterator[None]:
-        """Where the code of one store is written."""
+        """Enter the code of one store."""
         with super().set_subgraph_body(body_name):
             for tree in self.range_trees:
                 tree.cache_clear()
@@ -198,7 +198,7 @@ def template(kernel: str) -> TritonTemplate:
 
 
 def attempt(make: Callable[[Any], Any], arguments: Any) -> Any:
-    """What `make` makes of an op's arguments by a template, or None where that fails.
+    """Lower an op's arguments by the template that `make` fills, or return None where that fails.
 
     Raises:
         NotLoweredError: it fails, and the compilation is strict.

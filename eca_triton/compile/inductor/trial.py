@@ -1,4 +1,4 @@
-"""Does Inductor, as it is installed, take our templates and put a neighbour into them?
+"""Try whether Inductor, as it is installed, takes our templates and fuses a neighbour into them.
 
 They stand on names that torch does not promise. So before the first of them is planned, a toy graph goes
 through Inductor's own lowering, scheduling and code generation, and what comes out is looked at; nothing is
@@ -25,14 +25,14 @@ log = logging.getLogger("eca_triton")
 
 @functools.cache
 def templates_work(device: torch.device) -> bool:
-    """Whether `eca` and its neighbours become one right kernel."""
+    """Return whether `eca` and its neighbours become one right kernel."""
     orders = torch.channels_last, torch.contiguous_format
     return all(_works(ECA, device, order, (1, 1, 3)) for order in orders)
 
 
 @functools.cache
 def products_work(device: torch.device) -> bool:
-    """Whether `rescaled_projection` and its neighbours do."""
+    """Return whether `rescaled_projection` and its neighbours do."""
     sizes = (128, 64), (64, 128), (64, 128)
     return templates_work(device) and _works(RESCALED_PROJECTION, device, torch.channels_last, *sizes)
 
@@ -40,7 +40,7 @@ def products_work(device: torch.device) -> bool:
 def _works(
     op: Callable[..., Tensor], device: torch.device, order: torch.memory_format, *sizes: tuple[int, ...]
 ) -> bool:
-    """Whether a toy graph of an op becomes one kernel of ours. Teaches Inductor the lowering of the ops."""
+    """Try whether a toy graph of an op becomes one kernel of ours; installs the lowerings of the ops."""
     try:
         from . import lowering
 
@@ -54,7 +54,7 @@ def _works(
 
 
 def _is_ours(code: str) -> bool:
-    """Whether there is one kernel, a template, in which every store derives its own indices."""
+    """Return whether there is one kernel, a template, in which every store derives its own indices."""
     stores = code.count("xindex = ")
     derived = re.findall(r"^ +(x\d+) = ", code, re.MULTILINE)
     return (
@@ -67,7 +67,7 @@ def _is_ours(code: str) -> bool:
 def _code(
     op: Callable[..., Tensor], device: torch.device, order: torch.memory_format, *sizes: tuple[int, ...]
 ) -> str:
-    """Of op(x, ...) * scale + residual on fake tensors, in ATen; a contiguous map takes two stores.
+    """Return the code of op(x, ...) * scale + residual on fake tensors; a contiguous map takes two stores.
 
     `sizes`: of the op's inputs after x.
     """

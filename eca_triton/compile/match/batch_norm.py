@@ -41,7 +41,7 @@ class BatchNorm:
 
     @property
     def vectors(self) -> list[fx.Node]:
-        """Those of its four vectors that there are."""
+        """Return those of its four vectors that there are."""
         return [v for v in (self.mean, self.var, self.weight, self.bias) if v is not None]
 
     @property
@@ -51,7 +51,7 @@ class BatchNorm:
 
     @property
     def takes_over(self) -> bool:
-        """Whether an op may take this training step over: nobody else reads or updates the running values."""
+        """Return whether an op may take over the step: nobody else reads or updates the running values."""
         running = [node for node in (self.mean, self.var) if node is not None]
         known = self.eps is not None and self.momentum is not None
         return self.training and known and all(set(node.users) == {self.node} for node in running)
@@ -107,7 +107,7 @@ def _operands(node: fx.Node, name: str) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def _is_per_channel(term: fx.Node, x: fx.Node, result: fx.Node) -> bool:
-    """Whether a term is [1, C, 1, ...] or [C, 1, ...] beside a map [N, C, ...] that keeps its shape."""
+    """Return whether a term is [1, C, 1, ...] or [C, 1, ...], which leaves a map [N, C, ...] its shape."""
     shape, like = value(term).shape, value(x).shape
     if len(like) < 3 or len(value(result).shape) != len(like) or not isinstance(like[1], int):
         return False

@@ -100,7 +100,7 @@ def bind_by(node: fx.Node, names: Sequence[str]) -> dict[str, Any]:
 
 
 def value(node: Any) -> Any:
-    """What Dynamo saw here (a fake tensor, SymInt, ...); constants are their own value."""
+    """Return what Dynamo saw here (a fake tensor, SymInt, ...); constants are their own value."""
     if not isinstance(node, fx.Node):
         return node
     return node.meta.get("example_value", node.meta.get("val"))
@@ -115,7 +115,7 @@ def hints(shape: Iterable[Any]) -> tuple[int, ...]:
 
 
 def lies_in_order(sizes: Sequence[Any], strides: Sequence[Any], order: Sequence[int]) -> bool:
-    """Whether a tensor has no gaps and its dims lie in memory in this order, the last one innermost.
+    """Return whether a tensor has no gaps and its dims lie in memory in this order, the last one innermost.
 
     Asked of the expressions of sizes and strides: torch would compare them, and guard the answer.
     """
@@ -140,13 +140,13 @@ def order_of(node: fx.Node) -> list[int] | None:
 
 
 def share_order(one: fx.Node, other: fx.Node) -> bool:
-    """Whether two maps lie in memory in the same of these orders."""
+    """Return whether two maps lie in memory in the same of these orders."""
     order = order_of(one)
     return order is not None and order == order_of(other)
 
 
 def lie_alike(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether two tensors of one shape have the same strides, where these count."""
+    """Return whether two tensors of one shape have the same strides, where these count."""
     return all(
         expression_of(size) == 1 or sympy.expand(expression_of(one) - expression_of(other)) == 0
         for size, one, other in zip(x.shape, x.stride(), y.stride(), strict=True)
@@ -154,12 +154,12 @@ def lie_alike(x: torch.Tensor, y: torch.Tensor) -> bool:
 
 
 def is_contiguous(x: torch.Tensor) -> bool:
-    """Whether a map's last dim is innermost in memory."""
+    """Return whether a map's last dim is innermost in memory."""
     return lies_in_order(x.shape, x.stride(), range(x.dim()))
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether the channels of a map [N, C, H, W] are innermost in memory."""
+    """Return whether the channels of a map [N, C, H, W] are innermost in memory."""
     return x.dim() == 4 and lies_in_order(x.shape, x.stride(), (0, 2, 3, 1))
 
 
@@ -222,7 +222,7 @@ def trace_of(node: fx.Node) -> dict[str, Any]:
 
 
 def is_tensor(node: Any) -> bool:
-    """Whether the node stands for a tensor."""
+    """Return whether the node stands for a tensor."""
     return isinstance(node, fx.Node) and isinstance(value(node), torch.Tensor)
 
 

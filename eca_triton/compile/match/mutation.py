@@ -135,17 +135,17 @@ def storage(node: Any) -> int | None:
 
 
 def changed_between(node: fx.Node, first: fx.Node, last: fx.Node) -> bool:
-    """Whether a call from `first` up to, not including, `last` writes into the memory of `node`."""
+    """Return whether a call from `first` up to, not including, `last` writes into the memory of `node`."""
     return _meets(node, first, last, written)
 
 
 def touched_between(node: fx.Node, first: fx.Node, last: fx.Node) -> bool:
-    """Whether a call from `first` up to, not including, `last` reads or writes the memory of `node`."""
+    """Return whether a call from `first` up to, not including, `last` reads or writes `node`'s memory."""
     return _meets(node, first, last, lambda call: call.all_input_nodes)
 
 
 def _meets(node: fx.Node, first: fx.Node, last: fx.Node, of: Callable[[fx.Node], list[fx.Node]]) -> bool:
-    """Whether the memory of `node` is that of an argument that `of` names of one of these calls."""
+    """Return whether the memory of `node` is that of an argument that `of` names of one of these calls."""
     memory = storage(node)
     return any(storage(arg) == memory for call in _calls(first, last) for arg in of(call))
 
@@ -159,7 +159,7 @@ def _calls(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
 
 
 def same_grad_mode(calls: Sequence[fx.Node]) -> bool:
-    """Whether gradients are recorded at all of these calls, which are in graph order, or at none of them.
+    """Return whether gradients are recorded at all of these calls, given in graph order, or at none.
 
     What begins and ends between two of them, as where a parametrised weight is computed, does not count.
     """

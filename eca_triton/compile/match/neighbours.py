@@ -53,7 +53,7 @@ def producer(
 
 
 def tail_of(mul: fx.Node, sizes: Sizes) -> tuple[tuple[str, fx.Node], ...]:
-    """What follows the multiplication, as Inductor fuses it: calls named gain, residual, or an activation."""
+    """Return the calls behind the multiplication that Inductor fuses: named gain, residual, activation."""
     tail: list[tuple[str, fx.Node]] = []
     node = mul
     while len(tensor_users(node)) == 1:

@@ -266,7 +266,7 @@ def _check_precision(node: fx.Node, source: fx.Node, code: str) -> None:
 
 
 def keeps_elements(node: fx.Node) -> bool:
-    """Whether a call gives its argument's elements, at most rounded: a copy, a cast, dropout in eval mode."""
+    """Return whether a call keeps its argument's elements, at most rounded: a copy, dropout in eval mode."""
     if op_name(node) in DROPOUTS:
         return bind(node).get("training") is False
     return op_name(node) in SAME_ELEMENTS and value(node).dtype.is_floating_point
@@ -277,7 +277,7 @@ def _applied(node: fx.Node, points: Tensor) -> Any:
 
 
 def is_gate(name: str, result: Tensor) -> bool:
-    """Whether this is what the gate function of that name makes of `gate_points`, 0 where that is 0."""
+    """Return whether these are the values of that gate function at `gate_points`, with the same zeros."""
     function, rtol, atol = GATES[name]
     expected = function(gate_points())
     close = torch.allclose(result, expected, rtol=rtol, atol=atol, equal_nan=True)

@@ -31,7 +31,7 @@ class Projection:
         return float(reduced) / float(channels)
 
     def stays_until(self, last: fx.Node, *others: fx.Node | None) -> bool:
-        """Whether the product can be made at `last`: what it and `others` read is the same there."""
+        """Return whether the product can be made at `last`: what it and `others` read is the same there."""
         read = [node for node in (self.input, self.weight, self.bias, *others) if node is not None]
         if any(changed_between(node, self.node, last) for node in read):
             return False

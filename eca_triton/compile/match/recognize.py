@@ -162,7 +162,7 @@ def _check_layout(x: fx.Node, mul: fx.Node, gate: fx.Node, channel_dim: int) -> 
 
 
 def _takes_over(batch_norm: BatchNorm | None, parameters: list[fx.Node | None], calls: list[fx.Node]) -> bool:
-    """Whether one op in the place of the last call may do what the batch norm does, and all up to there."""
+    """Return whether one op in the place of the last call may compute all from the batch norm up to there."""
     if batch_norm is None or not batch_norm.takes_over:
         return False
     read = (batch_norm.input, batch_norm.weight, batch_norm.bias, *parameters)
@@ -203,7 +203,7 @@ def _convolved(arguments: dict[str, Any]) -> tuple[fx.Node, bool]:
 
 
 def _way_to_product(conv: fx.Node, vector: fx.Node) -> tuple[list[fx.Node], fx.Node, list[fx.Node], fx.Node]:
-    """From the convolution to the gate, the product with it, from the map to the convolution, and the map.
+    """Find the ways from convolution to gate and from map to convolution, the product, and the map.
 
     A gate with several readers may lead to several products, of which one is with the map that was pooled.
     """

@@ -54,12 +54,12 @@ class Site:
 
     @property
     def folds(self) -> bool:
-        """Whether `batch_norm`, if any, is a fixed affine map that the gate can be computed through."""
+        """Return whether `batch_norm`, if any, is a fixed affine map: a gate can be computed through it."""
         return self.batch_norm is None or (not self.batch_norm.training and self.batch_norm.eps is not None)
 
     @property
     def source(self) -> fx.Node:
-        """What the gate can be computed from: the input of `batch_norm` and `activation`, or `x`."""
+        """Return what the gate can be computed from: the input of `batch_norm` and `activation`, or `x`."""
         if not self.folds:
             return self.x
         if self.batch_norm is not None:
@@ -68,12 +68,12 @@ class Site:
 
     @property
     def source_is_stored(self) -> bool:
-        """Whether `source` is in memory anyway, made by nothing that could also pool it without a read."""
+        """Return whether `source` is in memory anyway, and its producer could not pool it without a read."""
         return comes_stored(self.source)
 
 
 def comes_stored(node: fx.Node) -> bool:
-    """Whether no kernel of Inductor's makes this map: a graph input, or the result of an external kernel.
+    """Return whether no kernel of Inductor's makes this map: an input, or the result of an external kernel.
 
     Inductor adds a convolution's bias in a kernel of its own.
     """
@@ -83,7 +83,7 @@ def comes_stored(node: fx.Node) -> bool:
 
 
 def must_be_stored(node: fx.Node) -> bool:
-    """Whether a map is in memory in any case: it comes so, or the caller or an external kernel reads it."""
+    """Return whether a map is stored anyway: it comes so, or the caller or an external kernel reads it."""
     outside = CONVOLUTIONS | MATRIX_PRODUCTS
     return comes_stored(node) or any(u.op == "output" or op_name(u) in outside for u in node.users)
 
@@ -105,7 +105,7 @@ class Rejection:
 
 @dataclass
 class Recognition:
-    """What `recognize` found in one graph, in graph order."""
+    """Sites and rejected candidates of one graph, in graph order."""
 
     sites: list[Site] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)

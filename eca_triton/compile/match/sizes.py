@@ -56,7 +56,7 @@ class Sizes:
 
 
 def is_dynamic(graph: fx.Graph) -> bool:
-    """Whether a size in the graph is symbolic."""
+    """Return whether a size in the graph is symbolic."""
     return any(isinstance(size, torch.SymInt) for node in graph.nodes for size in _sizes_of(node))
 
 

@@ -45,7 +45,7 @@ MANY_SUMS = 2**14
 
 @dataclass(frozen=True)
 class Cost:
-    """What a GPU does for one step: forward, and backward where there are gradients.
+    """Work of a GPU for one step: forward, and backward where there are gradients.
 
     Attributes:
         dram_bytes: Bytes that memory delivers and takes.
@@ -113,7 +113,7 @@ class Work:
 
 
 def stock(facts: Facts) -> Work:
-    """What Inductor does for the site.
+    """Return the work of stock Inductor for the site.
 
     Forward: the mean reads the map, the rescale reads and writes it, a residual is read. Batch norm's result
     has two readers and is stored: one write more, while the mean rides along; in float32 where SiLU, which
@@ -238,7 +238,7 @@ def convblock(facts: Facts) -> Work:
 
 
 def waits_for_memory(facts: Facts) -> bool:
-    """Whether the product of `convblock` is bound by its bytes, and wins though it moves them slowly.
+    """Return whether the product of `convblock` is bound by its bytes, and wins though it moves them slowly.
 
     Nobody tunes it as a library's products are: so its arithmetic must take less time at a third of the peak
     than its bytes at full speed, and those at 60 % of it less than they and the two passes that it saves.
@@ -252,7 +252,7 @@ def waits_for_memory(facts: Facts) -> bool:
 
 
 def pools_rows_first(images: int, channels: float) -> bool:
-    """Whether so few means over the positions are taken in two steps, rows first.
+    """Return whether so few means over the positions are taken in two steps, rows first.
 
     Of few and long sums Inductor would itself make two kernels, but which read the map anew.
     """

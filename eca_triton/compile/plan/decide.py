@@ -67,7 +67,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a site, and what was predicted.
+    """Plan for a site, and what it was predicted to do.
 
     Attributes:
         plan: The choice; "skip" leaves the site to Inductor.
@@ -181,7 +181,7 @@ def _gate_obstacle(facts: Facts) -> str | None:
 
 
 def _block_obstacle(facts: Facts) -> str | None:
-    """In inference one op that Inductor lowers to a kernel of ours, tail inside; in training opaque ops."""
+    """Name the obstacle to one op: in inference a kernel of ours, tail inside; in training opaque ops."""
     if facts.shared:
         return GATE_READ
     if facts.grad:
@@ -215,7 +215,7 @@ def _convfold_obstacle(facts: Facts) -> str | None:
 
 
 def _convblock_obstacle(facts: Facts) -> str | None:
-    """One kernel of ours for convolution and block, where it waits for memory; Inductor fuses the tail."""
+    """Name the obstacle to one kernel for convolution and block, where memory is all that it waits for."""
     obstacle = GATE_READ if facts.shared else _convfold_obstacle(facts)
     if obstacle is not None:
         return obstacle
@@ -253,7 +253,7 @@ def _alternative(plan: Plan, obstacle: str | None, work: Work, facts: Facts) -> 
 
 
 def _fused(facts: Facts, plan: Plan) -> tuple[str, ...]:
-    """What a plan takes from before the site, and the tail, which it or Inductor takes along."""
+    """Name what a plan fuses: from before the site, and the tail, which it or Inductor takes along."""
     if plan == "skip":
         return ()
     before = ("conv",) * plan.startswith("conv") + ("batch_norm",) * (facts.batch_norm is not None)
@@ -262,7 +262,7 @@ def _fused(facts: Facts, plan: Plan) -> tuple[str, ...]:
 
 
 def _out_of_reach(facts: Facts, settings: Settings) -> tuple[str | None, str]:
-    """Why nothing of ours may run here, whatever the cost: a code and its detail."""
+    """Return why nothing of ours may run here, whatever the cost: a code and its detail."""
     if settings.plan == "off":
         return DISABLED, ""
     if settings.exported and facts.batch_norm == "train":

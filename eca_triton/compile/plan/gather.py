@@ -68,7 +68,7 @@ def facts_of(site: Site, settings: Settings) -> Facts:
 
 
 def _served(device: torch.device, settings: Settings) -> bool:
-    """Whether Triton compiles for the GPU at hand; every one that is only planned for is served."""
+    """Return whether Triton compiles for the GPU at hand; every one that is only planned for is served."""
     if settings.device is not None or device.type != "cuda" or not torch.cuda.is_available():
         return True
     return Device.of(torch.cuda.get_device_properties(device)).served

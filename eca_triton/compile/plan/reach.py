@@ -18,7 +18,7 @@ from .readers import readers_of
 
 
 def end_of(site: Site, plan: Plan) -> Closing | None:
-    """What of the tail the plan's op takes in: a ReLU and its bits, or what cannot fuse with an opaque op."""
+    """Return the part of the tail that the plan's op takes in: ReLU with bits, or what could not fuse."""
     if plan == "batch_norm":
         return site.closing if site.closing is not None and site.closing.activation == "relu" else None
     return site.closing if plan == "block" and value(site.mul).requires_grad else None
@@ -31,14 +31,14 @@ def last_of(site: Site, plan: Plan) -> fx.Node:
 
 
 def keeps_order(site: Site) -> bool:
-    """Whether one op's result, which lies in memory as what it reads, lies there as the site's own result."""
+    """Return whether one op's result, in the memory order of its input, has the order of the site's own."""
     plan: Plan = "batch_norm" if site.takes_over else "block"
     source = site.batch_norm.input if site.takes_over and site.batch_norm is not None else site.source
     return share_order(source, last_of(site, plan))
 
 
 def packs_mask(site: Site) -> bool:
-    """Whether bits tell backward where ReLU was open: where Inductor packs them in the kernel of the result.
+    """Return whether bits tell backward where ReLU was open: Inductor packs them in the kernel of the result.
 
     It does so where the channels are innermost and the result is stored, not only pooled.
     """
@@ -48,7 +48,7 @@ def packs_mask(site: Site) -> bool:
 
 
 def stays_whole(site: Site) -> bool:
-    """Whether one opaque op can train the site, and takes no fusion from its neighbours.
+    """Return whether one opaque op can train the site, and takes no fusion from its neighbours.
 
     The map, the result and the residual are in memory anyway, for a convolution or the caller, and nothing of
     the tail is left over. All are channels-last, as Inductor will have them: here the bits' order is settled.
@@ -66,17 +66,17 @@ def stays_whole(site: Site) -> bool:
 
 
 def _channels_last_in_bytes(x: torch.Tensor) -> bool:
-    """Whether channels are innermost, and eight of them make a byte of bits."""
+    """Return whether channels are innermost, and eight of them make a byte of bits."""
     return is_channels_last(x) and isinstance(x.shape[1], int) and x.shape[1] % 8 == 0
 
 
 def folds(site: Site) -> bool:
-    """Whether the gate can be computed from the input of the convolution before the site, in inference."""
+    """Return whether the gate can be computed from the convolution's input, in inference."""
     return not value(site.mul).requires_grad and _same_at(site, site.conv)
 
 
 def becomes_product(site: Site, device: str) -> bool:
-    """Whether `fold` makes the convolution a product of matrices that takes what follows into its kernel.
+    """Return whether `fold` turns the convolution into a product of matrices with the tail as its epilogue.
 
     device: The type of the one that runs it.
     """
@@ -94,7 +94,7 @@ def becomes_product(site: Site, device: str) -> bool:
 
 
 def becomes_block(site: Site, device: str) -> bool:
-    """As `becomes_product`, of one op that computes and rescales it, where Inductor tunes no such product."""
+    """Return whether one op computes and rescales the convolution, where Inductor tunes no such product."""
     if site.shared or site.projection is None or epilogues_of_products() or not _same_at(site, site.mul):
         return False
     made = value(site.projection.node)
@@ -104,7 +104,7 @@ def becomes_block(site: Site, device: str) -> bool:
 
 
 def _same_at(site: Site, node: fx.Node) -> bool:
-    """Whether all that the gate and the product are made from is at `node` what the convolution read."""
+    """Return whether the inputs of gate and product still hold at `node` what the convolution read."""
     if site.projection is None:
         return False
     vectors = [] if site.batch_norm is None else site.batch_norm.vectors
@@ -138,7 +138,7 @@ def steps_of_tail(site: Site) -> list[tuple[str, fx.Node]]:
 
 
 def _lies_flat(site: Site, name: str, other: Any, sizes: Sizes) -> bool:
-    """Whether an operand is one number, or for a residual a map like the site's."""
+    """Return whether an operand is one number, or for a residual a map like the site's."""
     like = value(other)
     if name == "gain":
         return isinstance(other, (int, float)) or (

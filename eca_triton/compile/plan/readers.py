@@ -28,7 +28,7 @@ ELEMENTWISE = {
 
 @dataclass(frozen=True)
 class Readers:
-    """Who reads a map, through elementwise calls: see `Facts` for what is asked."""
+    """Readers of a map, through elementwise calls: see `Facts` for what is asked."""
 
     inlined: bool
     spread: bool
@@ -37,7 +37,7 @@ class Readers:
 
 
 def readers_of(end: fx.Node) -> Readers:
-    """What the readers of a site's result do with it."""
+    """Return what the readers of a site's result do with it."""
     passed, found = _readers(end)
     names = {op_name(user) for user in found}
     # Batch norm inside makes the value dear enough to be stored, in float32, where its reader is no loop of
@@ -75,7 +75,7 @@ def _stores(node: fx.Node) -> bool:
 
 
 def _normalizes(node: fx.Node) -> bool:
-    """Whether a call is a batch norm that trains."""
+    """Return whether a call is a batch norm that trains."""
     if op_name(node) != "batch_norm":
         return False
     arguments = bind(node)

@@ -26,26 +26,26 @@ def image(layout: Layout) -> int:
 
 
 def share_fits(problem: Problem, tile_bytes: int, num_warps: int) -> bool:
-    """Whether the registers of so many warps hold a tile."""
+    """Return whether the registers of so many warps hold a tile."""
     threads = num_warps * problem.device.warp_size
     return threads <= MAX_THREADS and tile_bytes <= SHARE_BYTES * threads
 
 
 def programs(choice: Choice, problem: Problem) -> int:
-    """Of one launch; of two passes, which cut all dims, no fewer than anybody asks for."""
+    """Count the programs of one launch; two passes, which cut all dims, have as many as anybody asks for."""
     if choice.config is None:
         return problem.device.num_sms
     return problem.layout.n * choice.config.tiles(problem.layout)
 
 
 def blocks_of(blocks: Iterable[int], size: int, usual: int, least: int = 1) -> list[int]:
-    """Of blocks for an axis, those that hardly pad, or no more than the heuristic's does."""
+    """Pick the blocks for an axis that hardly pad, or no more than the heuristic's does."""
     largest, most = max(least, power_of_2(size)), max(PADDING, padding(size, usual))
     return [block for block in blocks if block <= largest and padding(size, block) <= most]
 
 
 def padding(extent: int, block: int) -> float:
-    """Of an extent, the share that whole blocks add."""
+    """Return the share of an extent that whole blocks add."""
     return -extent % block / extent
 
 

@@ -30,7 +30,7 @@ AHEAD = (0.25, 0.5, 1.0)  # programs in flight, of which the lagged kernel's sum
 
 @dataclass(frozen=True)
 class LaggedConfig:
-    """How the kernel cuts a map; blocks are powers of two.
+    """Cut of a map by the kernel; blocks are powers of two.
 
     Attributes:
         block_c: channels of one tile.
@@ -158,7 +158,7 @@ def channels_per_vector(layout: Layout, itemsize: int, bits: bool, device: Devic
 
 
 def takes(layout: Layout, device: Device) -> bool:
-    """Whether the kernel takes such maps there.
+    """Return whether the kernel takes such maps there.
 
     CDNA's L2 is one per die, so a tile may not come back from it; no AMD GPU has been tried.
     """
@@ -234,7 +234,7 @@ def _least_padding(extent: int, blocks: tuple[int, ...]) -> int:
 
 
 def fits(problem: EcaProblem, config: Any) -> bool:
-    """Whether the kernel computes the problem with the config."""
+    """Return whether the kernel computes the problem with the config."""
     layout = problem.layout
     itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
     vector = VECTOR_BYTES // itemsize

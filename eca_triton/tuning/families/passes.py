@@ -131,13 +131,13 @@ def _tile(layout: Layout, itemsize: int, device: Device, window: int, tile_bytes
 
 
 def _channels_innermost(layout: Layout) -> bool:
-    """Whether threads should run along channels: the first tensor is densest there, or has no other axis."""
+    """Return whether threads should run along channels: where the first tensor is densest."""
     strides = layout.strides[0]
     return layout.hw == 1 or (layout.c > 1 and strides[1] < strides[4])
 
 
 def tiled_fits(problem: PassProblem, config: Any) -> bool:
-    """Whether the kernel computes the problem with the config."""
+    """Return whether the kernel computes the problem with the config."""
     layout = problem.layout
     span = layout.hw + config.window - 1
     sums = 2 if problem.step == "moments" else 1  # in fp32, of every element of a tile
@@ -168,7 +168,7 @@ def _windows_fit(problem: PassProblem, config: Any) -> bool:
 
 
 def flat_fits(problem: PassProblem, config: Any) -> bool:
-    """Whether the kernel computes the problem with the config."""
+    """Return whether the kernel computes the problem with the config."""
     layout = problem.layout
     return (
         (layout.contiguous or layout.dense_channels_last)

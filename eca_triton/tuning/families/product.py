@@ -27,7 +27,7 @@ RUN_BYTES = 64  # of a row of factors in one step: half a line
 
 @dataclass(frozen=True)
 class ProductConfig:
-    """How the kernel cuts its work; blocks are powers of two, of `LEAST` at least.
+    """Cut of the kernel's work; blocks are powers of two, of `LEAST` at least.
 
     Attributes:
         block_hw: positions of one program.
@@ -48,13 +48,13 @@ class ProductConfig:
         return -(-layout.hw // self.block_hw) * -(-layout.c // self.block_c)
 
     def shared_bytes(self, itemsize: int) -> int:
-        """Of a program, at most: what its stages load, then its sums, on their way to whole rows."""
+        """Return the most bytes that a program takes: what its stages load, then its sums."""
         stages = (self.block_hw + self.block_c) * self.block_i * itemsize * self.num_stages
         return max(stages, 4 * self.block_hw * self.block_c) + BARRIERS
 
 
 def takes(itemsize: int, device: Device) -> bool:
-    """Whether the kernel is for maps of such elements: of 16 bits, of which stages fit, by matrix units.
+    """Return whether the kernel is for such elements: of 16 bits, where matrix units multiply them.
 
     Elsewhere it would spill, and a library makes the product.
     """
@@ -83,7 +83,7 @@ def product_config(c: int, hw: int, reduced: int) -> ProductConfig:
 
 
 def fits(problem: ProductProblem, config: Any) -> bool:
-    """Whether the kernel computes the problem with the config."""
+    """Return whether the kernel computes the problem with the config."""
     layout, threads = problem.layout, config.num_warps * problem.device.warp_size
     blocks = (config.block_hw, layout.hw), (config.block_c, layout.c), (config.block_i, problem.reduced)
     return (

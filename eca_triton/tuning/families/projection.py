@@ -14,7 +14,7 @@ FEW_REDUCED = 16  # the same where they stay in registers of threads, which spil
 
 @dataclass(frozen=True)
 class ProjectionConfig:
-    """How the kernel cuts its work; blocks are powers of two.
+    """Cut of the kernel's work; blocks are powers of two.
 
     Attributes:
         block_c: channels that a program projects; it owns all but the halo of the band.

@@ -25,7 +25,7 @@ COLUMNS = (32, 64, 128, 256)  # of the contiguous tile's blocks: from half a lin
 
 @dataclass(frozen=True)
 class TileConfig:
-    """How the kernel cuts a map; blocks are powers of two.
+    """Cut of a map by the kernel; blocks are powers of two.
 
     Attributes:
         block_c: channels of one program.
@@ -56,7 +56,7 @@ class TileConfig:
 
 @dataclass(frozen=True)
 class TileBackwardConfig:
-    """How the kernel cuts a map.
+    """Cut of a map by the kernel of the backward.
 
     Attributes:
         tile: how it cuts the rows of the gradient that it keeps.
@@ -73,7 +73,7 @@ class TileBackwardConfig:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one thread may hold of the tile.
+    """Limits of what one thread may hold of the tile.
 
     Attributes:
         short_bytes: where nothing asks for more: many small programs hide latency.
@@ -138,7 +138,7 @@ def cut(
 
 @dataclass(frozen=True)
 class Rows:
-    """How threads read the rows of a map.
+    """Rows of a map as threads read them.
 
     Attributes:
         vec: as of `TileConfig`, like `windowed`.
@@ -255,7 +255,7 @@ def tile_backward_config(
 
 
 def limits(recomputed: bool) -> Limits:
-    """What a thread may hold, with the activation's slope computed anew or not."""
+    """Return what a thread may hold, with the activation's slope computed anew or not."""
     return RECOMPUTED if recomputed else LINEAR
 
 
@@ -268,7 +268,7 @@ def with_halo(tile: TileConfig, itemsize: int, device: Device) -> TileBackwardCo
 
 
 def fits(problem: EcaProblem, config: Any) -> bool:
-    """Whether the kernel computes the problem with the config."""
+    """Return whether the kernel computes the problem with the config."""
     layout, halo = problem.layout, problem.taps - 1
     span = -(-(layout.hw + config.vec - 1) // config.vec) * config.vec if config.windowed else layout.hw
     columns = config.chunks * config.block_hw + config.block_tail
@@ -288,7 +288,7 @@ def fits(problem: EcaProblem, config: Any) -> bool:
 
 
 def backward_fits(problem: EcaProblem, config: Any) -> bool:
-    """Whether the kernel of the backward does."""
+    """Return whether the kernel of the backward computes the problem with the config."""
     layout, block = problem.layout, config.block_halo_hw
     if not (block % config.tile.vec == 0 and fits(problem, config.tile)):
         return False

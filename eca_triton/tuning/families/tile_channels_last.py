@@ -22,7 +22,7 @@ MAX_BACKWARD_THREADS = 256
 
 @dataclass(frozen=True)
 class TileChannelsLastConfig:
-    """How the kernel cuts a map; blocks are powers of two.
+    """Cut of a map by the kernel; blocks are powers of two.
 
     Attributes:
         block_c: channels of one program.
@@ -114,7 +114,7 @@ def cut(
 
 
 def takes(layout: Layout, taps: int) -> bool:
-    """Whether the kernel computes such a map at all.
+    """Return whether the kernel computes such a map at all.
 
     One offset serves all tensors. Channels off the vector would be read one by one, on both sides of the
     tile's edge: such maps, of pruned networks, keep the two passes.
@@ -152,7 +152,7 @@ def _config(
 
 
 def fits(problem: EcaProblem, config: Any) -> bool:
-    """Whether the kernel computes the problem with the config."""
+    """Return whether the kernel computes the problem with the config."""
     layout = problem.layout
     itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
     return (
