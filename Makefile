@@ -9,13 +9,17 @@ BIN := $(abspath $(ENV))/bin
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-oldest test-version lint fmt bench evidence budgets mutants
+.PHONY: demo test test-for test-oldest test-version lint fmt bench evidence budgets mutants
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
 	$(BIN)/python tests/both_parts.py -n $(WORKERS) --dist worksteal $(ARGS)
+
+# The tests of some files: make test-for FILES="kernels/tile.py"
+test-for: $(READY)
+	$(BIN)/python tests/which.py $(FILES) -- -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-oldest:
 	$(MAKE) test ENV=$(ENV)-oldest CONSTRAINTS=constraints-oldest.txt

@@ -1,4 +1,4 @@
-"""From times of whole networks to ratios, tables, and timm's columns: pure, tested without a GPU."""
+"""Ratios, tables and timm's columns from times of whole networks: pure, tested without a GPU."""
 
 from __future__ import annotations
 

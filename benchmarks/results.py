@@ -1,4 +1,4 @@
-"""From samples to figures, tables and JSON: pure functions, tested without a GPU."""
+"""Figures, tables and JSON from samples: pure functions, tested without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From counts of networks to tables, and the page of each set: pure, tested without lowering anything."""
+"""Tables from counts of networks, and the page of each set: pure, tested without lowering anything."""
 
 from __future__ import annotations
 

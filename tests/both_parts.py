@@ -11,27 +11,29 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 HERE = Path(__file__).resolve().parent
-PARTS: dict[str, tuple[Path, dict[str, str]]] = {  # name: tests, and what the environment has besides
-    "as they are": (HERE, {}),
-    "in Triton's interpreter": (HERE / "interpreter", {"TRITON_INTERPRET": "1"}),
+Part = tuple[Sequence[Path], dict[str, str]]
+"""Tests, and what the environment has besides."""
+PARTS: dict[str, Part] = {
+    "as they are": ([HERE], {}),
+    "in Triton's interpreter": ([HERE / "interpreter"], {"TRITON_INTERPRET": "1"}),
 }
 
 
-def run(part: str, options: Sequence[str]) -> tuple[bool, str]:
+def run(name: str, part: Part, options: Sequence[str]) -> tuple[bool, str]:
     """Run one part: whether it passed, and a line that says so."""
-    tests, variables = PARTS[part]
+    tests, variables = part
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **variables}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", str(tests)]
+        command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", *map(str, tests)]
         code = subprocess.run(command, env=environment, check=False).returncode
         counts = counted(report) if report.exists() else "no report"
-    return code == 0, f"{part}: {'passed' if code == 0 else f'FAILED, exit code {code}'}: {counts}"
+    return code == 0, f"{name}: {'passed' if code == 0 else f'FAILED, exit code {code}'}: {counts}"
 
 
 def counted(report: Path) -> str:
@@ -46,8 +48,9 @@ def counted(report: Path) -> str:
     )
 
 
-def main(options: Sequence[str]) -> int:
-    results = [run(part, options) for part in PARTS]
+def main(options: Sequence[str], parts: Mapping[str, Part] = PARTS) -> int:
+    """Run the parts one after the other, print a line for each, and return the exit code."""
+    results = [run(name, part, options) for name, part in parts.items()]
     print("", *(line for _, line in results), sep="\n")
     return 0 if all(passed for passed, _ in results) else 1
 

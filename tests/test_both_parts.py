@@ -21,9 +21,8 @@ def test_both_parts_run_and_either_fails_the_whole(
     for name in ("first", "second"):
         file = tmp_path / f"test_{name}.py"
         file.write_text(FAILS if name in failing else PASSES)
-        parts[name] = file, {"TRITON_INTERPRET": "1"}
-    monkeypatch.setattr(both_parts, "PARTS", parts)
-    code = both_parts.main(["-q", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"])
+        parts[name] = [file], {"TRITON_INTERPRET": "1"}
+    code = both_parts.main(["-q", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"], parts)
     assert code == bool(failing)
     first, second = capfd.readouterr().out.splitlines()[-2:]
     for name, line in (("first", first), ("second", second)):
@@ -33,6 +32,5 @@ def test_both_parts_run_and_either_fails_the_whole(
             assert line.startswith(f"{name}: passed: 1 passed, 0 failed, 0 skipped in ")
 
 
-def test_a_part_that_cannot_start_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(both_parts, "PARTS", {"absent": (tmp_path / "absent.py", {})})
-    assert both_parts.main(["-q"]) == 1
+def test_a_part_that_cannot_start_fails(tmp_path: Path) -> None:
+    assert both_parts.main(["-q"], {"absent": ([tmp_path / "absent.py"], {})}) == 1

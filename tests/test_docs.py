@@ -150,6 +150,19 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: p
         exec(compile(code, str(ROOT / page), "exec"), names)
 
 
+def test_a_docstring_opens_with_a_verb_or_a_noun() -> None:
+    files = [
+        file for folder in ("eca_triton", "kernels", "benchmarks") for file in (ROOT / folder).rglob("*.py")
+    ]
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [
+        node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, kinds)
+    ]
+    texts = [text for node in nodes if (text := ast.get_docstring(node))]
+    assert len(texts) > 1000
+    assert [text for text in texts if re.match(r"(Of|Whether|From|By|In|As|Does)\b", text)] == []
+
+
 def test_python_is_marked_as_such_so_that_it_is_run() -> None:
     assert [*NEEDS] == [str(page) for page in PYTHON]
     for page in PAGES:
