@@ -29,7 +29,7 @@ import torch
 from l2_programs import ITEMSIZE, Program, lagged, maps_of, tile, tile_channels_last, two_pass
 
 from eca_triton.tuning.choice import choose
-from eca_triton.tuning.config import Choice, Device
+from eca_triton.tuning.config import Choice
 from eca_triton.tuning.families.lagged import LaggedConfig
 from eca_triton.tuning.families.passes import pool_config, rescale_config
 from eca_triton.tuning.families.tile import TileConfig
@@ -40,7 +40,7 @@ from eca_triton.tuning.targets import TARGETS, Target
 from eca_triton.util.tables import plain_table
 
 H200 = TARGETS["h200"]
-DEVICE = Device(num_sms=H200.sms, warp_size=H200.warp_size)
+DEVICE = H200.device
 RESNET = (((128, 256, 56, 56), 5), ((128, 512, 28, 28), 5), ((128, 1024, 14, 14), 5), ((128, 2048, 7, 7), 7))
 BUDGETS = json.loads(Path(__file__).with_name("budgets.json").read_text())
 

@@ -21,7 +21,6 @@ from eca_triton.compile.inductor import lowering, lowering_projection
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.choice import choose
-from eca_triton.tuning.config import Device
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.problem import Problem
 from eca_triton.tuning.table import parse
@@ -213,8 +212,6 @@ def test_the_keys_of_a_compiled_model_are_those_that_its_code_is_generated_by(
     place = lowering if plan == "block" else lowering_projection
     with mock.patch.object(place, "select", asking):
         deviceless.lower(module, inputs, target="h200", backend="eca_triton")
-    tasks = tasks_of(
-        sites_of(module, inputs, training=False).examples, Device.of(TARGETS["h200"].properties())
-    )
+    tasks = tasks_of(sites_of(module, inputs, training=False).examples, TARGETS["h200"].device)
     assert asked
     assert asked <= {task.key for task in tasks}

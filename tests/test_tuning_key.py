@@ -122,4 +122,4 @@ def test_a_product_asks_its_heuristic_for_the_sizes_of_its_result() -> None:
 def test_the_device_of_a_gpu_has_its_name_its_capability_and_its_shared_memory() -> None:
     from eca_triton.tuning.targets import TARGETS
 
-    assert Device.of(TARGETS["h200"].properties()) == H200
+    assert TARGETS["h200"].device == H200

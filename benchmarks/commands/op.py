@@ -9,7 +9,6 @@ from typing import TextIO
 
 import torch
 
-from eca_triton.tuning.config import Device
 from eca_triton.util.tables import write_table
 
 from .. import results, sites
@@ -113,7 +112,7 @@ def _list(rows: list[sites.Row], target: str, out: TextIO) -> int:
     if target not in TARGETS:
         print(f"unknown target {target!r}; choose {', '.join(TARGETS)}", file=sys.stderr)
         return 2
-    device = Device(num_sms=TARGETS[target].sms, warp_size=TARGETS[target].warp_size)
+    device = TARGETS[target].device
     cells = [
         [
             sites.shape_name((row.batch, *row.shape)),

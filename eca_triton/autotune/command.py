@@ -113,4 +113,4 @@ def _write_outcomes(outcomes: list[Outcome], out: TextIO) -> None:
 def _device(target: str | None) -> Device:
     if target is None and torch.cuda.is_available():
         return Device.of(torch.cuda.get_device_properties())
-    return Device.of(TARGETS[target or "h200"].properties())
+    return TARGETS[target or "h200"].device

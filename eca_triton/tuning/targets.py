@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from .config import Device
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -50,6 +52,11 @@ class Target:
     def arch(self) -> int:
         """Compute capability as the one integer that Triton takes: 90 for (9, 0)."""
         return self.capability[0] * 10 + self.capability[1]
+
+    @property
+    def device(self) -> Device:
+        """What configs depend on of it."""
+        return Device.of(self.properties())
 
     def properties(self) -> SimpleNamespace:
         """Return what `torch.cuda.get_device_properties` answers for this GPU."""

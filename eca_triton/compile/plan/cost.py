@@ -13,7 +13,6 @@ from typing import Any
 
 from ...activations import BENDING, SELECTING
 from ...tuning.choice import choose
-from ...tuning.config import Device
 from ...tuning.layout import common_layout
 from ...tuning.problem import EcaProblem
 from ...tuning.targets import TARGETS, Target
@@ -264,8 +263,8 @@ def _one_launch(facts: Facts, target: Target) -> tuple[int, float, float]:
     n, c, hw = facts.images, facts.channels, facts.positions
     layout = common_layout((n, c, hw), (c * hw, 1, c) if facts.channels_last else (c * hw, hw, 1))
     itemsize, front = facts.dtype.itemsize, facts.batch_norm is not None or facts.activation != "identity"
-    device = Device(num_sms=target.sms, warp_size=target.warp_size)
-    choice = choose(EcaProblem.forward(layout, facts.dtype, itemsize, itemsize, facts.taps, front, device))
+    problem = EcaProblem.forward(layout, facts.dtype, itemsize, itemsize, facts.taps, front, target.device)
+    choice = choose(problem)
     config: Any = choice.config
     if config is None:
         return 3, 1.0, 0.0
