@@ -145,21 +145,25 @@ def test_an_error_of_ours_leaves_the_program_as_it_was(
 PROGRAM_WITH_A_BUG = """
 import torch
 from timm.layers import EcaModule
-from eca_triton.compile import {module}
+import {module} as module
 
 def fail(*_, **__):
     raise KeyError("a bug of ours")
 
-{module}.{function} = fail
+module.{function} = fail
 with torch.no_grad():
     torch.compile(EcaModule(8), backend="eca_triton")(torch.randn(2, 8, 6, 5))
 """
 
 
-@pytest.mark.parametrize(("module", "function"), [("recognize", "_match"), ("passes", "facts_of")])
+@pytest.mark.parametrize(("module", "function"), [("match.recognize", "_match"), ("passes", "facts_of")])
 def test_torch_logs_print_the_traceback(module: str, function: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM_WITH_A_BUG.format(module=module, function=function)],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM_WITH_A_BUG.format(module=f"eca_triton.compile.{module}", function=function),
+        ],
         env=os.environ | {"TORCH_LOGS": "+eca_triton", "ECA_TRITON_FORCE": "1"},
         capture_output=True,
         text=True,
