@@ -140,7 +140,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ),
     ],
     "eca_triton/ops/operators.py": [
-        (("tests/test_ops_projection.py",), 'batched=("pooled",), composed=True', 'batched=("pooled",)'),
+        (("tests/test_ops_autograd.py",), 'batched=("pooled",), composed=True', 'batched=("pooled",)'),
         (("tests/test_ops_transforms.py",), 'batched=("x", "residual")', 'batched=("x", "weight")'),
     ],
     "eca_triton/ops/schema.py": [

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eca_triton import reference
 from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
+from eca_triton.ops.schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD
 
 
@@ -157,6 +158,13 @@ def test_what_runs_without_gradients_is_one_operator():
         pytest.param(GATE, id="gate"),
         pytest.param(lambda x, w: GATE_FROM_POOL(x.mean((2, 3)), w), id="gate_from_pool"),
         pytest.param(lambda x, w: ECA(x, w, pre_activation="relu"), id="eca behind an activation"),
+        pytest.param(
+            lambda x, w: GATE_FROM_PROJECTION(x.mean((2, 3)), torch.eye(6), w), id="gate_from_projection"
+        ),
+        pytest.param(
+            lambda x, w: AFFINE_FROM_PROJECTION(x.mean((2, 3)), torch.eye(6), w)[0],
+            id="affine_from_projection",
+        ),
     ],
 )
 def test_what_runs_for_gradients_is_our_gate_and_its_backward(op):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eca_triton.launch import projection as launch_projection
 from eca_triton.launch.call import ProductCall
+from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.tuning.families.product import product_config
 
 CASES = covering(
@@ -42,6 +43,16 @@ def test_values(row: dict[str, object]) -> None:
         by_torch(x.to(to), matrix.to(to), factor, summand).to(torch.float64) for to in (dtype, torch.float64)
     )
     assert_earned(out, native, exact)
+
+
+@pytest.mark.parametrize("c", [0, 20])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_the_operator_takes_any_order_and_no_channels(c: int, order: torch.memory_format) -> None:
+    x, matrix = torch.rand(2, 5, 9, 9).to(memory_format=order), torch.rand(c, 5, 1, 1)
+    factor = torch.rand(2, c)
+    out = RESCALED_PROJECTION(x, matrix, factor)
+    assert c == 0 or out.is_contiguous(memory_format=order)
+    torch.testing.assert_close(out, torch.einsum("oi,nihw,no->nohw", matrix[:, :, 0, 0], x, factor))
 
 
 def test_what_is_not_finite_stays_at_its_position() -> None:
