@@ -20,9 +20,8 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from ..util.private import function_modes_are_active, profiler_is_active, untraced
-from . import plain
 from .implementation import CALLS
-from .operators import OPERATORS, name_of
+from .operators import OPERATORS, checked_arguments, name_of
 from .schema import ECA, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY, PoolArguments, SiteArguments
 from .schema_training import (
     ECA_BACKWARD,
@@ -31,7 +30,11 @@ from .schema_training import (
     ForwardArguments,
     changed,
     mask_order_for,
-)  # fmt: skip
+)
+
+Formula = Callable[[Any], Any]
+Node = Callable[[Any, Formula], Any]
+"""Computes an operator's arguments as a node of autograd, or by the formula that it is given."""
 
 
 @untraced
@@ -141,7 +144,7 @@ class _Backward(torch.autograd.Function):
     """A backward operator as one node, also where it is traced with grad mode on, as in a body of `scan`."""
 
     @staticmethod
-    def forward(ctx: Any, op: Any, formula: Callable[[Any], Any], a: Any, *tensors: Tensor | None) -> Any:
+    def forward(ctx: Any, op: Any, formula: Formula, a: Any, *tensors: Tensor | None) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.formula, ctx.arguments, ctx.options = formula, type(a), a[len(tensors) :]
@@ -169,25 +172,19 @@ class _Backward(torch.autograd.Function):
         return (None, None, None, *(next(derivatives) if want else None for want in wanted))
 
 
-def _gate_from_pool(a: PoolArguments) -> Tensor:
-    if transforms_are_active():
-        return plain.gate_from_pool(a)
+def _gate_from_pool(a: PoolArguments, formula: Formula) -> Tensor:
     return _GateFromPool.apply(a, a.pooled, a.weight, a.bias)  # type: ignore[no-any-return]
 
 
-def _eca(a: SiteArguments) -> Tensor:
+def _eca(a: SiteArguments, formula: Formula) -> Any:
     constant = all(v is None or not v.requires_grad for v in (a.bn_mean, a.bn_var))
-    if constant and a.pre_activation == "identity" and not transforms_are_active():
-        return _Eca.apply(  # type: ignore[no-any-return]
-            a, a.x, a.weight, a.bias, a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias, a.residual
-        )
-    return plain.eca(a, gate_from_pool=_differentiable_gate)
+    if not constant or a.pre_activation != "identity":
+        return formula(a)
+    return _Eca.apply(a, a.x, a.weight, a.bias, a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias, a.residual)
 
 
-def _backward_node(op: Any, formula: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def node(a: Any) -> Any:
-        if transforms_are_active():
-            return formula(a)
+def _backward(op: Any) -> Node:
+    def node(a: Any, formula: Formula) -> Any:
         tensors = itertools.takewhile(lambda value: value is None or isinstance(value, Tensor), a)
         return _Backward.apply(op, formula, a, *tensors)
 
@@ -196,16 +193,18 @@ def _backward_node(op: Any, formula: Callable[[Any], Any]) -> Callable[[Any], An
 
 def _derivative_of(op: Any) -> Callable[..., Any]:
     """Make what is called where a derivative is asked for: a node of ours, else the formula."""
-    row = OPERATORS[op]
-    given = {"gate_from_pool": _differentiable_gate} if row.composed else {}
-    derivative = NODES.get(op) or functools.partial(row.formula, **given)
+    given: dict[str, Any] = {}
+    if OPERATORS[op].composed:
+        given["gate_from_pool"] = _differentiable_gate
+    if op is ECA_BACKWARD:
+        given["pooled"] = None  # it follows from x, and so does its derivative
+    formula, node = functools.partial(OPERATORS[op].formula, **given), NODES.get(op)
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        a = row.arguments(*args, **kwargs)
-        row.check(name_of(op), a)
-        return derivative(a)
+    def derivative(*args: Any, **kwargs: Any) -> Any:
+        a = checked_arguments(op, *args, **kwargs)
+        return formula(a) if node is None or transforms_are_active() else node(a, formula)
 
-    return checked
+    return derivative
 
 
 def _kernel(op: Any, derivative: Callable[..., Any]) -> Callable[..., Any]:
@@ -244,13 +243,12 @@ def transforms_are_active() -> bool:
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
-# Nodes of autograd's that are no formula taken apart.
-NODES: dict[Any, Callable[..., Any]] = {
+# Operators that are one node, where no transform takes them apart.
+NODES: dict[Any, Node] = {
     GATE_FROM_POOL: _gate_from_pool,
-    GATE_FROM_POOL_BACKWARD: _backward_node(GATE_FROM_POOL_BACKWARD, plain.gate_from_pool_backward),
+    GATE_FROM_POOL_BACKWARD: _backward(GATE_FROM_POOL_BACKWARD),
     ECA: _eca,
-    # `pooled` follows from x, and so does its derivative.
-    ECA_BACKWARD: _backward_node(ECA_BACKWARD, functools.partial(plain.eca_backward, pooled=None)),
+    ECA_BACKWARD: _backward(ECA_BACKWARD),
 }
 _differentiable_gate = _kernel(GATE_FROM_POOL, _derivative_of(GATE_FROM_POOL))
 for _op in OPERATORS:

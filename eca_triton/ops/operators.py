@@ -104,7 +104,13 @@ OPERATORS: dict[Any, Operator] = {
 
 
 def checked(op: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """Return the arguments of a call, checked, and its outputs, uninitialised.
+    """Return what `checked_arguments` does, and the call's outputs, uninitialised."""
+    a = checked_arguments(op, *args, **kwargs)
+    return a, OPERATORS[op].allocate(a)
+
+
+def checked_arguments(op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the arguments of a call, checked.
 
     Raises:
         TypeError: a dtype is wrong.
@@ -113,7 +119,7 @@ def checked(op: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     row = OPERATORS[op]
     a = row.arguments(*args, **kwargs)
     row.check(name_of(op), a)
-    return a, row.allocate(a)
+    return a
 
 
 def name_of(op: Any) -> str:
