@@ -51,7 +51,7 @@ evidence:
 	done; echo 'no Python here has torch, triton and timm; PYTHON=... names one' >&2; exit 2
 
 budgets: $(READY)
-	$(BIN)/python tests/budgets.py
+	$(BIN)/python tests/kernels/budgets.py
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TUNING = ("tests/test_tuning_allowed.py", "tests/test_choice.py", "tests/test_autotune_candidates.py")
+TUNING = ("tests/tuning/test_allowed.py", "tests/tuning/test_choice.py", "tests/autotune/test_candidates.py")
 PLAN = ("tests/compile/test_plan.py",)
 FOLD = ("tests/compile/test_convfold.py", "-k", "test_values or near_misses")
 NEIGHBOURS = (
@@ -11,10 +11,10 @@ NEIGHBOURS = (
     "op_takes or tail_stays or stays_where or every",
 )
 NAMES = ("tests/test_unknown_names.py",)
-DTYPES = ("tests/test_ops_dtypes.py",)
+DTYPES = ("tests/ops/test_dtypes.py",)
 ERRORS = (
-    "tests/test_ops_errors.py",
-    "tests/test_ops_batch_norm.py",
+    "tests/ops/test_errors.py",
+    "tests/ops/test_batch_norm.py",
     "-k",
     "errors or refused",
 )
@@ -23,11 +23,11 @@ PRODUCT = ("tests/interpreter/test_product.py", "tests/interpreter/test_projecti
 BACKWARD = ("tests/interpreter/test_kernel_backward.py",)
 BATCH_NORM = ("tests/interpreter/test_batch_norm_training.py", "-k", "statistics or exact or rounding")
 BITS = ("tests/compile/test_bits.py",)
-HEURISTIC = ("tests/test_heuristic.py",)
-TRAINING = ("tests/test_ops_training.py",)
-BATCH_NORM_OP = ("tests/test_ops_batch_norm.py",)
-TABLE = ("tests/test_tuning_table.py", "tests/test_tuning_store.py")
-KEY = ("tests/test_tuning_key.py",)
+HEURISTIC = ("tests/tuning/test_heuristic.py",)
+TRAINING = ("tests/ops/test_training.py",)
+BATCH_NORM_OP = ("tests/ops/test_batch_norm.py",)
+TABLE = ("tests/tuning/test_table.py", "tests/tuning/test_store.py")
+KEY = ("tests/tuning/test_key.py",)
 
 HOOKS = ("tests/compile/test_hooks.py",)
 WRITES = ("tests/compile/test_mutation.py",)
@@ -126,8 +126,8 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (TRAINING, "        u = u * gain", "        u = u / gain"),
     ],
     "eca_triton/ops/autograd.py": [
-        (("tests/test_ops_autograd.py",), "create_graph=torch.is_grad_enabled()", "create_graph=False"),
-        (("tests/test_ops_autograd.py",), "tensor.view_as(tensor)", "tensor"),
+        (("tests/ops/test_autograd.py",), "create_graph=torch.is_grad_enabled()", "create_graph=False"),
+        (("tests/ops/test_autograd.py",), "tensor.view_as(tensor)", "tensor"),
     ],
     "eca_triton/ops/implementation.py": [
         (PRODUCT, " and row.takes(a)", ""),
@@ -140,8 +140,8 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ),
     ],
     "eca_triton/ops/operators.py": [
-        (("tests/test_ops_autograd.py",), 'batched=("pooled",), composed=True', 'batched=("pooled",)'),
-        (("tests/test_ops_transforms.py",), 'batched=("x", "residual")', 'batched=("x", "weight")'),
+        (("tests/ops/test_autograd.py",), 'batched=("pooled",), composed=True', 'batched=("pooled",)'),
+        (("tests/ops/test_transforms.py",), 'batched=("x", "residual")', 'batched=("x", "weight")'),
     ],
     "eca_triton/ops/schema.py": [
         (DTYPES, "(a.weight if a.bias is None else a.bias).new_empty(1)", "a.weight.new_empty(1)"),
@@ -153,13 +153,13 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     ],
     "eca_triton/ops/schema_projection.py": [
         (
-            ("tests/test_ops_projection.py",),
+            ("tests/ops/test_projection.py",),
             "not x.is_contiguous() and x.movedim(1, -1).is_contiguous()",
             "not x.is_contiguous()",
         ),
     ],
     "eca_triton/ops/batch_norm.py": [
-        (("tests/test_batch_norm_precision.py",), 'if x.device.type in ("cpu", "cuda")', "if False"),
+        (("tests/ops/test_batch_norm_precision.py",), 'if x.device.type in ("cpu", "cuda")', "if False"),
         (BATCH_NORM_OP, "var * (count / (count - 1))", "var"),
         (BATCH_NORM_OP, "~(out <= 0)", "out > 0"),
     ],
@@ -193,7 +193,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (HEURISTIC, "key=lambda d: strides[0][d], reverse=True", "key=lambda d: strides[0][d]"),
     ],
     "eca_triton/tuning/allowed.py": [
-        (("tests/test_tuning_table.py",), "(power and value & (value - 1))", "False"),
+        (("tests/tuning/test_table.py",), "(power and value & (value - 1))", "False"),
     ],
     "eca_triton/tuning/families/lagged.py": [
         (TUNING, "block % unit == extent % unit == 0", "block % unit == 0"),
@@ -224,7 +224,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (GATES, "n * c, c, 1.0 / hw, *pooled.stride()", "n * c, c, 1.0, *pooled.stride()"),
     ],
     "eca_triton/launch/devices.py": [
-        (("tests/test_tuning_device.py",), "and x.numel() > 0\n", "\n"),
+        (("tests/tuning/test_device.py",), "and x.numel() > 0\n", "\n"),
     ],
     "kernels/band.py": [
         (GATES, "return tl.sum(tl.where(valid, w * y, 0.0), 1)", "return tl.sum(w * y, 1)"),
@@ -324,6 +324,6 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (TABLE, "    if size > MAX_BYTES:\n        raise OSError", "    if False:\n        raise OSError"),
     ],
     "eca_triton/deviceless/stand_in.py": [
-        (("tests/test_report.py", "-k", "size"), "return self.assumed or", "return"),
+        (("tests/report/test_explain.py", "-k", "size"), "return self.assumed or", "return"),
     ],
 }  # fmt: skip

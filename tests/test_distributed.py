@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from distributed_worker import WAYS
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 100
 OPS = "eca_triton::gate_from_pool", "eca_triton::gate_from_pool_backward"
 

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
+from paths import ROOT
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import eca_triton
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

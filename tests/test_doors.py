@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from deviceless_models import Tail, tail
+from paths import ROOT
 from torch import Tensor, nn
 
 import eca_triton
 from eca_triton.__main__ import main
 from eca_triton.compile.record import recording
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def network() -> tuple[Tail, tuple[Tensor, Tensor]]:

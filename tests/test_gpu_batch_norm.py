@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_ops_batch_norm import NAMES, plain
+from batch_norm_call import NAMES, plain
 from torch import Tensor
 
 from eca_triton.ops import BATCH_NORM_ECA

@@ -11,8 +11,8 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "eca_triton"
 PUBLIC = (
     "BatchNormParameters",

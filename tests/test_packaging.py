@@ -11,10 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import eca_triton
-
-ROOT = Path(__file__).resolve().parent.parent
 
 pytest.importorskip("build", reason="needs the package build (extra `test`)")
 

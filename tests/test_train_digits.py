@@ -11,13 +11,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from paths import ROOT
 
 from eca_triton.compile import backend
 
 pytest.importorskip("matplotlib", reason="the extra `demo` draws the plot")
 pytest.importorskip("sklearn", reason="the extra `demo` holds the images")
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 IMAGES = 128
 
 

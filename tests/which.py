@@ -18,35 +18,35 @@ import both_parts
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 INTERPRETED = TESTS / "interpreter"
-OPS = ("test_ops_*.py", "test_functional.py", "test_module.py", "test_unknown_names.py")
+OPS = ("ops", "test_functional.py", "test_module.py", "test_unknown_names.py")
 CONCERNS: dict[str, tuple[str, ...]] = {
     "": ("test_import.py", "test_mutants.py"),
     "README.md": ("test_docs.py", "test_doors.py"),
     "docs/": ("test_docs.py",),
     "examples/": ("test_train_digits.py", "test_docs.py"),
-    "benchmarks/": ("test_benchmarks_*.py",),
-    "kernels/": ("interpreter", "test_aot_*.py", "test_budgets.py", "test_l2_*.py"),
+    "benchmarks/": ("benchmarks",),
+    "kernels/": ("kernels", "interpreter"),
     "eca_triton/": ("test_doors.py",),
     "eca_triton/activations.py": ("test_reference.py", *OPS, "compile/test_plan.py"),
-    "eca_triton/functional.py": ("test_functional.py", "test_module.py", "test_export.py"),
-    "eca_triton/module.py": ("test_module.py", "test_export.py"),
+    "eca_triton/functional.py": ("test_functional.py", "test_module.py", "compile/test_export.py"),
+    "eca_triton/module.py": ("test_module.py", "compile/test_export.py"),
     "eca_triton/reference/": ("test_reference.py", *OPS),
-    "eca_triton/ops/": (*OPS, "test_joint_batch.py", "test_batch_norm_precision.py", "test_direct*.py"),
-    "eca_triton/launch/": ("interpreter", "test_direct*.py", "test_tuned_launch.py"),
+    "eca_triton/ops/": (*OPS, "launch/*replay*.py"),
+    "eca_triton/launch/": ("launch", "interpreter"),
     "eca_triton/tuning/": (
-        "test_tuning_*.py", "test_choice.py", "test_heuristic.py", "test_autotune_candidates.py",
-        "test_tuned_launch.py",         "test_l2_*.py", "interpreter/test_allowed_configs.py",
+        "tuning", "autotune/test_candidates.py", "launch/test_tuned_launch.py", "kernels/test_l2_*.py",
+        "interpreter/test_allowed_configs.py",
     ),
-    "eca_triton/autotune/": ("test_autotune_*.py", "test_cli_autotune.py", "interpreter/test_autotune.py"),
+    "eca_triton/autotune/": ("autotune", "cli/test_autotune.py", "interpreter/test_autotune.py"),
     "eca_triton/compile/": ("compile/test_backend.py", "compile/test_hooks.py", "compile/test_faults.py"),
-    "eca_triton/compile/export.py": ("test_export.py", "test_aoti.py"),
+    "eca_triton/compile/export.py": ("compile/test_export.py", "compile/test_aoti.py"),
     "eca_triton/compile/match/": (
         "compile/test_recognize.py", "compile/test_gate_function.py", "compile/test_mutation.py",
         "compile/test_sizes.py", "compile/test_memory.py", "fuzz",
     ),
     "eca_triton/compile/plan/": (
         "compile/test_plan.py", "compile/test_cost.py", "compile/test_bits.py", "compile/test_convfold.py",
-        "compile/test_batch_norm_plan.py", "compile/test_memory.py", "test_deviceless_decision.py",
+        "compile/test_batch_norm_plan.py", "compile/test_memory.py", "deviceless/test_decision.py",
         "test_unknown_names.py",
     ),
     "eca_triton/compile/emit/": (
@@ -54,15 +54,15 @@ CONCERNS: dict[str, tuple[str, ...]] = {
         "compile/test_numerics.py", "compile/test_training.py", "compile/test_mutation.py",
     ),
     "eca_triton/compile/inductor/": (
-        "test_deviceless_block.py", "test_deviceless_convfold.py", "test_deviceless_tail.py",
-        "test_aot_templates.py", "interpreter/test_templates.py",
+        "deviceless/test_block.py", "deviceless/test_convfold.py", "deviceless/test_tail.py",
+        "kernels/test_aot_templates.py", "interpreter/test_templates.py",
     ),
-    "eca_triton/deviceless/": ("test_deviceless_*.py",),
-    "eca_triton/report/": ("test_report*.py", "test_cli_explain.py"),
-    "eca_triton/cli/": ("test_cli_*.py", "test_named_model.py"),
-    "eca_triton/__main__.py": ("test_cli_*.py",),
+    "eca_triton/deviceless/": ("deviceless",),
+    "eca_triton/report/": ("report", "cli/test_explain.py"),
+    "eca_triton/cli/": ("cli",),
+    "eca_triton/__main__.py": ("cli",),
     "eca_triton/models/": ("models",),
-    "eca_triton/util/": ("test_report*.py", "test_direct*.py"),
+    "eca_triton/util/": ("report", "launch"),
 }  # fmt: skip
 """Tests below this folder, by the beginning of a file's path."""
 

@@ -67,3 +67,14 @@ class Lowering:
 def leaf(x: Tensor) -> Tensor:
     """A copy of x with the same strides that requires grad."""
     return x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+
+
+class Inside(nn.Module):
+    """A block whose map is an intermediate of the network, not its input."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> object:
+        return self.block(x * 2)

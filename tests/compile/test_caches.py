@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import eca_triton
 from eca_triton.compile.chain import Chain
 from eca_triton.compile.record import recording
-
-ROOT = Path(__file__).parents[2]
 
 # Compiles one network by the door in argv[1], with a package hash that ends in argv[2]; prints what the cache
 # answered and how many sites were lowered.

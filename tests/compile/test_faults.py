@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from faults import failing, functions, watched
 from harness import OLDEST
 from near_misses import NEAR_MISSES
+from pointwise import INPUT, Bottleneck
 from spellings import SPELLINGS
 from styles import CHANNELS, STYLES
-from test_convfold import INPUT, Bottleneck
 from timm.layers import EcaModule
 from torch import Tensor, nn
 from torch._inductor.utils import fresh_cache

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import Lowering, leaf
-from test_convfold import CHANNELS, INPUT, compared, lowered
+from pointwise import CHANNELS, INPUT, compared, lowered
 from timm.layers import EcaModule
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d

@@ -12,10 +12,9 @@ from functools import partial
 import pytest
 import torch
 from delicate import DELICATE
-from harness import OLDEST, Lowering, leaf
+from harness import OLDEST, Inside, Lowering, leaf
 from spellings import SPELLINGS
 from styles import STYLES
-from test_recognize import Inside
 from torch import Tensor, nn
 
 from eca_triton.compile.reasons import GATE_PATH

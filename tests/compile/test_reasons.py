@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+
+from paths import ROOT
 
 from eca_triton.compile import reasons
 from eca_triton.compile.settings import PLANS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reasons.md").read_text()
+PAGE = (ROOT / "docs" / "reasons.md").read_text()
 
 
 def test_every_code_has_its_line_and_its_entry() -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Lowering, leaf
+from harness import Inside, Lowering, leaf
 from near_misses import NEAR_MISSES
 from spellings import SPELLINGS
 from styles import STYLES, Dropped
@@ -22,17 +22,6 @@ MODES = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"]
 MODES_AND_SHAPES = pytest.mark.parametrize(
     ("training", "dynamic"), [(False, False), (True, True)], ids=["eval-static", "train-dynamic"]
 )
-
-
-class Inside(nn.Module):
-    """A block whose map is an intermediate of the network, not its input."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor) -> object:
-        return self.block(x * 2)
 
 
 def lower(network: nn.Module, x: Tensor, *, training: bool, dynamic: bool) -> tuple[Lowering, object]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from backward_cases import bits_by_torch
+from channels_last_kernels import FEW_SMS, KERNELS, NAN, on_both_devices, on_both_kernels
 from kernel_cases import LAYOUTS, Site, batch_norm
-from test_channels_last import FEW_SMS, KERNELS, NAN, on_both_devices, on_both_kernels
 from torch import Tensor
 
 from eca_triton.tuning.config import Device

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +11,6 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout: benchmarks/ is not installed
 
 from benchmarks import detectors
 from benchmarks.__main__ import main

@@ -2,7 +2,7 @@
 
 Passes over the map are counted in S, the bytes of the map, for the site and its pointwise neighbours without
 the convolution before it. Those of stock are the code that Inductor emits for a GPU
-(`tests/test_deviceless_decision.py` compares them with it). It splits the pooling of few images into two
+(`tests/deviceless/test_decision.py` compares them with it). It splits the pooling of few images into two
 kernels and then moves up to a map more, which is not counted: stock is never made out to be slower.
 """
 
@@ -28,9 +28,10 @@ RESIDENT_SHARE = 2 / 3
 ISSUE_SHARE = 0.65
 # What a product that nobody tuned reaches at least: of tensor cores' peak, and of copy bandwidth. Estimated.
 TENSOR_SHARE, SLOW_SHARE = 1 / 3, 0.6
-# Instructions per element of the machine code for sm_90. Ours, without and with a residual and ReLU:
-# tests/budgets.json, Triton 3.6 ("56x56", "7x7", "14x14 last"; "tail" beside them); the lagged kernel, whose
-# loops the budget does not count, as the others; the product, with both: test_aot_templates.py, 64 channels.
+# Instructions per element of the machine code for sm_90. Ours, without and with a residual and ReLU: that of
+# Triton 3.6 in tests/kernels/budgets.json ("56x56", "7x7", "14x14 last"; "tail" beside them); the lagged
+# kernel, whose loops the budget does not count, as the others; the product, with both: 64 channels in
+# test_aot_templates.py.
 # Inductor's rescaling: the low end of what its kernels for contiguous maps have (24 to 30) and the figure for
 # channels-last ones (23); 7x7 rows, which no vector divides, take 30 in either pass; pooling of aligned rows,
 # a load, a conversion and a sum: estimated.
@@ -269,7 +270,7 @@ def _one_launch(facts: Facts, target: Target) -> tuple[int, float, float]:
     if config is None:
         return 3, 1.0, 0.0
     if choice.kernel == "lagged":
-        # Counters are zeroed before; the map comes back from L2, 3.02 S in all (tests/test_l2_model.py).
+        # Counters are zeroed before; the map comes back from L2: 3.02 S (tests/kernels/test_l2_model.py).
         chunks = -(-hw // config.block_hw)
         return 2, 1.0, 2.0 * 4 * n * c * (chunks + 2)
     return 1, (facts.taps - 1) / config.block_c, 0.0
