@@ -20,21 +20,24 @@ if TYPE_CHECKING:
     from eca_triton.report.measure import Clock
     from eca_triton.util.timing import Timer
 
-    from .commands import Run
+    from .shared.context import Run
 
 COMMANDS = {
-    "op": "ECA and whole tails, forward or in training, against eager and torch.compile",
-    "network": "whole networks beside their twins without attention, with SE and with CBAM",
-    "host": "what a call costs the host: microseconds, on any machine",
-    "compile": "seconds that our pass adds to torch.compile, on any machine",
-    "report": "the page of committed results, its figures, and the goals",
-    "evidence": "everything that counts, within ten minutes, into one folder",
-    "copy": "bandwidth of a copy, by its size",
-    "tax": "bytes and kernels of networks: stock, ours, and without ECA",
-    "paper": "parameters and FLOPs of the ECA-Net paper's tables 2 and 3",
-    "detectors": "parameters of the detectors beside the official table",
+    "op": ("op.command", "ECA and whole tails, forward or in training, against eager and torch.compile"),
+    "network": (
+        "network.command",
+        "whole networks beside their twins without attention, with SE and with CBAM",
+    ),
+    "host": ("host.command", "what a call costs the host: microseconds, on any machine"),
+    "compile": ("network.compile_command", "seconds that our pass adds to torch.compile, on any machine"),
+    "report": ("evidence.report_command", "the page of committed results, its figures, and the goals"),
+    "evidence": ("evidence.command", "everything that counts, within ten minutes, into one folder"),
+    "copy": ("op.copy_command", "bandwidth of a copy, by its size"),
+    "tax": ("counted.command", "bytes and kernels of networks: stock, ours, and without ECA"),
+    "paper": ("paper.command", "parameters and FLOPs of the ECA-Net paper's tables 2 and 3"),
+    "detectors": ("paper.detectors_command", "parameters of the detectors beside the official table"),
 }
-"""What each does, by name, which is that of its file in `commands`: only the one that runs is imported."""
+"""By name the module, of which only the one that runs is imported, and what it does."""
 
 
 def main(
@@ -50,8 +53,8 @@ def main(
     from eca_triton.report.measure import cuda_clock
     from eca_triton.util.timing import time_in_turn
 
-    from .checkout import found_by_torch
-    from .commands import Context
+    from .shared.checkout import found_by_torch
+    from .shared.context import Context
 
     if device is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
@@ -69,10 +72,10 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         description="Times, on a GPU, checked before each; and counts, on any machine.",
     )
     commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, text in COMMANDS.items():
+    for name, (module, text) in COMMANDS.items():
         each = commands.add_parser(name, help=text)
         if name in arguments[:1]:
-            command = import_module(f".commands.{name}", __package__)
+            command = import_module(f".{module}", __package__)
             command.add_to(each)
             each.set_defaults(run=command.run)
     return whole

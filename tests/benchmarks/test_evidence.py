@@ -18,12 +18,17 @@ import torch
 from paths import ROOT
 from tuned import forward, product, table
 
-from benchmarks import bandwidth, checkout, compiling, evidence, network_figures, results, sites
 from benchmarks.__main__ import main, parser
-from benchmarks.commands import evidence as command
-from benchmarks.evidence import Task
-from benchmarks.evidence_summary import summary
-from benchmarks.network import Setting
+from benchmarks.evidence import command
+from benchmarks.evidence import steps as evidence
+from benchmarks.evidence.steps import Task
+from benchmarks.evidence.summary import summary
+from benchmarks.network import compiling
+from benchmarks.network import figures as network_figures
+from benchmarks.network.measure import Setting
+from benchmarks.op import bandwidth, figures, sites
+from benchmarks.shared import checkout
+from benchmarks.shared.document import load, save
 from eca_triton.__main__ import _parser
 from eca_triton.tuning import store
 from eca_triton.tuning.store import fingerprint
@@ -51,7 +56,7 @@ def network_document(direction: str = "inference", gpu: str = "NVIDIA H200") -> 
 def op_document() -> dict[str, Any]:
     us = {"copy": [100.0], "inductor": [200.0], "op": [105.0], "compiled": [100.0]}
     rows = [
-        results.record(row, "tile", status="ok", errors={}, checks={}, results=results.figures(row, us))
+        figures.record(row, "tile", status="ok", errors={}, checks={}, results=figures.figures(row, us))
         for row in sites.rows([(256, 56, 56)], [128], variants=["eca"])
     ]
     return {"command": "op", "date": "now", "machine": MACHINE, "left_out": ["another"], "rows": rows}
@@ -78,18 +83,18 @@ class Steps:
         log.write_text(log.read_text() + name)
         if name == "copy":
             rows = [{"bytes": 206e6, "median_us": 103.0, "p20_us": 102.0, "p80_us": 104.0, "gbps": 4000.0}]
-            results.save({"command": "copy", "rows": rows}, self.folder / "copy.json")
+            save({"command": "copy", "rows": rows}, self.folder / "copy.json")
         if name == "pytest":
             (self.folder / "smoke.xml").write_text(SMOKE)
         if name == "op":
-            results.save(op_document(), self.folder / "op.json")
+            save(op_document(), self.folder / "op.json")
         if name == "host":
             rows = [{"call": "eca_triton.eca", "how": "up to the driver", "median_us": 7.2}]
-            results.save({"command": "host", "rows": rows}, self.folder / "host.json")
+            save({"command": "host", "rows": rows}, self.folder / "host.json")
         if name == "compile":
-            results.save(compile_document(), self.folder / "compile.json")
+            save(compile_document(), self.folder / "compile.json")
         if name == "network":
-            results.save(network_document(), self.folder / "network.json")
+            save(network_document(), self.folder / "network.json")
         if name == "autotune":
             tuned = table(product(128, 256, 3136, 64), *(forward(128, c, 784) for c in (128, 256)))
             gains = zip(tuned.items(), (1.0, 1.1, 1.5), strict=True)
@@ -111,7 +116,7 @@ class TestSteps:
             "versions": "ok", "copy": "ok", "smoke": "failed", "op": "stopped at its limit", "tune": "ok",
             "network": "ok",
         }  # fmt: skip
-        assert results.load(tmp_path / "evidence.json", "evidence") == document
+        assert load(tmp_path / "evidence.json", "evidence") == document
 
     def test_all_fit_into_ten_minutes(self, tmp_path: Path) -> None:
         assert command.BUDGET_S + evidence.GRACE_S * 2 <= 590
@@ -135,7 +140,7 @@ class TestSteps:
 
         with pytest.raises(KeyboardInterrupt):
             collect(tmp_path, interrupted)
-        saved = results.load(tmp_path / "evidence.json", "evidence")
+        saved = load(tmp_path / "evidence.json", "evidence")
         assert [row["step"] for row in saved["rows"]] == ["versions", "copy", "smoke"]
 
     def test_commands_with_a_budget_of_their_own_end_before_their_limit(self) -> None:
@@ -279,7 +284,7 @@ class TestCommand:
 
         monkeypatch.setattr(command, "run_limited", step)
         assert main(["evidence", "--out", str(tmp_path / "evidence")], device=CPU) == 0
-        machine = results.load(tmp_path / "evidence" / "evidence.json", "evidence")["machine"]
+        machine = load(tmp_path / "evidence" / "evidence.json", "evidence")["machine"]
         assert users
         assert machine["tuned"] == "none"
         assert set(read) == {"shipped"}
@@ -308,7 +313,7 @@ def test_copy_has_the_bandwidth_of_each_size(tmp_path: Path, monkeypatch: pytest
         }
 
     assert main(["copy", "--repeats", "3", "--out", str(tmp_path)], timer=timer, device=CPU) == 0
-    rows = results.load(tmp_path / "copy.json", "copy")["rows"]
+    rows = load(tmp_path / "copy.json", "copy")["rows"]
     assert [(row["bytes"], row["median_us"], row["gbps"]) for row in rows] == [
         (2_000_000, 4.0, 1000.0), (1_000_000, 2.0, 1000.0),
     ]  # fmt: skip
@@ -331,7 +336,7 @@ class TestCheckout:
 
 
 def test_goals_speak_of_one_gpu() -> None:
-    from benchmarks.goals import verdicts
+    from benchmarks.evidence.goals import verdicts
 
     assert all("goal not measured" in line for line in verdicts([network_document(gpu="NVIDIA A100")]))
     (line,) = (line for line in verdicts([network_document("training")]) if "training" in line)

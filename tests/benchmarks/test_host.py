@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 from torch import Tensor, nn
 
-from benchmarks import compiling, host, twins
 from benchmarks.__main__ import main
+from benchmarks.host import measure as host
+from benchmarks.network import compiling
+from benchmarks.shared import twins
 
 CPU = torch.device("cpu")
 STATS = {"median": 7.2e-6, "q1": 7.1e-6, "q3": 7.5e-6, "rounds": 300}
@@ -33,6 +38,14 @@ SECONDS = {"inductor": 8.0, "ours": 9.5}
 
 
 class TestHost:
+    def test_launches_reach_a_stub_of_the_driver_of_this_triton(self) -> None:
+        """In a process of its own, which then has a CUDA driver that runs nothing; one round, not timed."""
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-disable"]
+        command += ["-k", "ops.gate_from_pool", str(ROOT / "benchmarks" / "host" / "test_launch.py")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout
+        assert "2 passed" in done.stdout or "2 skipped" in done.stdout
+
     @pytest.mark.parametrize("bound", ["held", "missed"])
     def test_figures_are_pytest_benchmarks(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, bound: str

@@ -19,9 +19,12 @@ import timm
 from timm.layers import EcaModule, SEModule
 from timm.layers.cbam import CbamModule
 
-from benchmarks import network, network_figures, timm_counts, twins
 from benchmarks.__main__ import main
-from benchmarks.network import Plan, settings
+from benchmarks.network import figures as network_figures
+from benchmarks.network import measure as network
+from benchmarks.network import timm_counts
+from benchmarks.network.measure import Plan, settings
+from benchmarks.shared import twins
 from eca_triton import ECA
 
 CPU = torch.device("cpu")

@@ -14,10 +14,13 @@ import torch
 from paths import ROOT
 from tuned import H200, entry, key_of
 
-from benchmarks import contenders, op, results, sites, tails
 from benchmarks.__main__ import main
-from benchmarks.machine import folder_name
-from benchmarks.sites import Row
+from benchmarks.op import contenders, figures, sites, tails
+from benchmarks.op import measure as op
+from benchmarks.op.sites import Row
+from benchmarks.shared.document import load, percentile
+from benchmarks.shared.machine import folder_name
+from benchmarks.shared.tensors import LAYOUTS
 from eca_triton.activations import ACTIVATIONS, PRE_ACTIVATIONS
 from eca_triton.launch.call import BackwardCall, Call
 from eca_triton.tuning import store
@@ -33,7 +36,7 @@ US = {"copy": 10.0, "eager": 40.0, "inductor": 24.0, "op": 12.0}
 
 
 def map_of(layout: str) -> torch.Tensor:
-    return torch.empty(2, 16, 6, 6, dtype=torch.bfloat16).to(memory_format=sites.LAYOUTS[layout])
+    return torch.empty(2, 16, 6, 6, dtype=torch.bfloat16).to(memory_format=LAYOUTS[layout])
 
 
 def fake_timer(calls: timing.Calls, sets: int, repeats: int) -> dict[str, list[float]]:
@@ -59,7 +62,7 @@ class TestCommand:
         assert code == 0
         assert document["left_out"] == []
         assert {"gpu", "driver", "cpu", "torch", "triton", "commit", "tuned"} <= set(document["machine"])
-        assert len(document["rows"]) == len(tails.HEADLINE) * len(sites.LAYOUTS)
+        assert len(document["rows"]) == len(tails.HEADLINE) * len(LAYOUTS)
         assert {row["status"] for row in document["rows"]} == {"ok"}
         assert all(row["checks"]["op"]["passed"] for row in document["rows"])
         written = capsys.readouterr().out
@@ -139,7 +142,7 @@ class TestCommand:
 
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, *TWO_ROWS, timer=interrupted)
-        document = results.load(tmp_path / "op.json")
+        document = load(tmp_path / "op.json", "op")
         assert len(document["rows"]) == len(document["left_out"]) == 1
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -191,7 +194,7 @@ class TestRows:
 class TestKernel:
     """The column says what the op launches, so it asks as the op does."""
 
-    @pytest.mark.parametrize("layout", sites.LAYOUTS)
+    @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("variant", tails.TAILS)
     def test_the_forward_asks_as_its_launch_does(self, variant: str, layout: str) -> None:
         row = Row((16, 6, 6), 2, layout, variant)
@@ -200,7 +203,7 @@ class TestKernel:
         options = (1e-5, tail.pre_activation, tail.circular, tail.gate, tail.gain, residual, tail.activation)
         assert row.problems(H200) == [Call(x, torch.ones(3), None, bn, *options, x).problem(H200)]
 
-    @pytest.mark.parametrize("layout", sites.LAYOUTS)
+    @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize(
         ("variant", "bits", "residual", "d_residual"),
         [
@@ -238,15 +241,15 @@ class TestKernel:
 class TestFigures:
     @pytest.mark.parametrize(("share", "value"), [(0.0, 1.0), (0.2, 1.8), (0.5, 3.0), (1.0, 5.0)])
     def test_percentiles(self, share: float, value: float) -> None:
-        assert results.percentile([5.0, 1.0, 4.0, 2.0, 3.0], share) == pytest.approx(value)
+        assert percentile([5.0, 1.0, 4.0, 2.0, 3.0], share) == pytest.approx(value)
 
     def test_no_samples_are_no_figure(self) -> None:
         with pytest.raises(ValueError, match="at least one sample"):
-            results.percentile([], 0.5)
+            percentile([], 0.5)
 
     def test_bandwidth_share_of_copy_and_speedup(self) -> None:
         row = Row((256, 56, 56), 128, "contiguous", "eca_add_relu")
-        found = results.figures(
+        found = figures.figures(
             row, {"copy": [100.0] * 3, "inductor": [250.0] * 3, "op": [120.0, 125.0, 130.0]}
         )
         assert found["op"]["median_us"] == 125.0
@@ -262,22 +265,22 @@ class TestFigures:
         row, speed = Row((256, 56, 56), 128, "contiguous", "eca"), [1.0, 2.0, 4.0]
         us = {"copy": [100.0, 100.0, 130.0], "inductor": [210.0, 200.0, 200.0], "op": [100.0, 125.0, 100.0]}
         slowing = {name: [a * b for a, b in zip(each, speed, strict=True)] for name, each in us.items()}
-        found = results.figures(row, slowing)["op"]
-        assert found == results.figures(row, us)["op"] | {
+        found = figures.figures(row, slowing)["op"]
+        assert found == figures.figures(row, us)["op"] | {
             name: found[name] for name in ("median_us", "p20_us", "p80_us", "gbps")
         }
         parts = ("", "_p20", "_p80")
         assert [found[f"share_of_copy{part}"] for part in parts] == [1.0, 0.88, 1.18]
         assert [found[f"speedup{part}"] for part in parts] == [2.0, 1.76, 2.06]
-        assert results.figures(row, us)["op"]["median_us"] == 100.0
+        assert figures.figures(row, us)["op"]["median_us"] == 100.0
 
     def test_ratios_have_their_spread_in_the_table(self) -> None:
         row = Row((256, 56, 56), 128, "contiguous", "eca")
         us = {"copy": [100.0] * 2, "inductor": [200.0, 240.0], "op": [100.0] * 2}
-        record = results.record(
-            row, "tile", status="ok", plan=None, errors={}, results=results.figures(row, us)
+        record = figures.record(
+            row, "tile", status="ok", plan=None, errors={}, results=figures.figures(row, us)
         )
-        columns, (cells,) = results.table({"rows": [record]})
+        columns, (cells,) = figures.table({"rows": [record]})
         first = columns.index("of copy")
         assert columns[first : first + 4] == ["of copy", "p20-p80", "x Inductor", "p20-p80"]
         assert cells[first : first + 4] == ["100%", "100%-100%", "2.20", "2.08-2.32"]
@@ -286,11 +289,11 @@ class TestFigures:
         samples = {"copy": [100.0], "inductor": [200.0], "op": [105.0]}
         slow = samples | {"op": [150.0]}
         rows = [
-            results.record(row, "tile", status="ok", results=results.figures(row, each))
+            figures.record(row, "tile", status="ok", results=figures.figures(row, each))
             for batch, each in ((128, samples), (128, slow), (1, samples))
             for row in [Row((256, 56, 56), batch, "contiguous", "eca")]
         ]
-        lines = results.goals(rows)
+        lines = figures.goals(rows)
         assert any(
             line.startswith("goal MISSED: op at least 0.90 of copy") and "1 of 2" in line for line in lines
         )

@@ -17,12 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 pytest.importorskip("timm", reason="the networks of the paper are timm's")
 pytest.importorskip("torchvision", reason="MobileNetV2 is torchvision's")
 
-from benchmarks import paper, paper_counts, paper_page
-from benchmarks import paper_facts as facts
 from benchmarks.__main__ import main
-from benchmarks.commands import DOCS
-from benchmarks.paper import README, ROWS, Line, Published, Row
-from benchmarks.paper_counts import THOP, Counts, count
+from benchmarks.paper import counts as paper_counts
+from benchmarks.paper import facts
+from benchmarks.paper import page as paper_page
+from benchmarks.paper import rows as paper
+from benchmarks.paper.counts import THOP, Counts, count
+from benchmarks.paper.rows import README, ROWS, Line, Published, Row
+from benchmarks.shared.context import DOCS
 from eca_triton.models import create
 from eca_triton.models.attention import ECA, SE
 from eca_triton.models.mobilenetv2 import mobilenet_v2

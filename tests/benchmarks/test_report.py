@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import charts, network_figures, report, results, sites
 from benchmarks.__main__ import main
-from benchmarks.charts import Chart
-from benchmarks.commands import DOCS, RESULTS
+from benchmarks.evidence import charts, report
+from benchmarks.evidence.charts import Chart
+from benchmarks.network import figures as network_figures
+from benchmarks.op import figures, sites
+from benchmarks.shared.context import DOCS, RESULTS
+from benchmarks.shared.document import save
 
 MACHINE = {"gpu": "NVIDIA H200", "driver": "570.1", "torch": "2.11.0", "triton": "3.6.0", "cpu": "EPYC"}
 HEAD = {"machine": MACHINE, "date": "2026-11-23 10:00 UTC", "left_out": []}
@@ -32,8 +35,8 @@ def network_document(ours_us: float = 101.0) -> dict[str, Any]:
 
 def op_document(*directions: str) -> dict[str, Any]:
     rows = [
-        results.record(
-            row, "tile", status="ok", plan="block", errors={}, checks={}, results=results.figures(row, OP_US)
+        figures.record(
+            row, "tile", status="ok", plan="block", errors={}, checks={}, results=figures.figures(row, OP_US)
         )
         for batch in (128, 8)
         for row in sites.rows(
@@ -46,7 +49,7 @@ def op_document(*directions: str) -> dict[str, Any]:
 def write(folder: Path, **documents: Any) -> Path:
     for name, document in documents.items():
         path = folder / "nvidia-h200-2026-11-23" / f"{name}.json"
-        results.save(document, path)
+        save(document, path)
     return folder
 
 
@@ -123,7 +126,7 @@ class TestPage:
 
     def test_the_newest_results_of_a_gpu_count(self, tmp_path: Path) -> None:
         old = tmp_path / "old" / "network.json"
-        results.save({**network_document(140.0), "date": "2026-11-01 10:00 UTC"}, old)
+        save({**network_document(140.0), "date": "2026-11-01 10:00 UTC"}, old)
         write(tmp_path, network=network_document())
         (document,) = report.load(sorted(tmp_path.glob("*/*.json")))["network"]
         assert document["date"] == HEAD["date"]
@@ -153,7 +156,7 @@ class TestCommand:
     def test_without_matplotlib_nothing_is_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
-        monkeypatch.setattr("benchmarks.commands.report.find_spec", lambda name: None)
+        monkeypatch.setattr("benchmarks.evidence.report_command.find_spec", lambda name: None)
         assert main(["report", "--docs", str(tmp_path)]) == 2
         assert "pip install 'eca_triton[plot]'" in capsys.readouterr().out
         assert not list(tmp_path.iterdir())

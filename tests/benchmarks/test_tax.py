@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import published, results, tax, tax_page
 from benchmarks.__main__ import main
-from benchmarks.commands import COUNTED, DOCS
-from benchmarks.machine import describe
-from benchmarks.networks import NETWORKS, PAPER, attention, network, without_attention
-from benchmarks.tax import Job
+from benchmarks.counted import page as tax_page
+from benchmarks.counted import published, tax
+from benchmarks.counted.tax import Job
+from benchmarks.shared.context import COUNTED, DOCS
+from benchmarks.shared.document import load, save
+from benchmarks.shared.machine import describe
+from benchmarks.shared.networks import NETWORKS, PAPER, attention, network, without_attention
 
 MACHINE = {"torch": "2.14.1", "triton": "3.8.0"}
 HEAD = {
@@ -108,7 +110,7 @@ def test_a_network_with_a_contender_missing_or_failed_is_not_in_the_page() -> No
 
 def test_what_was_counted_is_not_counted_again(tmp_path: Path) -> None:
     path = tmp_path / "tax.json"
-    results.save(complete(), path)
+    save(complete(), path)
     wanted = [tax.job_of(each) for each in complete()["rows"]]
     found, said = resume(path, wanted)
     assert (found["rows"], said) == (complete()["rows"], [])
@@ -117,13 +119,13 @@ def test_what_was_counted_is_not_counted_again(tmp_path: Path) -> None:
 def test_failures_are_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "tax.json"
     rows = complete()["rows"]
-    results.save(document({**rows[0], "error": "RuntimeError: no"}, *rows[1:]), path)
+    save(document({**rows[0], "error": "RuntimeError: no"}, *rows[1:]), path)
     assert [each["contender"] for each in resume(path, [])[0]["rows"]] == ["stock", "ours"]
 
 
 def test_ours_of_earlier_sources_stands_until_it_is_counted_anew_and_the_page_says_so(tmp_path: Path) -> None:
     path = tmp_path / "tax.json"
-    results.save(complete(), path)
+    save(complete(), path)
     found, _ = resume(path, [], sources="later")
     assert found["rows"] == complete()["rows"]
     says = "1 of the 1 counts of ours were made from earlier sources"
@@ -135,7 +137,7 @@ def test_what_is_missing_is_counted_first_and_what_is_stale_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tax.json"
-    results.save(document(*complete()["rows"][1:]), path)
+    save(document(*complete()["rows"][1:]), path)
     monkeypatch.setattr(tax, "count", Counted())
     found, said = resume(path, [tax.job_of(each) for each in complete()["rows"][::-1]], sources="later")
     assert [line.split(",")[1].strip() for line in said] == ["plain", "ours"]
@@ -145,7 +147,7 @@ def test_what_is_missing_is_counted_first_and_what_is_stale_last(
 
 def test_another_torch_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "tax.json"
-    results.save({**complete(), "torch": "2.11.0"}, path)
+    save({**complete(), "torch": "2.11.0"}, path)
     assert resume(path, [])[0]["rows"] == []
 
 
@@ -192,7 +194,7 @@ def test_the_command_writes_the_page_of_what_was_counted(tmp_path: Path, capsys:
     machine = describe(torch.device("cpu"))
     rows = [row("ecaresnet50d", who) for who in ("plain", "stock")]
     rows += [{**each, "channels_last": False} for each in rows]
-    results.save({**document(*rows), "torch": machine["torch"], "triton": machine["triton"]}, written)
+    save({**document(*rows), "torch": machine["torch"], "triton": machine["triton"]}, written)
     wanted = ["--networks", "ecaresnet50d", "--modes", "default", "--directions", "inference"]
     where = ["--out", str(written), "--page", str(page)]
     assert main(["tax", *wanted, "--contenders", "plain", "stock", *where]) == 0
@@ -215,7 +217,7 @@ def test_the_sets_are_kept_apart(tmp_path: Path, capsys: Any, arguments: list[st
 
 def test_a_file_of_one_set_is_not_written_by_another(tmp_path: Path) -> None:
     path = tmp_path / "tax.json"
-    results.save(complete(), path)
+    save(complete(), path)
     with pytest.raises(ValueError, match="tax --set paper"):
         tax.run([], path, MACHINE, "now", 1, print, command="tax --set paper")
 
@@ -224,14 +226,14 @@ def test_a_file_of_one_set_is_not_written_by_another(tmp_path: Path) -> None:
 def test_the_page_is_that_of_the_counts(name: str) -> None:
     """If this fails, `python -m benchmarks tax --set NAME` writes it."""
     counted = tax.SETS[name]
-    document = results.load(COUNTED / f"{counted.stem}.json", counted.command)
+    document = load(COUNTED / f"{counted.stem}.json", counted.command)
     assert (DOCS / f"{counted.stem}.md").read_text() == tax_page.page(document)
 
 
 def test_what_is_committed_is_read() -> None:
     """Counts outlive the code that made them."""
     for each in tax.SETS.values():
-        document = results.load(COUNTED / f"{each.stem}.json", each.command)
+        document = load(COUNTED / f"{each.stem}.json", each.command)
         assert tax_page.set_of(document) is each
         assert tax_page.rising(document) == []
         assert list(tax_page.lines(document, training=False, channels_last=True, mode="default"))

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import contenders, results, sites, tails, training
 from benchmarks.__main__ import main
-from benchmarks.sites import Row
+from benchmarks.op import contenders, figures, sites, tails, training
+from benchmarks.op.sites import Row
+from benchmarks.shared.tensors import LAYOUTS
 from eca_triton.tuning.config import Device
 from eca_triton.util import timing
 
@@ -43,7 +44,7 @@ class TestCommand:
     def test_times_backward_alone_and_with_its_forward(self, tmp_path: Path, capsys: Any) -> None:
         code, rows = run(tmp_path, "--contenders", "eager", "op")
         assert code == 0
-        assert len(rows) == len(tails.HEADLINE) * len(sites.LAYOUTS) * 2
+        assert len(rows) == len(tails.HEADLINE) * len(LAYOUTS) * 2
         assert [each["direction"] for each in rows] == ["backward", "both"] * 6
         for each in rows:
             assert each["status"] == "ok"
@@ -159,8 +160,8 @@ def test_a_relu_that_rounding_opens_is_no_error() -> None:
 
 def test_goals_are_those_of_the_direction() -> None:
     samples = {"copy": [100.0], "inductor": [135.0], "op": [100.0]}
-    lines = results.goals(
-        results.record(each, "tile", status="ok", results=results.figures(each, samples))
+    lines = figures.goals(
+        figures.record(each, "tile", status="ok", results=figures.figures(each, samples))
         for direction in ("backward", "both")
         for each in [Row((256, 56, 56), 128, "contiguous", "eca", direction=direction)]
     )

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
-from benchmarks import twins, weights
 from benchmarks.__main__ import main
-from benchmarks.networks import attention
+from benchmarks.network import weights
+from benchmarks.shared import twins
+from benchmarks.shared.networks import attention
 
 CPU = torch.device("cpu")
 

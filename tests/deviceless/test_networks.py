@@ -11,7 +11,7 @@ import os
 import pytest
 import torch
 
-from benchmarks.networks import DEEP, NETWORKS, attention, images, network, stages, without_attention
+from benchmarks.shared.networks import DEEP, NETWORKS, attention, images, network, stages, without_attention
 from eca_triton.deviceless import Comparison, Kernel, compare, lower
 
 timm = pytest.importorskip("timm")

@@ -12,8 +12,8 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from benchmarks import detectors
 from benchmarks.__main__ import main
+from benchmarks.paper import detectors
 from eca_triton import ECA, models
 from eca_triton.models.detection import OFFICIAL_DETECTOR_K_SIZES, LastLevelSubsample, detector, resnet_fpn
 

@@ -1,0 +1,1 @@
+"""Bytes and kernels of networks, counted on any machine."""

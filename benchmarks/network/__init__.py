@@ -1,0 +1,1 @@
+"""Whole networks on a GPU, and the seconds of their compilation."""

@@ -1,0 +1,1 @@
+"""ECA and whole tails, and a copy, on a GPU."""

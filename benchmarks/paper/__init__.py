@@ -1,0 +1,1 @@
+"""The ECA-Net paper's tables, counted anew."""
