@@ -7,14 +7,24 @@ READY := $(ENV)/ready
 BIN := $(abspath $(ENV))/bin
 # For pytest, as in `make test ARGS='--shuffle 7'`.
 ARGS ?=
+QUICK := $(addprefix tests/,ops tuning launch test_functional.py test_module.py test_reference.py test_mutants.py \
+    compile/test_plan.py compile/test_gate_function.py compile/test_bits.py compile/test_reasons.py)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-for test-oldest test-version lint fmt bench evidence budgets mutants
+.PHONY: demo quick test test-all test-for test-oldest test-version lint fmt bench evidence budgets mutants
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
+# After each edit, within a minute: lint, and tests that compile nothing.
+quick: $(READY)
+	$(BIN)/ruff check -q . && $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(QUICK) $(ARGS)
+
+# All but the slow tests.
 test: $(READY)
+	$(BIN)/python tests/both_parts.py -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+
+test-all: $(READY)
 	$(BIN)/python tests/both_parts.py -n $(WORKERS) --dist worksteal $(ARGS)
 
 # The tests of some files: make test-for FILES="kernels/tile.py"
@@ -26,7 +36,7 @@ test-oldest:
 
 # Any torch that tests/versions.py knows: make test-version TORCH=2.12.1
 test-version: $(ENV)-$(or $(TORCH),none).txt
-	$(MAKE) test ENV=$(ENV)-$(TORCH) CONSTRAINTS=$<
+	$(MAKE) test-all ENV=$(ENV)-$(TORCH) CONSTRAINTS=$<
 
 $(ENV)-%.txt: tests/versions.py constraints.txt constraints-oldest.txt
 	$(PYTHON) tests/versions.py $* > $@

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 from given_relus import doubt, forget, remembering, tell, told
-from harness import OLDEST, Lowering
-from sklearn.datasets import load_sample_image
+from harness import Lowering
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
@@ -38,6 +37,8 @@ def _nothing_compiled_before() -> None:
 
 def photograph(height: int = 427, width: int = 640) -> Tensor:
     """scikit-learn's sample image [3, height, width] in 0 to 1."""
+    from sklearn.datasets import load_sample_image  # which takes a second, also of whoever runs other tests
+
     pixels = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None] / 255
     return nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]
 
@@ -183,10 +184,9 @@ def test_four_image_sizes_recompile_the_trunk_once(training: bool, frozen: bool)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fasterrcnn"] if OLDEST else DETECTORS)
-def test_resnet50_detectors_recompile_at_most_twice_over_four_sizes(name: str) -> None:
-    """Inference and training on photographs of four sizes, as users run them."""
-    model, lowering = trained(name, "resnet50", min_size=256, max_size=448), Lowering("aot_eager")
+def test_a_resnet50_detector_recompiles_at_most_twice_over_four_sizes() -> None:
+    """Inference and training on photographs of four sizes, as users run them; detectors share their trunk."""
+    model, lowering = trained("fasterrcnn", "resnet50", min_size=256, max_size=448), Lowering("aot_eager")
     twin = copy.deepcopy(model)
     model.backbone.compile(backend=lowering)
     for size in SIZES:

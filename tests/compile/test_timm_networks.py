@@ -1,11 +1,13 @@
 """Real code: every ECA module of timm's 23 networks is a site, in eval and in training, in one graph each."""
 
+import os
+
 import pytest
 import timm
 import torch
 from harness import OLDEST, Lowering
-from timm.layers import CecaModule, EcaModule
-from torch import nn
+
+from benchmarks.shared.networks import NETWORKS, attention, images, network
 
 SITES = {
     "eca_botnext26ts_256": 5,
@@ -34,13 +36,12 @@ SITES = {
 }
 
 
-def attention_modules(network: nn.Module) -> list[str]:
-    return [name for name, module in network.named_modules() if isinstance(module, (EcaModule, CecaModule))]
+WHOLE = os.environ.get("ECA_TRITON_FULL_DEPTH") == "1"
 
 
 def test_all_networks_with_eca_are_listed() -> None:
-    assert {name for name in timm.list_models() if "eca" in name} == SITES.keys()
-    assert len(SITES) == 23
+    assert {name for name in timm.list_models() if "eca" in name} == SITES.keys() == NETWORKS.keys()
+    assert {name: len(attention(network(name, whole=True))) for name in SITES} == SITES
     assert sum(SITES.values()) == 526
 
 
@@ -49,18 +50,16 @@ def test_all_networks_with_eca_are_listed() -> None:
 def test_every_eca_module_is_lowered(name: str, training: bool) -> None:
     """On the meta device, where a network takes no memory and its convolutions no time.
 
-    The oldest torch has the smallest ones: the others are mostly of their blocks.
+    The deepest have three blocks in each stage: the others are these again. ECA_TRITON_FULL_DEPTH=1 has them
+    all. The oldest torch has the smallest networks.
     """
-    with torch.device("meta"):
-        network = timm.create_model(name).train(training)
-        x = torch.randn(2, *network.pretrained_cfg["input_size"])
+    model = network(name, whole=WHOLE).train(training)
     lowering = Lowering()
     with torch.set_grad_enabled(training):
-        lowering.compile(network)(x)
+        lowering.compile(model)(images(name, 2))
 
     assert len(lowering.graphs) == 1
-    assert sorted(site.name for site in lowering.sites) == sorted(attention_modules(network))
-    assert len(lowering.sites) == SITES[name]
+    assert sorted(site.name for site in lowering.sites) == sorted(attention(model))
     assert lowering.rejected == []
     assert lowering.calls(torch.conv1d) == []
-    assert len(lowering.own_calls()) == SITES[name]
+    assert len(lowering.own_calls()) == len(lowering.sites)

@@ -84,12 +84,12 @@ def test_without_a_batch_norm_that_trains_every_map_is_read_once(frozen: bool, b
 @NEWEST_ONLY
 @pytest.mark.slow
 def test_a_network_in_training_moves_less(channels_last: bool) -> None:
-    """ecaresnet26t: 12 to 14 % less; 8 sites, half of them beside a shortcut with a batch norm of its own."""
+    """ecaresnet26t, shorter: 5 sites, all but one of them beside a shortcut with a batch norm of its own."""
     images = torch.empty(128, 3, 256, 256, device="meta")
     with torch.device("meta"):
-        model = timm.create_model("ecaresnet26t")
+        model = timm.create_model("ecaresnet26t", layers=(2, 1, 1, 1))
     result = compare(model, images, dtype=torch.bfloat16, training=True, channels_last=channels_last)
-    assert [record.decision.plan for record in result.records] == ["batch_norm"] * 8
+    assert [record.decision.plan for record in result.records] == ["batch_norm"] * 5
     assert result.lowered.forward.bytes_moved < 0.9 * result.stock.forward.bytes_moved
     assert result.lowered.bytes_moved < 0.93 * result.stock.bytes_moved
     assert len(result.lowered.kernels) < len(result.stock.kernels)
