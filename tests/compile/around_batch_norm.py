@@ -7,27 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from styles import CHANNELS, conv1x1, trained_batch_norm
-from timm.layers import EcaModule
+from styles import CHANNELS, Network, batch_norm
 from torch import Tensor, nn
 
 SHAPE = (4, CHANNELS, 6, 5)
-
-
-class Network(nn.Module):
-    """conv, batch norm and ECA, and code around them that gets the input as shortcut."""
-
-    def __init__(self, around: Callable[[Network, Tensor], Any], bn: nn.Module | None = None) -> None:
-        super().__init__()
-        self.around, self.conv = around, conv1x1()
-        self.bn, self.eca = bn or trained_batch_norm(), EcaModule(CHANNELS)
-        self.offset = nn.Parameter(torch.randn(1, CHANNELS, 1, 1))
-
-    def attend(self, x: Tensor) -> Tensor:
-        return self.eca(self.bn(self.conv(x)))
-
-    def forward(self, x: Tensor) -> Any:
-        return self.around(self, x)
 
 
 def in_place(net: Network, x: Tensor) -> Tensor:
@@ -154,7 +137,7 @@ NOT: dict[str, tuple[Callable[[Network, Tensor], Any], bool]] = {
 }
 
 BATCH_NORMS: dict[str, Callable[[], nn.Module]] = {
-    "no affine": lambda: trained_batch_norm(affine=False),
+    "no affine": lambda: batch_norm(affine=False),
     "no running statistics": lambda: nn.BatchNorm2d(CHANNELS, track_running_stats=False),
     "momentum and eps of its own": lambda: nn.BatchNorm2d(CHANNELS, momentum=0.3, eps=1e-2),
 }
