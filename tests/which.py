@@ -45,7 +45,7 @@ CONCERNS: dict[str, tuple[str, ...]] = {
         "compile/test_sizes.py", "compile/test_memory.py", "fuzz",
     ),
     "eca_triton/compile/plan/": (
-        "compile/test_plan.py", "compile/test_cost.py", "compile/test_bits.py", "compile/test_convfold.py",
+        "compile/test_plan.py", "compile/test_cost.py", "compile/test_convfold.py",
         "compile/test_batch_norm_plan.py", "compile/test_memory.py", "deviceless/test_decision.py",
         "test_unknown_names.py",
     ),

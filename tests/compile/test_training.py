@@ -162,7 +162,7 @@ def test_any_part_can_be_trained_alone(trained: str) -> None:
             [x.grad, *gradients(network).values()], [y.grad, *gradients(twin).values()]
         )
     plan = "pool" if trained else "gate"  # nothing to differentiate: as in inference
-    assert [record.decision.plan for record in lowering.records] == [plan]
+    assert lowering.plans == [plan]
 
 
 TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Any]]] = {
@@ -180,7 +180,7 @@ def test_inside_a_transform_a_site_is_left_alone_for_a_named_reason(name: str) -
     lowering, x = Lowering("aot_eager"), example()
     transformed = TRANSFORMS[name](EcaModule(8))
     torch.testing.assert_close(lowering.compile(transformed)(x), transformed(x))
-    assert [record.decision.reason for record in lowering.records] == [WRAPPED]
+    assert lowering.reasons == [WRAPPED]
 
 
 def test_a_second_derivative_of_a_compiled_network_is_refused_by_torch() -> None:
