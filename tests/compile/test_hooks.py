@@ -14,7 +14,6 @@ from spellings import SPELLINGS
 from torch import fx
 from torch._functorch._aot_autograd.utils import make_boxed_func
 from torch._inductor.compile_fx import compile_fx
-from torch._inductor.utils import fresh_cache
 
 import eca_triton
 from eca_triton.compile.chain import POST_GRAD_HOOK, PRE_GRAD_HOOK, Chain
@@ -50,6 +49,15 @@ def in_a_thread(function: Callable[[], Any]) -> Any:
     return found[0]
 
 
+def inductor_without_code(gm: fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+    """Inductor, which runs the graphs that its passes make instead of generating code for them."""
+
+    def run(gm: fx.GraphModule, *_: Any, **__: Any) -> Callable:
+        return make_boxed_func(gm.forward)
+
+    return compile_fx(gm, inputs, inner_compile=run)
+
+
 def ours() -> list[bool]:
     """Whether a pass of ours is in each hook, as this thread sees them."""
     return [our_pass(getattr(CONFIG, hook)) is not None for hook in HOOKS]
@@ -62,6 +70,9 @@ def test_enable_and_disable_reach_every_thread() -> None:
     assert in_a_thread(lambda: our_pass(getattr(CONFIG, PRE_GRAD_HOOK)).plan) == "gate"
     eca_triton.disable()
     assert ours() == in_a_thread(ours) == [False, False]
+    eca_triton.enable()
+    in_a_thread(eca_triton.disable)
+    assert in_a_thread(ours) == [False, False]
 
 
 class Worker:
@@ -96,15 +107,6 @@ def test_enable_and_disable_reach_threads_that_run_already() -> None:
         assert plans() == ["block"] * 3
         disables(eca_triton.disable)
         assert plans() == [None] * 3
-
-
-def inductor_without_code(gm: fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
-    """Inductor, which runs the graphs that its passes make instead of generating code for them."""
-
-    def run(gm: fx.GraphModule, *_: Any, **__: Any) -> Callable:
-        return make_boxed_func(gm.forward)
-
-    return compile_fx(gm, inputs, inner_compile=run)
 
 
 @pytest.mark.skipif(OLDEST, reason="torch 2.11 has one configuration for all threads")
@@ -147,21 +149,15 @@ def test_a_model_that_another_thread_calls_first_is_lowered() -> None:
     network, x = spelling.build().eval(), spelling.example()
     eca_triton.enable(force=True)
     torch._dynamo.reset()
-    compiled = torch.compile(network)
+    compiled = torch.compile(network, backend=inductor_without_code)
 
     def call() -> tuple[torch.Tensor, list[bool]]:
-        with fresh_cache(), recording() as records, torch.no_grad():
+        with recording() as records, torch.no_grad():
             return compiled(x), [record.lowered for record in records]
 
     result, lowered = in_a_thread(call)
     assert lowered == [True]
     torch.testing.assert_close(result, network(x))
-
-
-def test_a_thread_may_disable_what_another_one_enabled() -> None:
-    eca_triton.enable()
-    in_a_thread(eca_triton.disable)
-    assert in_a_thread(ours) == [False, False]
 
 
 def test_enabled_is_for_its_block_and_its_thread() -> None:
