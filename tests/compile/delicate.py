@@ -108,26 +108,20 @@ def output_written_through_a_slice(conv: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
+EXPRESSIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "pool-in-float64":
+        lambda conv, x: x * spread(conv(x.mean((2, 3), dtype=torch.float64).type_as(x)[:, None]).sigmoid()),
+    "conv-weight-changed-by-a-function":
+        lambda conv, x: x * spread(F.conv1d(pooled(x), conv.weight.softmax(-1), padding=1).sigmoid()),
+    "conv-weight-from-the-map":
+        lambda conv, x: x * spread(F.conv1d(pooled(x), conv.weight * x.mean(), padding=1).sigmoid()),
+    "einsum": lambda conv, x: torch.einsum("nchw,nc->nchw", x, conv(pooled(x)).sigmoid().squeeze(1)),
+    "gate-repeated": lambda conv, x: x * gate(conv, x).repeat(1, 1, x.size(2), x.size(3)),
+    "rescaled-map-plus-map": lambda conv, x: torch.addcmul(x, x, gate(conv, x)),
+    "dropout-that-drops-nothing": lambda conv, x: x * F.dropout(gate(conv, x), 0.5, training=False),
+    "gate-checkpointed":
+        lambda conv, x: x * checkpoint(lambda x: gate(conv, x), x, use_reentrant=False),
+}  # fmt: skip
 DELICATE |= {
-    name: Spelling(lambda rescale=rescale: Block(rescale, conv1d()))
-    for name, rescale in {
-        "pool-in-float64": (
-            lambda conv, x: (
-                x * spread(conv(x.mean((2, 3), dtype=torch.float64).type_as(x).unsqueeze(1)).sigmoid())
-            )
-        ),
-        "conv-weight-changed-by-a-function": (
-            lambda conv, x: x * spread(F.conv1d(pooled(x), conv.weight.softmax(-1), padding=1).sigmoid())
-        ),
-        "conv-weight-from-the-map": (
-            lambda conv, x: x * spread(F.conv1d(pooled(x), conv.weight * x.mean(), padding=1).sigmoid())
-        ),
-        "einsum": (lambda conv, x: torch.einsum("nchw,nc->nchw", x, conv(pooled(x)).sigmoid().squeeze(1))),
-        "gate-repeated": (lambda conv, x: x * gate(conv, x).repeat(1, 1, x.size(2), x.size(3))),
-        "rescaled-map-plus-map": (lambda conv, x: torch.addcmul(x, x, gate(conv, x))),
-        "dropout-that-drops-nothing": (lambda conv, x: x * F.dropout(gate(conv, x), 0.5, training=False)),
-        "gate-checkpointed": (
-            lambda conv, x: x * checkpoint(lambda x: gate(conv, x), x, use_reentrant=False)
-        ),
-    }.items()
+    name: Spelling(lambda rescale=rescale: Block(rescale, conv1d())) for name, rescale in EXPRESSIONS.items()
 }

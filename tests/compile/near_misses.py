@@ -195,36 +195,24 @@ PRODUCTS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
     "gate-changed-before": ("the gate is doubled before the product", lambda x, g: (g.mul_(2), x * g)),
     "gate-changed-through-a-view": ("as before", lambda x, g: (g.view(-1)[:4].zero_(), x * g)[1]),
 }  # fmt: skip
-NEAR_MISSES |= {
-    **{name: near(reason, rescale) for name, (reason, rescale) in DTYPES.items()},
-    **{
-        name: near(
-            reason, lambda conv, x: x * spread(conv(pooled(x)).sigmoid().reshape(x.size(0), 1, -1)), conv
-        )
-        for name, (reason, conv) in CONVOLUTIONS.items()
-    },
-    **{
-        name: near(
-            reason, lambda conv, x, pool=pool: x * spread(conv(pool(x).reshape(x.size(0), 1, -1)).sigmoid())
-        )
-        for name, (reason, pool) in POOLS.items()
-    },
-    **{
-        name: near(reason, lambda conv, x, function=function: x * spread(function(conv(pooled(x)))))
-        for name, (reason, function) in GATES.items()
-    },
-    **{
-        name: near(
-            reason,
-            lambda conv, x, product=product: product(x, gate(conv, x)),
-            shape=SQUARE if name.startswith(("gate-of", "transposed")) else (3, 8, 6, 5),
-        )
-        for name, (reason, product) in PRODUCTS.items()
-    },
-    "timm-mlp": NearMiss(partial(EcaModule, channels=8, use_mlp=True), "two convolutions with an activation"),
-}
+for name, (reason, rescale) in DTYPES.items():
+    NEAR_MISSES[name] = near(reason, rescale)
+for name, (reason, conv) in CONVOLUTIONS.items():
+    NEAR_MISSES[name] = near(
+        reason, lambda conv, x: x * spread(conv(pooled(x)).sigmoid().reshape(x.size(0), 1, -1)), conv
+    )
+for name, (reason, pool) in POOLS.items():
+    NEAR_MISSES[name] = near(
+        reason, lambda conv, x, pool=pool: x * spread(conv(pool(x).reshape(x.size(0), 1, -1)).sigmoid())
+    )
+for name, (reason, function) in GATES.items():
+    NEAR_MISSES[name] = near(reason, lambda conv, x, function=function: x * spread(function(conv(pooled(x)))))
+for name, (reason, product) in PRODUCTS.items():
+    shape = SQUARE if name.startswith(("gate-of", "transposed")) else (3, 8, 6, 5)
+    NEAR_MISSES[name] = near(reason, lambda conv, x, product=product: product(x, gate(conv, x)), shape=shape)
 # Several steps are others.
 NEAR_MISSES |= {
+    "timm-mlp": NearMiss(partial(EcaModule, channels=8, use_mlp=True), "two convolutions with an activation"),
     "stride": near("every second channel has a gate, shared by two",
         lambda conv, x: x * spread(conv(pooled(x)).sigmoid().repeat_interleave(2, dim=-1)),
         partial(conv1d, stride=2)),

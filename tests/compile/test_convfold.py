@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from eca_triton.compile import compat
 from eca_triton.compile.reasons import ASKED
 
-BLOCKS = {
-    name: NETWORKS[name]
-    for name in ("bottleneck", "biased convolution", "padding same", "padding valid", "norm-free")
-}
+PLAIN = "padding same", "padding valid", "norm-free"
+BLOCKS = "bottleneck", "biased convolution", *PLAIN
 PRODUCT = pytest.mark.parametrize("product", [False, True], ids=["gate", "product"])
 
 
@@ -31,19 +29,21 @@ def test_values(name: str, product: bool, monkeypatch: pytest.MonkeyPatch) -> No
         assert len(backend.calls(torch.mm)) == product
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float32) for name in BLOCKS),
+        *((name, torch.bfloat16) for name in ("bottleneck", "norm-free")),
+    ],
+)
 def test_values_of_one_op_for_convolution_and_block(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for backend in compared(BLOCKS[name], lambda: lowered(monkeypatch, False, "convblock"), dtype):
+    for backend in compared(NETWORKS[name], lambda: lowered(monkeypatch, False, "convblock"), dtype):
         assert backend.plans == ["convblock"]
         assert [name for name in backend.own_calls() if "pool" not in name][-1] == "rescaled_projection"
         # That of the shortcut stays.
         assert sum("conv2d" in str(node.target) for node in backend.nodes()) == (name not in PLAIN)
-
-
-PLAIN = ("padding same", "padding valid", "norm-free")
 
 
 @pytest.mark.parametrize("name", ["sequence", "in place"])

@@ -8,12 +8,10 @@ from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from eager_block import assert_as_good_as
 from harness import Lowering, leaf
-from pointwise import CHANNELS, INPUT, compared, lowered
+from pointwise import CHANNELS, INPUT, Bottleneck, compared, lowered
 from styles import trained
-from timm.layers import EcaModule
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -33,16 +31,11 @@ class Frozen(FrozenBatchNorm2d):
         return self.spelling(self, x)
 
 
-class Bottleneck(nn.Module):
+def detector(spelling: Spelling = FrozenBatchNorm2d.forward) -> Bottleneck:
     """conv, frozen batch norm, ECA, shortcut and ReLU of a detector's trunk."""
-
-    def __init__(self, spelling: Spelling = FrozenBatchNorm2d.forward) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(INPUT, CHANNELS, 1, bias=False), Frozen(spelling)
-        self.se, self.shortcut = EcaModule(CHANNELS), nn.Conv2d(INPUT, CHANNELS, 1, bias=False)
-
-    def forward(self, u: Tensor) -> Tensor:
-        return F.relu(self.se(self.bn(self.conv(u))) + self.shortcut(u))
+    network = Bottleneck()
+    network.bn, network.shortcut = Frozen(spelling), nn.Conv2d(INPUT, CHANNELS, 1, bias=False)
+    return network
 
 
 def spread(vector: Tensor) -> Tensor:
@@ -72,10 +65,15 @@ SPELLINGS: dict[str, Spelling] = {
 }
 
 
-@pytest.mark.parametrize("plan", ["block", "gate", "convblock"])
-@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        *(("torchvision", plan) for plan in ("block", "gate", "convblock")),
+        ("vectors first", "block"), ("without eps", "gate"), ("divided, shift first", "convblock"),
+    ],
+)  # fmt: skip
 def test_it_goes_with_the_site_in_inference(name: str, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = partial(Bottleneck, SPELLINGS[name])
+    make = partial(detector, SPELLINGS[name])
     for backend in compared(make, lambda: lowered(monkeypatch, False, plan)):
         (site,) = backend.sites
         assert (site.decision.plan, "batch_norm" in site.decision.fused) == (plan, True)
@@ -87,14 +85,14 @@ def test_it_goes_with_the_site_in_inference(name: str, plan: str, monkeypatch: p
 def test_its_gate_is_computed_ahead_of_the_convolution(
     product: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for backend in compared(Bottleneck, lambda: lowered(monkeypatch, product)):
+    for backend in compared(detector, lambda: lowered(monkeypatch, product)):
         assert backend.plans == ["convfold"]
         assert len(backend.calls(torch.mm)) == product
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_sizes_that_change_are_one_graph_more(name: str) -> None:
-    network, backend = Bottleneck(SPELLINGS[name]).eval(), Lowering(device="cuda")
+    network, backend = detector(SPELLINGS[name]).eval(), Lowering(device="cuda")
     exact = copy.deepcopy(network).double()
     compiled = backend.compile(network, dynamic=None)
     with torch.no_grad():
@@ -107,7 +105,7 @@ def test_sizes_that_change_are_one_graph_more(name: str) -> None:
 
 def test_a_training_step_is_as_exact_as_eager_mode() -> None:
     torch.manual_seed(0)
-    network, backend = Bottleneck(), Lowering("aot_eager", device="cuda")
+    network, backend = detector(), Lowering("aot_eager", device="cuda")
     twin, exact = copy.deepcopy(network), copy.deepcopy(network).double()
     u = torch.randn(3, INPUT, 5, 4).contiguous(memory_format=torch.channels_last)
     runs = {}
@@ -164,7 +162,7 @@ NEAR_MISSES: dict[str, Spelling] = {
 
 @pytest.mark.parametrize("name", NEAR_MISSES)
 def test_near_misses_are_no_batch_norm(name: str) -> None:
-    network, backend = Bottleneck(NEAR_MISSES[name]).eval(), Lowering(device="cuda")
+    network, backend = detector(NEAR_MISSES[name]).eval(), Lowering(device="cuda")
     u = torch.randn(2, INPUT, 6, CHANNELS)
     want = copy.deepcopy(network)(u)
     torch.testing.assert_close(backend.compile(network)(u), want, rtol=1e-4, atol=1e-5)
@@ -173,7 +171,7 @@ def test_near_misses_are_no_batch_norm(name: str) -> None:
 
 @pytest.mark.parametrize("why", ["its weight trains", "the map is in another precision"])
 def test_vectors_that_no_batch_norm_has_are_none(why: str) -> None:
-    network, backend = Bottleneck(), Lowering(device="cuda")
+    network, backend = detector(), Lowering(device="cuda")
     trains = why == "its weight trains"
     if trains:
         del network.bn.weight

@@ -40,10 +40,12 @@ def both(program: Program, lowering: Lowering, *inputs: Tensor) -> tuple[list[An
     return found[0], found[1]
 
 
-def assert_same(got: list[Any], expected: list[Any]) -> None:
-    """As close as float32 gives, of the same dtypes, and in the same memory order."""
+def the_same(program: Program, lowering: Lowering, *inputs: Tensor) -> Lowering:
+    """All as close as float32 gives, of the same dtypes, and in the same memory order."""
+    got, expected = both(program, lowering, *inputs)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert [x.stride() for x in got] == [x.stride() for x in expected]
+    return lowering
 
 
 def writes_gate(x: Tensor, w: Tensor, pool: Tensor, _: Tensor) -> Tensor:
@@ -89,10 +91,9 @@ def test_a_call_that_writes_its_result_somewhere_is_no_part_of_a_site(
     name: str, plan: str, dtype: torch.dtype
 ) -> None:
     reason, program = WRITES[name]
-    lowering = Lowering(device="cuda", plan=plan)
     inputs = torch.randn(SHAPE), torch.randn(1, 1, 3), torch.zeros(SHAPE[:2]), torch.zeros(SHAPE)
-    assert_same(*both(program, lowering, *(x.to(dtype) for x in inputs)))
-    assert lowering.reasons == [reason]
+    lowering = Lowering(device="cuda", plan=plan)
+    assert the_same(program, lowering, *(x.to(dtype) for x in inputs)).reasons == [reason]
 
 
 @torch.no_grad()
@@ -100,9 +101,8 @@ def test_a_step_of_the_tail_that_writes_its_result_somewhere_stays() -> None:
     def program(x: Tensor, w: Tensor, out: Tensor) -> Tensor:
         return F.relu(torch.add(x * gate(x, w), 1, out=out))
 
-    lowering = Lowering(device="cuda", plan="block")
-    assert_same(*both(program, lowering, torch.randn(SHAPE), torch.randn(1, 1, 3), torch.zeros(SHAPE)))
-    assert lowering.plans == ["block"]
+    inputs = torch.randn(SHAPE), torch.randn(1, 1, 3), torch.zeros(SHAPE)
+    assert the_same(program, Lowering(device="cuda", plan="block"), *inputs).plans == ["block"]
 
 
 def normalized(x: Tensor) -> Tensor:
@@ -132,10 +132,8 @@ def test_running_statistics_in_one_memory_stay_with_batch_norm_where_others_use_
         residual = between(x, stats)
         return F.relu(y * gate(y, w) + residual), behind(stats)
 
-    lowering = Lowering()
     stats = torch.stack([torch.zeros(8), torch.ones(8)])
-    assert_same(*both(program, lowering, torch.randn(SHAPE), torch.randn(1, 1, 3), stats))
-    assert lowering.plans == [plan]
+    assert the_same(program, Lowering(), torch.randn(SHAPE), torch.randn(1, 1, 3), stats).plans == [plan]
 
 
 # In eager mode a result has the memory order of its first operand, whatever the other one has.
@@ -182,8 +180,7 @@ def test_a_result_lies_in_memory_as_in_eager_mode(
     program: Program, layout: str, residual: str, plan: str
 ) -> None:
     x, w, r = LAYOUTS[layout](torch.randn(SHAPE)), torch.randn(1, 1, 3), LAYOUTS[residual](torch.randn(SHAPE))
-    lowering = Lowering("aot_eager", device="cuda", plan=plan)
-    assert_same(*both(program, lowering, x, w, r))
+    lowering = the_same(program, Lowering("aot_eager", device="cuda", plan=plan), x, w, r)
     plain = layout == residual and layout in ("contiguous", "channels-last")
     if plain and (program is not gate_as_large_as_the_map or layout == "contiguous"):
         assert lowering.sites
@@ -201,10 +198,8 @@ def test_a_product_of_matrices_gives_the_result_its_memory_order(
 
     lowering = Lowering("aot_eager", plan="convfold")
     r = LAYOUTS[layout](torch.randn(SHAPE))
-    assert_same(
-        *both(program, lowering, torch.randn(SHAPE), torch.randn(8, 8, 1, 1), torch.randn(1, 1, 3), r)
-    )
-    assert lowering.plans == ["convfold"]
+    inputs = torch.randn(SHAPE), torch.randn(8, 8, 1, 1), torch.randn(1, 1, 3), r
+    assert the_same(program, lowering, *inputs).plans == ["convfold"]
     assert bool(lowering.calls(torch.mm)) is (layout in ("contiguous", "channels-last"))
 
 
