@@ -1,4 +1,4 @@
-"""Compiled against eager on every spelling and style: values, gradients, batch norm statistics.
+"""Compiled against eager on every spelling and style: sites, values, gradients, batch norm statistics.
 
 Half of the cases are planned for a GPU: in evaluation mode the op takes the place of the whole site there,
 else that of its gate. The largest error against float64 over all maps must not exceed twice that of the code
