@@ -22,7 +22,6 @@ GATES = ("tests/interpreter/test_kernel_values.py", "tests/interpreter/test_kern
 PRODUCT = ("tests/interpreter/test_product.py", "tests/interpreter/test_projection.py")
 BACKWARD = ("tests/interpreter/test_kernel_backward.py",)
 BATCH_NORM = ("tests/interpreter/test_batch_norm_training.py", "-k", "statistics or exact or rounding")
-BITS = ("tests/compile/test_bits.py",)
 HEURISTIC = ("tests/tuning/test_heuristic.py",)
 TRAINING = ("tests/ops/test_training.py",)
 BATCH_NORM_OP = ("tests/ops/test_batch_norm.py",)
@@ -71,8 +70,8 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (MEMORY, "        or order_of(end_of_tail(site)) is None\n", ""),
         (FOLD, "if any(changed_between(node, step, steps[-1][1].next) for node in read):", "if False:"),
         (FOLD, "changed_between(node, step, steps[-1][1].next)", "changed_between(node, step, steps[-1][1])"),
-        (BITS, " and x.shape[1] % 8 == 0", ""),
-        (BITS, "is_channels_last(x) and", ""),
+        ((*PLAN, "-k", "bits"), " and x.shape[1] % 8 == 0", ""),
+        ((*PLAN, "-k", "bits"), "is_channels_last(x) and", ""),
     ],
     "eca_triton/compile/emit/fold.py": [
         (FOLD, "if site.batch_norm is None and site.projection.bias is None:", "if site.batch_norm is None:"),

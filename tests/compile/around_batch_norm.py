@@ -7,45 +7,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from styles import CHANNELS, conv1x1, trained_batch_norm
-from timm.layers import EcaModule
+from styles import CHANNELS, Network, batch_norm
 from torch import Tensor, nn
 
 SHAPE = (4, CHANNELS, 6, 5)
-
-
-class Network(nn.Module):
-    """conv, batch norm and ECA, and code around them that gets the input as shortcut."""
-
-    def __init__(self, around: Callable[[Network, Tensor], Any], bn: nn.Module | None = None) -> None:
-        super().__init__()
-        self.around, self.conv = around, conv1x1()
-        self.bn, self.eca = bn or trained_batch_norm(), EcaModule(CHANNELS)
-        self.offset = nn.Parameter(torch.randn(1, CHANNELS, 1, 1))
-
-    def attend(self, x: Tensor) -> Tensor:
-        return self.eca(self.bn(self.conv(x)))
-
-    def forward(self, x: Tensor) -> Any:
-        return self.around(self, x)
 
 
 def in_place(net: Network, x: Tensor) -> Tensor:
     y = net.attend(x)
     y += x
     return F.relu(y, inplace=True)
-
-
-def gain_before(net: Network, x: Tensor) -> Tensor:
-    return F.relu(0.5 * net.attend(x) + x)
-
-
-def shortcut_first(net: Network, x: Tensor) -> Tensor:
-    return torch.relu(x + net.attend(x))
-
-
-def shortcut_with_its_own_batch_norm(net: Network, x: Tensor) -> Tensor:
-    return F.relu(net.attend(x) + F.batch_norm(x, None, None, training=True))
 
 
 def many_readers(net: Network, x: Tensor) -> tuple[Tensor, ...]:
@@ -56,9 +27,12 @@ def many_readers(net: Network, x: Tensor) -> tuple[Tensor, ...]:
 # code: gain, whether a residual and ReLU are in the op
 WHOLE: dict[str, tuple[Callable[[Network, Tensor], Any], tuple[float, bool, bool]]] = {
     "add and relu in place": (in_place, (1.0, True, True)),
-    "gain, residual, relu": (gain_before, (0.5, True, True)),
-    "shortcut first": (shortcut_first, (1.0, True, True)),
-    "shortcut with its own batch norm": (shortcut_with_its_own_batch_norm, (1.0, True, True)),
+    "gain, residual, relu": (lambda net, x: F.relu(0.5 * net.attend(x) + x), (0.5, True, True)),
+    "shortcut first": (lambda net, x: torch.relu(x + net.attend(x)), (1.0, True, True)),
+    "shortcut with its own batch norm": (
+        lambda net, x: F.relu(net.attend(x) + F.batch_norm(x, None, None, training=True)),
+        (1.0, True, True),
+    ),
     "result read by many": (many_readers, (1.0, True, True)),
     "relu alone": (lambda net, x: F.relu(net.attend(x)), (1.0, False, True)),
     "no tail": (lambda net, x: net.attend(x), (1.0, False, False)),
@@ -104,11 +78,6 @@ WITHOUT_TAIL: dict[str, tuple[Callable[[Network, Tensor], Any], int]] = {
 }
 
 
-# Each is run without gradients where autograd forbids what it does.
-def called_twice(net: Network, x: Tensor) -> Tensor:
-    return F.relu(net.attend(x) + net.bn(x))
-
-
 def input_changed(net: Network, x: Tensor) -> Tensor:
     y = net.conv(x)
     z = net.eca(net.bn(y))
@@ -119,10 +88,6 @@ def input_changed(net: Network, x: Tensor) -> Tensor:
 def result_of_batch_norm_read(net: Network, x: Tensor) -> Tensor:
     y = net.bn(net.conv(x))
     return F.relu(net.eca(y) + y)
-
-
-def statistics_read(net: Network, x: Tensor) -> Tensor:
-    return F.relu(net.attend(x) + x) * net.bn.running_mean.view(1, -1, 1, 1)
 
 
 def batch_norm_weight_changed(net: Network, x: Tensor) -> Tensor:
@@ -140,21 +105,21 @@ def taps_changed(net: Network, x: Tensor) -> Tensor:
     return F.relu(y + x)
 
 
-# What the op reads is changed between the product and the end of the tail.
+# What the op reads is changed between the product and the end of the tail, which autograd forbids.
 CHANGED_BEHIND: dict[str, Callable[[Network, Tensor], Any]] = {
     "input of batch norm": input_changed,
     "weight of batch norm": batch_norm_weight_changed,
     "taps": taps_changed,
 }
-NOT: dict[str, tuple[Callable[[Network, Tensor], Any], bool]] = {
-    "one batch norm called twice": (called_twice, True),
-    "result of batch norm read": (result_of_batch_norm_read, True),
-    "running mean read": (statistics_read, True),
-    "activation between": (lambda net, x: net.eca(F.relu(net.bn(net.conv(x)))) + x, True),
+NOT: dict[str, Callable[[Network, Tensor], Any]] = {
+    "one batch norm called twice": lambda net, x: F.relu(net.attend(x) + net.bn(x)),
+    "result of batch norm read": result_of_batch_norm_read,
+    "running mean read": lambda net, x: F.relu(net.attend(x) + x) * net.bn.running_mean.view(1, -1, 1, 1),
+    "activation between": lambda net, x: net.eca(F.relu(net.bn(net.conv(x)))) + x,
 }
 
 BATCH_NORMS: dict[str, Callable[[], nn.Module]] = {
-    "no affine": lambda: trained_batch_norm(affine=False),
+    "no affine": lambda: batch_norm(affine=False),
     "no running statistics": lambda: nn.BatchNorm2d(CHANNELS, track_running_stats=False),
     "momentum and eps of its own": lambda: nn.BatchNorm2d(CHANNELS, momentum=0.3, eps=1e-2),
 }

@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 DELICATE: dict[str, Spelling] = {}
 
 
-def delicate(conv: Callable[[], nn.Module] = conv1d, dims: int = 2) -> Callable:
+def delicate(dims: int = 2) -> Callable:
     """Register the decorated function under its own name, with dashes."""
 
     def register(rescale: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
-        DELICATE[rescale.__name__.replace("_", "-")] = Spelling(lambda: Block(rescale, conv()), dims)
+        DELICATE[rescale.__name__.replace("_", "-")] = Spelling(lambda: Block(rescale, conv1d()), dims)
         return rescale
 
     return register
@@ -65,11 +65,6 @@ def activation_input_changed_before_the_gate(conv: nn.Module, x: Tensor) -> Tens
 
 
 @delicate()
-def pool_in_float64(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(x.mean((2, 3), dtype=torch.float64).type_as(x).unsqueeze(1)).sigmoid())
-
-
-@delicate()
 def pool_in_bfloat16(conv: nn.Module, x: Tensor) -> Tensor:
     low = torch.bfloat16 if x.dtype == torch.float32 else x.dtype
     return x * spread(conv(x.to(low).mean((2, 3)).type_as(x).unsqueeze(1)).sigmoid())
@@ -89,44 +84,9 @@ def autocast_switched_on_inside(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 @delicate()
-def conv_weight_changed_by_a_function(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(F.conv1d(pooled(x), conv.weight.softmax(-1), padding=1).sigmoid())
-
-
-@delicate()
-def conv_weight_from_the_map(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(F.conv1d(pooled(x), conv.weight * x.mean(), padding=1).sigmoid())
-
-
-@delicate()
-def einsum(conv: nn.Module, x: Tensor) -> Tensor:
-    return torch.einsum("nchw,nc->nchw", x, conv(pooled(x)).sigmoid().squeeze(1))
-
-
-@delicate()
-def gate_repeated(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * gate(conv, x).repeat(1, 1, x.size(2), x.size(3))
-
-
-@delicate()
 def rescaled_twice(conv: nn.Module, x: Tensor) -> Tensor:
     y = x * gate(conv, x)
     return y * gate(conv, y)
-
-
-@delicate()
-def rescaled_map_plus_map(conv: nn.Module, x: Tensor) -> Tensor:
-    return torch.addcmul(x, x, gate(conv, x))
-
-
-@delicate()
-def dropout_that_drops_nothing(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * F.dropout(gate(conv, x), 0.5, training=False)
-
-
-@delicate()
-def gate_checkpointed(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * checkpoint(lambda x: gate(conv, x), x, use_reentrant=False)
 
 
 @delicate(dims=1)
@@ -146,3 +106,22 @@ def output_written_through_a_slice(conv: nn.Module, x: Tensor) -> Tensor:
     out = torch.zeros_like(x)
     out[:, :, 1:] = (x * gate(conv, x))[:, :, 1:]
     return out
+
+
+EXPRESSIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "pool-in-float64":
+        lambda conv, x: x * spread(conv(x.mean((2, 3), dtype=torch.float64).type_as(x)[:, None]).sigmoid()),
+    "conv-weight-changed-by-a-function":
+        lambda conv, x: x * spread(F.conv1d(pooled(x), conv.weight.softmax(-1), padding=1).sigmoid()),
+    "conv-weight-from-the-map":
+        lambda conv, x: x * spread(F.conv1d(pooled(x), conv.weight * x.mean(), padding=1).sigmoid()),
+    "einsum": lambda conv, x: torch.einsum("nchw,nc->nchw", x, conv(pooled(x)).sigmoid().squeeze(1)),
+    "gate-repeated": lambda conv, x: x * gate(conv, x).repeat(1, 1, x.size(2), x.size(3)),
+    "rescaled-map-plus-map": lambda conv, x: torch.addcmul(x, x, gate(conv, x)),
+    "dropout-that-drops-nothing": lambda conv, x: x * F.dropout(gate(conv, x), 0.5, training=False),
+    "gate-checkpointed":
+        lambda conv, x: x * checkpoint(lambda x: gate(conv, x), x, use_reentrant=False),
+}  # fmt: skip
+DELICATE |= {
+    name: Spelling(lambda rescale=rescale: Block(rescale, conv1d())) for name, rescale in EXPRESSIONS.items()
+}

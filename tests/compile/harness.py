@@ -1,6 +1,9 @@
 """Dynamo graphs, lowered but not compiled: what the tests of recognition and of numbers run on."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,6 +39,14 @@ class Lowering:
         return self.then(gm, example_inputs)
 
     @property
+    def plans(self) -> list[str]:
+        return [record.decision.plan for record in self.records]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        return [record.decision.reason for record in self.records]
+
+    @property
     def sites(self) -> list:
         return [record for record in self.records if record.lowered]
 
@@ -62,6 +73,11 @@ class Lowering:
         """The names of our ops in the graphs: "gate", "gate_from_pool" or "eca"."""
         names = [str(node.target) for node in self.nodes() if node.op == "call_function"]
         return [name.split(".")[1] for name in names if name.startswith("eca_triton.")]
+
+
+def results(returned: Any) -> tuple[Any, ...]:
+    """What a network returns, as a tuple."""
+    return returned if isinstance(returned, tuple) else (returned,)
 
 
 def leaf(x: Tensor) -> Tensor:

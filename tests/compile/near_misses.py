@@ -35,25 +35,22 @@ class NearMiss:
 
 SQUARE = (8, 8, 8, 8)
 NEAR_MISSES: dict[str, NearMiss] = {}
+Rescale = Callable[[nn.Module, Tensor], object]
 
 
-def near_miss(reason: str, conv: Callable[[], nn.Module] = conv1d, **facts: object) -> Callable:
+def near(reason: str, rescale: Rescale, conv: Callable[[], nn.Module] = conv1d, **facts: object) -> NearMiss:
+    """The module that a function makes of a convolution."""
+    return NearMiss(lambda: Block(rescale, conv()), reason, **facts)
+
+
+def near_miss(reason: str, **facts: object) -> Callable[[Rescale], Rescale]:
     """Register the decorated function under its own name, with dashes."""
 
-    def register(function: Callable[[nn.Module, Tensor], object]) -> Callable[[nn.Module, Tensor], object]:
-        NEAR_MISSES[function.__name__.replace("_", "-")] = NearMiss(
-            lambda: Block(function, conv()), reason, **facts
-        )
-        return function
+    def register(rescale: Rescale) -> Rescale:
+        NEAR_MISSES[rescale.__name__.replace("_", "-")] = near(reason, rescale, **facts)
+        return rescale
 
     return register
-
-
-def add(
-    name: str, reason: str, function: Callable, conv: Callable[[], nn.Module] = conv1d, **facts: object
-) -> None:
-    near_miss(reason, conv, **facts)(function)
-    NEAR_MISSES[name] = NEAR_MISSES.pop(function.__name__.replace("_", "-"))
 
 
 def pooled(x: Tensor) -> Tensor:
@@ -71,26 +68,17 @@ def gate(conv: nn.Module, x: Tensor) -> Tensor:
     return spread(conv(pooled(x)).sigmoid())
 
 
-# A dtype is coarser, or finer, than that of our ops
-
+# A dtype is coarser, or finer, than that of our ops.
 DTYPES: dict[str, tuple[str, Callable[[nn.Module, Tensor], Tensor]]] = {
-    "gate-in-float8": (
-        "ECA104",
-        lambda conv, x: x * spread(conv(pooled(x)).sigmoid().to(torch.float8_e4m3fn).type_as(x)),
-    ),
+    "gate-in-float8": ("ECA104",
+        lambda conv, x: x * spread(conv(pooled(x)).sigmoid().to(torch.float8_e4m3fn).type_as(x))),
     "gate-in-float64": ("ECA104", lambda conv, x: x * spread(conv(pooled(x)).double().sigmoid().type_as(x))),
     "pool-in-float8": ("ECA108", lambda conv, x: x * gate(conv, x.to(torch.float8_e5m2).type_as(x))),
     "pool-in-float64": ("ECA108", lambda conv, x: x * spread(conv(pooled(x.double()).type_as(x)).sigmoid())),
-    "pooled-in-float8": (
-        "ECA108",
-        lambda conv, x: x * spread(conv(pooled(x).to(torch.float8_e5m2).type_as(x)).sigmoid()),
-    ),
-}
-for name, (reason, rescale) in DTYPES.items():
-    add(name, reason, rescale)
-
-# The convolution is another one
-
+    "pooled-in-float8": ("ECA108",
+        lambda conv, x: x * spread(conv(pooled(x).to(torch.float8_e5m2).type_as(x)).sigmoid())),
+}  # fmt: skip
+# The convolution is another one.
 CONVOLUTIONS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "even-taps": ("the taps have no centre", partial(conv1d, 4, padding="same")),
     "two-taps": ("the taps have no centre", partial(conv1d, 2, padding="same")),
@@ -99,89 +87,16 @@ CONVOLUTIONS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "reflect-padding": ("the border is mirrored", partial(conv1d, padding_mode="reflect")),
     "replicate-padding": ("the border is repeated", partial(conv1d, padding_mode="replicate")),
     "transposed": ("the taps run backwards", lambda: nn.ConvTranspose1d(1, 1, 3, padding=1, bias=False)),
-    "hidden-channels": (
-        "two convolutions",
-        lambda: nn.Sequential(nn.Conv1d(1, 4, 1), nn.Conv1d(4, 1, 3, padding=1)),
-    ),
+    "hidden-channels": ("two convolutions",
+        lambda: nn.Sequential(nn.Conv1d(1, 4, 1), nn.Conv1d(4, 1, 3, padding=1))),
     "two-convolutions": ("two convolutions", lambda: nn.Sequential(conv1d(), conv1d())),
-    "batch-norm-before-gate": (
-        "z is normalised over the batch",
-        lambda: nn.Sequential(conv1d(), nn.BatchNorm1d(1)),
-    ),
+    "batch-norm-before-gate": ("z is normalised over the batch",
+        lambda: nn.Sequential(conv1d(), nn.BatchNorm1d(1))),
     "relu-before-gate": ("z is clipped", lambda: nn.Sequential(conv1d(), nn.ReLU())),
     "dense": ("every channel sees every other, as in SE", lambda: nn.Linear(8, 8)),
     "banded-dense": ("one window per channel, not shared", lambda: nn.Conv1d(1, 8, 8)),
-}
-for name, (reason, conv) in CONVOLUTIONS.items():
-    add(name, reason, lambda conv, x: x * spread(conv(pooled(x)).sigmoid().reshape(x.size(0), 1, -1)), conv)
-
-
-@near_miss("every second channel has a gate, shared by two", partial(conv1d, stride=2))
-def stride(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(pooled(x)).sigmoid().repeat_interleave(2, dim=-1))
-
-
-@near_miss(
-    "each half of the channels has its own taps", lambda: nn.Conv1d(2, 2, 3, padding=1, groups=2, bias=False)
-)
-def groups(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(pooled(x).view(x.size(0), 2, -1)).sigmoid().view(x.size(0), 1, -1))
-
-
-@near_miss("the window is not centred", partial(conv1d, padding=2))
-def shifted_window(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(pooled(x))[..., : x.size(1)].sigmoid())
-
-
-@near_miss("the window looks back only", partial(conv1d, padding=0))
-def causal_padding(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(F.pad(pooled(x), (2, 0))).sigmoid())
-
-
-@near_miss("the window looks back only, around the end", partial(conv1d, padding=0))
-def causal_circular_padding(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(F.pad(pooled(x), (2, 0), mode="circular")).sigmoid())
-
-
-@near_miss("the border is padded with ones", partial(conv1d, padding=0))
-def padding_with_ones(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(F.pad(pooled(x), (1, 1), value=1.0)).sigmoid())
-
-
-@near_miss(
-    "the taps lie along the axis of size one", lambda: nn.Conv2d(1, 1, (1, 3), padding=(0, 1), bias=False)
-)
-def conv2d_across_the_channels(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * conv(pooled(x).unsqueeze(-1)).sigmoid().transpose(1, 2)
-
-
-@near_miss("a 3x3 kernel, of which one row counts", lambda: nn.Conv2d(1, 1, 3, padding=1, bias=False))
-def conv2d_with_three_rows(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * conv(pooled(x).unsqueeze(-1)).sigmoid().transpose(1, 2)
-
-
-@near_miss("the convolution runs from one image into the next")
-def convolution_across_images(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * conv(x.mean((2, 3)).view(1, 1, -1)).sigmoid().view(x.size(0), -1, 1, 1)
-
-
-@near_miss("the convolution runs over images, not channels", shape=SQUARE)
-def convolution_over_the_batch(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * conv(x.mean((2, 3)).t().unsqueeze(1)).sigmoid().squeeze(1).t()[:, :, None, None]
-
-
-@near_miss("gates of images and channels are swapped", shape=SQUARE)
-def transposed_gate(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * conv(pooled(x)).sigmoid().squeeze(1).t()[:, :, None, None]
-
-
-@near_miss("average and maximum share the convolution, as in CBAM")
-def average_and_maximum(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread((conv(pooled(x)) + conv(x.amax((2, 3)).unsqueeze(1))).sigmoid())
-
-
-# The pooling is another one
-
+}  # fmt: skip
+# The pooling is another one.
 POOLS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "max-pool": ("maximum, not mean", lambda x: F.adaptive_max_pool2d(x, 1)),
     "amax": ("maximum, not mean", lambda x: x.amax((2, 3))),
@@ -189,10 +104,8 @@ POOLS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "standard-deviation": ("spread, not mean", lambda x: x.std((2, 3))),
     "sum": ("sum, not mean", lambda x: x.sum((2, 3))),
     "sum-over-wrong-area": ("the divisor is not H * W", lambda x: x.sum((2, 3)) / (x.size(2) * x.size(2))),
-    "sum-over-degrees-of-freedom": (
-        "divided by H * W - 1",
-        lambda x: x.sum((2, 3)) / (x.size(2) * x.size(3) - 1),
-    ),
+    "sum-over-degrees-of-freedom": ("divided by H * W - 1",
+        lambda x: x.sum((2, 3)) / (x.size(2) * x.size(3) - 1)),
     "sum-divided-twice": ("divided by (H * W) ** 2", lambda x: x.mean((2, 3)) / (x.size(2) * x.size(3))),
     "mean-times-two": ("the mean is scaled", lambda x: 2 * x.mean((2, 3))),
     "mean-plus-one": ("the mean is shifted", lambda x: x.mean((2, 3)) + 1),
@@ -206,10 +119,8 @@ POOLS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "mean-of-crop": ("a row is missing from the mean", lambda x: x[:, :, 1:].mean((2, 3))),
     "mean-of-every-second": ("columns are missing from the mean", lambda x: x[..., ::2].mean((2, 3))),
     "mean-of-center": ("a single position is no mean", lambda x: x[:, :, 2, 2]),
-    "mean-of-other-corner": (
-        "pooled to 2x2, of which one cell counts",
-        lambda x: F.adaptive_avg_pool2d(x, 2)[..., 0, 0],
-    ),
+    "mean-of-other-corner": ("pooled to 2x2, of which one cell counts",
+        lambda x: F.adaptive_avg_pool2d(x, 2)[..., 0, 0]),
     "small-window": ("the window does not cover the map", lambda x: F.avg_pool2d(x, 4)[..., 0, 0]),
     "padded-window": ("zeros around the map are counted", lambda x: F.avg_pool2d(x, (8, 7), padding=1)),
     "divisor-override": ("the divisor is not H * W", lambda x: F.avg_pool2d(x, (6, 5), divisor_override=29)),
@@ -217,45 +128,11 @@ POOLS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "pool-changed-in-place": ("the pooled vector is scaled in place", lambda x: x.mean((2, 3)).mul_(2)),
     "channels-flipped": ("channels are reversed", lambda x: x.mean((2, 3)).flip(1)),
     "channels-rolled": ("channels are shifted", lambda x: x.mean((2, 3)).roll(1, 1)),
-    "channels-shuffled": (
-        "channels are shuffled",
-        lambda x: x.mean((2, 3)).view(-1, 2, 4).transpose(1, 2).reshape(-1, 8),
-    ),
+    "channels-shuffled": ("channels are shuffled",
+        lambda x: x.mean((2, 3)).view(-1, 2, 4).transpose(1, 2).reshape(-1, 8)),
     "images-reversed": ("the gate belongs to another image", lambda x: x.mean((2, 3)).flip(0)),
-}
-for name, (reason, pool) in POOLS.items():
-    add(
-        name,
-        reason,
-        lambda conv, x, pool=pool: x * spread(conv(pool(x).reshape(x.size(0), 1, -1)).sigmoid()),
-    )
-
-
-@near_miss("mean over columns only: every row has its own gate")
-def mean_over_one_dim(conv: nn.Module, x: Tensor) -> Tensor:
-    n, c, h, _ = x.shape
-    y = conv(x.mean(3).transpose(1, 2).reshape(n * h, 1, c)).sigmoid()
-    return x * y.view(n, h, c).transpose(1, 2).unsqueeze(-1)
-
-
-@near_miss("mean over channels: rows are gated", shape=SQUARE)
-def mean_over_channels(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * conv(x.mean((1, 3)).unsqueeze(1)).sigmoid().view(x.size(0), 1, -1, 1)
-
-
-@near_miss("rows are pooled and channels gated", shape=SQUARE)
-def mean_over_channels_gates_channels(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(x.mean((1, 3)).unsqueeze(1)).sigmoid())
-
-
-@near_miss("the mean is weighted by a mask")
-def masked_mean(conv: nn.Module, x: Tensor) -> Tensor:
-    mask = (x > 0).float()
-    return x * spread(conv(((x * mask).sum((2, 3)) / mask.sum((2, 3))).unsqueeze(1)).sigmoid())
-
-
-# The gate is another function
-
+}  # fmt: skip
+# The gate is another function.
 GATES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "tanh": ("not a sigmoid", torch.tanh),
     "relu": ("not a sigmoid", F.relu),
@@ -277,10 +154,9 @@ GATES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "hard-sigmoid-other-divisor": ("not relu6(z + 3) / 6", lambda z: F.relu6(z + 3) / 5),
     "hard-sigmoid-of-keras": ("clip(0.2 * z + 0.5), another slope", lambda z: (0.2 * z + 0.5).clamp(0, 1)),
     "hard-sigmoid-twice": ("hard-sigmoid of sigmoid", lambda z: F.hardsigmoid(z.sigmoid())),
-    "clipped-sigmoid": (
-        "probabilities are clipped, as detectors do",
-        lambda z: z.sigmoid().clamp(1e-4, 1 - 1e-4),
-    ),
+    "clipped-sigmoid": ("probabilities are clipped, as detectors do",
+        lambda z: z.sigmoid().clamp(1e-4, 1 - 1e-4)),
+    "less-clipped-sigmoid": ("probabilities are clipped", lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6)),
     "slightly-clipped-sigmoid": ("the gate never gets to 0", lambda z: z.sigmoid().clamp(min=1e-30)),
     "clipped-above": ("the gate never gets to 1", lambda z: z.sigmoid().clamp(max=1 - 1e-12)),
     "clipped-logits": ("z is clipped", lambda z: z.clamp(-10, 10).sigmoid()),
@@ -300,16 +176,10 @@ GATES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "gate-flipped": ("channels are reversed", lambda z: z.sigmoid().flip(-1)),
     "gate-of-other-image": ("the gate belongs to another image", lambda z: z.sigmoid().roll(1, 0)),
     "gate-of-first-image": ("one gate for all images", lambda z: z.sigmoid()[:1].expand_as(z)),
-    "gate-shuffled": (
-        "channels are shuffled",
-        lambda z: z.sigmoid().view(-1, 2, 4).transpose(1, 2).reshape(z.shape),
-    ),
-}
-for name, (reason, function) in GATES.items():
-    add(name, reason, lambda conv, x, function=function: x * spread(function(conv(pooled(x)))))
-
-# The gate meets another map, or meets it in another way
-
+    "gate-shuffled": ("channels are shuffled",
+        lambda z: z.sigmoid().view(-1, 2, 4).transpose(1, 2).reshape(z.shape)),
+}  # fmt: skip
+# The gate meets another map, or meets it in another way; maps that are written to are in test_mutation.
 PRODUCTS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
     "other-map": ("another map is rescaled", lambda x, g: (x + 1) * g),
     "other-image": ("another image's map is rescaled", lambda x, g: x.roll(1, 0) * g),
@@ -324,16 +194,81 @@ PRODUCTS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
     "power": ("the map is raised to a power", lambda x, g: x.abs() ** g),
     "gate-changed-before": ("the gate is doubled before the product", lambda x, g: (g.mul_(2), x * g)),
     "gate-changed-through-a-view": ("as before", lambda x, g: (g.view(-1)[:4].zero_(), x * g)[1]),
-    "map-changed-in-place": ("x is changed between pool and product", lambda x, g: x.add_(1) * g),
-    "map-clipped-in-place": ("x is changed between pool and product", lambda x, g: x.relu_() * g),
-    "map-clipped-by-inplace-flag": (
-        "x is changed between pool and product",
-        lambda x, g: F.relu(x, inplace=True) * g,
-    ),
-}
+}  # fmt: skip
+for name, (reason, rescale) in DTYPES.items():
+    NEAR_MISSES[name] = near(reason, rescale)
+for name, (reason, conv) in CONVOLUTIONS.items():
+    NEAR_MISSES[name] = near(
+        reason, lambda conv, x: x * spread(conv(pooled(x)).sigmoid().reshape(x.size(0), 1, -1)), conv
+    )
+for name, (reason, pool) in POOLS.items():
+    NEAR_MISSES[name] = near(
+        reason, lambda conv, x, pool=pool: x * spread(conv(pool(x).reshape(x.size(0), 1, -1)).sigmoid())
+    )
+for name, (reason, function) in GATES.items():
+    NEAR_MISSES[name] = near(reason, lambda conv, x, function=function: x * spread(function(conv(pooled(x)))))
 for name, (reason, product) in PRODUCTS.items():
     shape = SQUARE if name.startswith(("gate-of", "transposed")) else (3, 8, 6, 5)
-    add(name, reason, lambda conv, x, product=product: product(x, gate(conv, x)), shape=shape)
+    NEAR_MISSES[name] = near(reason, lambda conv, x, product=product: product(x, gate(conv, x)), shape=shape)
+# Several steps are others.
+NEAR_MISSES |= {
+    "timm-mlp": NearMiss(partial(EcaModule, channels=8, use_mlp=True), "two convolutions with an activation"),
+    "stride": near("every second channel has a gate, shared by two",
+        lambda conv, x: x * spread(conv(pooled(x)).sigmoid().repeat_interleave(2, dim=-1)),
+        partial(conv1d, stride=2)),
+    "groups": near("each half of the channels has its own taps",
+        lambda conv, x: x * spread(conv(pooled(x).view(x.size(0), 2, -1)).sigmoid().view(x.size(0), 1, -1)),
+        lambda: nn.Conv1d(2, 2, 3, padding=1, groups=2, bias=False)),
+    "shifted-window": near("the window is not centred",
+        lambda conv, x: x * spread(conv(pooled(x))[..., : x.size(1)].sigmoid()), partial(conv1d, padding=2)),
+    "causal-padding": near("the window looks back only",
+        lambda conv, x: x * spread(conv(F.pad(pooled(x), (2, 0))).sigmoid()), partial(conv1d, padding=0)),
+    "causal-circular-padding": near("the window looks back only, around the end",
+        lambda conv, x: x * spread(conv(F.pad(pooled(x), (2, 0), mode="circular")).sigmoid()),
+        partial(conv1d, padding=0)),
+    "padding-with-ones": near("the border is padded with ones",
+        lambda conv, x: x * spread(conv(F.pad(pooled(x), (1, 1), value=1.0)).sigmoid()),
+        partial(conv1d, padding=0)),
+    "conv2d-across-the-channels": near("the taps lie along the axis of size one",
+        lambda conv, x: x * conv(pooled(x).unsqueeze(-1)).sigmoid().transpose(1, 2),
+        lambda: nn.Conv2d(1, 1, (1, 3), padding=(0, 1), bias=False)),
+    "conv2d-with-three-rows": near("a 3x3 kernel, of which one row counts",
+        lambda conv, x: x * conv(pooled(x).unsqueeze(-1)).sigmoid().transpose(1, 2),
+        lambda: nn.Conv2d(1, 1, 3, padding=1, bias=False)),
+    "convolution-across-images": near("the convolution runs from one image into the next",
+        lambda conv, x: x * conv(x.mean((2, 3)).view(1, 1, -1)).sigmoid().view(x.size(0), -1, 1, 1)),
+    "convolution-over-the-batch": near("the convolution runs over images, not channels",
+        lambda conv, x: x * conv(x.mean((2, 3)).t().unsqueeze(1)).sigmoid().squeeze(1).t()[:, :, None, None],
+        shape=SQUARE),
+    "transposed-gate": near("gates of images and channels are swapped",
+        lambda conv, x: x * conv(pooled(x)).sigmoid().squeeze(1).t()[:, :, None, None], shape=SQUARE),
+    "average-and-maximum": near("average and maximum share the convolution, as in CBAM",
+        lambda conv, x: x * spread((conv(pooled(x)) + conv(x.amax((2, 3)).unsqueeze(1))).sigmoid())),
+    "mean-over-channels": near("mean over channels: rows are gated",
+        lambda conv, x: x * conv(x.mean((1, 3)).unsqueeze(1)).sigmoid().view(x.size(0), 1, -1, 1),
+        shape=SQUARE),
+    "mean-over-channels-gates-channels": near("rows are pooled and channels gated",
+        lambda conv, x: x * spread(conv(x.mean((1, 3)).unsqueeze(1)).sigmoid()), shape=SQUARE),
+    "gate-only": near("the gate itself is the result", lambda conv, x: gate(conv, x)),
+    "complex-map": near("the map is complex",
+        lambda conv, x: x * gate(conv, x), partial(conv1d, dtype=torch.complex64), dtype=torch.complex64),
+    "integer-map": near("the map is an integer map",
+        lambda conv, x: x * spread(conv(x.mean((2, 3), dtype=torch.float32).unsqueeze(1)).sigmoid()),
+        dtype=torch.int64),
+}  # fmt: skip
+
+
+@near_miss("mean over columns only: every row has its own gate")
+def mean_over_one_dim(conv: nn.Module, x: Tensor) -> Tensor:
+    n, c, h, _ = x.shape
+    y = conv(x.mean(3).transpose(1, 2).reshape(n * h, 1, c)).sigmoid()
+    return x * y.view(n, h, c).transpose(1, 2).unsqueeze(-1)
+
+
+@near_miss("the mean is weighted by a mask")
+def masked_mean(conv: nn.Module, x: Tensor) -> Tensor:
+    mask = (x > 0).float()
+    return x * spread(conv(((x * mask).sum((2, 3)) / mask.sum((2, 3))).unsqueeze(1)).sigmoid())
 
 
 @near_miss("x is changed through a view between pool and product")
@@ -348,13 +283,6 @@ def map_changed_through_a_view(conv: nn.Module, x: Tensor) -> Tensor:
 def channel_overwritten(conv: nn.Module, x: Tensor) -> Tensor:
     g = gate(conv, x)
     x[:, 0] = 0
-    return x * g
-
-
-@near_miss("x is changed as the out= of another operation between pool and product", only="eval")
-def map_is_an_out_argument(conv: nn.Module, x: Tensor) -> Tensor:
-    g = gate(conv, x)
-    torch.add(x, 1, out=x)
     return x * g
 
 
@@ -376,28 +304,8 @@ def logits_returned(conv: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return x * spread(z.sigmoid()), z
 
 
-@near_miss("the gate itself is the result")
-def gate_only(conv: nn.Module, x: Tensor) -> Tensor:
-    return gate(conv, x)
-
-
 @near_miss("no gradient flows through the gate", only="train")
 def gate_without_grad(conv: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         g = gate(conv, x)
     return x * g
-
-
-@near_miss("the map is complex", partial(conv1d, dtype=torch.complex64), dtype=torch.complex64)
-def complex_map(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * gate(conv, x)
-
-
-@near_miss("the map is an integer map", dtype=torch.int64)
-def integer_map(conv: nn.Module, x: Tensor) -> Tensor:
-    return x * spread(conv(x.mean((2, 3), dtype=torch.float32).unsqueeze(1)).sigmoid())
-
-
-NEAR_MISSES["timm-mlp"] = NearMiss(
-    partial(EcaModule, channels=8, use_mlp=True), "two convolutions with an activation"
-)

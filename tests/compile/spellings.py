@@ -6,6 +6,7 @@ Every entry maps x [N, C, *spatial] to x * gate(conv(mean(x))) with one shared w
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +34,12 @@ class Spelling:
 class Block(nn.Module):
     """A convolution, and the function that spells ECA with it."""
 
-    def __init__(self, rescale: Callable[[nn.Module, Tensor], Tensor], conv: nn.Module) -> None:
+    def __init__(self, rescale: Callable[..., Any], conv: nn.Module) -> None:
         super().__init__()
         self.rescale, self.conv = rescale, conv
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rescale(self.conv, x)
+    def forward(self, x: Tensor, *others: Any) -> Any:
+        return self.rescale(self.conv, x, *others)
 
 
 def conv1d(k: int = 3, bias: bool = False, **options: object) -> nn.Conv1d:
@@ -79,26 +80,18 @@ def replacing(conv: Callable[[], nn.Module] = conv1d, **steps: Callable) -> Call
 # Published code
 
 
-class OfficialLayer(nn.Module):
+def official(conv: nn.Module, x: Tensor) -> Tensor:
     """eca_layer of the paper's repository."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
-        self.conv = conv1d(k)
-        self.sigmoid = nn.Sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.avg_pool(x)
-        y = self.conv(y.squeeze(-1).transpose(-1, -2)).transpose(-1, -2).unsqueeze(-1)
-        y = self.sigmoid(y)
-        return x * y.expand_as(x)
+    y = F.adaptive_avg_pool2d(x, 1)
+    y = conv(y.squeeze(-1).transpose(-1, -2)).transpose(-1, -2).unsqueeze(-1)
+    y = F.sigmoid(y)
+    return x * y.expand_as(x)
 
 
 SPELLINGS |= {
-    "official": Spelling(partial(OfficialLayer, 3)),
-    "official-k1": Spelling(partial(OfficialLayer, 1), k=1),
-    "official-k7": Spelling(partial(OfficialLayer, 7), k=7),
+    "official": Spelling(lambda: Block(official, conv1d())),
+    "official-k1": Spelling(lambda: Block(official, conv1d(1)), k=1),
+    "official-k7": Spelling(lambda: Block(official, conv1d(7)), k=7),
     "timm": Spelling(partial(EcaModule, kernel_size=5), k=5),
     "timm-hard-sigmoid": Spelling(partial(EcaModule, gate_layer="hard_sigmoid"), gate="hard_sigmoid"),
     "timm-circular": Spelling(partial(CecaModule, kernel_size=5), k=5, circular=True),

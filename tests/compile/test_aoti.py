@@ -34,6 +34,9 @@ from eca_triton.deviceless.mocks import absent_gpu
 from eca_triton.ops import ECA
 from eca_triton.tuning.targets import TARGETS
 
+BY_NAME = "aoti_torch_proxy_executor_call_function"
+"""What calls an operator that Python registered."""
+
 
 def packaged_code(shape: tuple[int, ...], order: torch.memory_format, **options: Any) -> tuple[str, list]:
     """The C++ of relu(eca(x, w)) for an H200 that is not there, and the operators that it calls by name."""
@@ -82,31 +85,26 @@ def packaged_code(shape: tuple[int, ...], order: torch.memory_format, **options:
     return str(getattr(code, "value", code)), by_name
 
 
-@pytest.mark.parametrize(
-    ("shape", "order"),
-    [
-        pytest.param((64, 512, 14, 14), torch.channels_last, id="tile-channels-last"),
-        pytest.param((64, 64, 24, 24), torch.contiguous_format, id="tile-contiguous"),
-        pytest.param((128, 256, 56, 56), torch.channels_last, id="lagged"),
-    ],
-)
-def test_a_template_is_part_of_the_package(shape: tuple[int, ...], order: torch.memory_format) -> None:
-    code, by_name = packaged_code(shape, order)
-    assert "call_triton_tem_fused" in code
-    assert by_name == []
-    assert "aoti_torch_proxy_executor_call_function" not in code
+LAST, FIRST = torch.channels_last, torch.contiguous_format
+# Shape, layout, what the op does besides, and whether a template takes it.
+PACKAGED_MAPS: dict[str, tuple[tuple[int, ...], torch.memory_format, dict[str, Any], bool]] = {
+    "tile-channels-last": ((64, 512, 14, 14), LAST, {}, True),
+    "tile-contiguous": ((64, 64, 24, 24), FIRST, {}, True),
+    "lagged": ((128, 256, 56, 56), LAST, {}, True),
+    "no-kernel-takes-it": ((64, 61, 24, 24), LAST, {}, False),
+    "with-a-tail": ((64, 64, 24, 24), LAST, {"gain": 2.0}, False),
+}
 
 
-@pytest.mark.parametrize(
-    ("channels", "options"),
-    [pytest.param(61, {}, id="no-kernel-takes-it"), pytest.param(64, {"gain": 2.0}, id="with-a-tail")],
-)
-def test_where_no_template_fits_the_package_has_native_code(channels: int, options: dict[str, Any]) -> None:
-    code, by_name = packaged_code((64, channels, 24, 24), torch.channels_last, **options)
-    assert "call_triton_tem" not in code
+@pytest.mark.parametrize("name", PACKAGED_MAPS)
+def test_a_package_has_a_template_or_native_code(name: str) -> None:
+    shape, order, options, template = PACKAGED_MAPS[name]
+    code, by_name = packaged_code(shape, order, **options)
+    assert ("call_triton_tem_fused" in code) is template
+    assert template or "call_triton_tem" not in code
     assert "call_triton_" in code
     assert by_name == []
-    assert "aoti_torch_proxy_executor_call_function" not in code
+    assert BY_NAME not in code
 
 
 class Sites(nn.Module):
@@ -157,7 +155,7 @@ def test_a_package_for_the_cpu_calls_nothing_by_name() -> None:
         eca_triton.aoti_compile_and_package(program)
     ((code, by_name),) = called
     assert "cpp_fused" in code
-    assert "aoti_torch_proxy_executor_call_function" not in code
+    assert BY_NAME not in code
     assert not by_name or "eca_triton" not in by_name
 
 

@@ -38,24 +38,51 @@ def run(**arguments: Any) -> list[SiteRecord]:
     return records
 
 
-def test_the_mode_goes_to_inductor(handed_on: list[tuple[Any, ...]]) -> None:
-    run(mode="max-autotune")
-    ((mode, options, _),) = handed_on
-    assert (mode, options) == ("max-autotune", {})
+@pytest.mark.parametrize(
+    ("asked", "mode", "options"),
+    [
+        pytest.param({"mode": "max-autotune"}, "max-autotune", {}, id="mode"),
+        pytest.param(
+            {"options": {"epilogue_fusion": False, "eca.force": True}},
+            None,
+            {"epilogue_fusion": False},
+            id="options",
+        ),
+    ],
+)
+def test_inductor_gets_the_mode_and_the_options_that_are_not_ours(
+    asked: dict[str, Any], mode: str | None, options: dict[str, Any], handed_on: list[tuple[Any, ...]]
+) -> None:
+    (record,) = run(**asked)
+    assert [each[:2] for each in handed_on] == [(mode, options)]
+    assert record.lowered is ("options" in asked)
 
 
-def test_options_are_split(handed_on: list[tuple[Any, ...]]) -> None:
-    (record,) = run(options={"epilogue_fusion": False, "eca.force": True})
-    ((mode, options, _),) = handed_on
-    assert (mode, options) == (None, {"epilogue_fusion": False})
-    assert record.lowered
+ON_A_GPU = {"eca.device": "cuda"}
+DECISIONS: dict[str, tuple[dict[str, Any], str, str | None]] = {
+    "nothing": ({}, "skip", "ECA201"),
+    "a device, on which so small a map wins nothing": (ON_A_GPU, "skip", "ECA203"),
+    "off": ({"eca.force": True, "eca.plan": "off"}, "skip", "ECA204"),
+    "a plan that does not fit": (ON_A_GPU | {"eca.plan": "convfold"}, "skip", "ECA207"),
+    **{plan: (ON_A_GPU | {"eca.plan": plan}, plan, None) for plan in ("gate", "block", "pool")},
+}
 
 
-def test_a_device_can_be_assumed(handed_on: list[tuple[Any, ...]]) -> None:
-    (record,) = run(options={"eca.device": "cuda"})
-    assert record.decision.reason == "ECA203"  # so small a map; on the CPU it would be ECA201
-    (record,) = run()
-    assert record.decision.reason == "ECA201"
+@pytest.mark.parametrize("asked", DECISIONS)
+def test_what_is_asked_for_decides(asked: str, handed_on: list[tuple[Any, ...]]) -> None:
+    options, plan, reason = DECISIONS[asked]
+    (record,) = run(options=options)
+    assert (record.decision.plan, record.decision.reason) == (plan, reason)
+    if reason == "ECA207":  # with the obstacle
+        assert record.decision.detail.startswith("convfold: ECA308 ")
+
+
+def test_a_variable_switches_off_what_the_options_force(
+    handed_on: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECA_TRITON_PLAN", "off")
+    (record,) = run(options={"eca.force": True})
+    assert record.decision.reason == "ECA204"
 
 
 def test_an_unknown_option_of_ours_is_named(handed_on: list[tuple[Any, ...]]) -> None:
@@ -92,36 +119,10 @@ def test_torch_can_reset_it() -> None:
     backend.eca_triton.reset()
 
 
-@pytest.mark.parametrize("plan", ["gate", "block", "pool"])
-def test_a_plan_can_be_asked_for(plan: str, handed_on: list[tuple[Any, ...]]) -> None:
-    (record,) = run(options={"eca.plan": plan, "eca.device": "cuda"})
-    assert record.decision.plan == plan
-
-
-def test_a_plan_that_does_not_fit_is_named_with_its_obstacle(handed_on: list[tuple[Any, ...]]) -> None:
-    (record,) = run(options={"eca.plan": "convfold", "eca.device": "cuda"})
-    assert (record.decision.plan, record.decision.reason) == ("skip", "ECA207")
-    assert record.decision.detail.startswith("convfold: ECA308 ")
-
-
-@pytest.mark.parametrize("switch", ["option", "variable"])
-def test_off_lowers_nothing(
-    switch: str, handed_on: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if switch == "variable":
-        monkeypatch.setenv("ECA_TRITON_PLAN", "off")
-    (record,) = run(options={"eca.force": True} | ({"eca.plan": "off"} if switch == "option" else {}))
-    assert record.decision.reason == "ECA204"
-
-
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        (
-            "eca.plan",
-            "fast",
-            r"eca.plan must be one of auto, gate, .*, convblock, off, got 'fast'",
-        ),
+        ("eca.plan", "fast", r"eca.plan must be one of auto, gate, .*, convblock, off, got 'fast'"),
         ("eca.strict", "yes", "eca.strict must be True or False, got 'yes'"),
     ],
 )
@@ -158,62 +159,57 @@ def test_settings_are_part_of_the_cache_key() -> None:
         assert pickle.loads(pickle.dumps(kind(plan="gate"))).uuid() == kind(plan="gate").uuid()
 
 
-class Logged(torch.nn.Module):
-    """ECA of which somebody logs what the gate is made from: that is then not the site's alone."""
+class Site(torch.nn.Module):
+    """ECA; where somebody logs what the gate is made from, that is not the site's alone."""
 
-    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = torch.conv1d(x.mean((2, 3)).unsqueeze(1), weight, padding=1)
-        return x * logits.sigmoid().view(x.size(0), -1, 1, 1), logits
+    def __init__(self, logged: bool) -> None:
+        super().__init__()
+        self.logged = logged
 
-
-def strictly(model: torch.nn.Module, **options: Any) -> None:
-    x, weight = torch.ones(3, 8, 6, 5), torch.ones(1, 1, 3)
-    options = {"eca.strict": True} | options
-    with torch.no_grad():
-        torch.compile(model, backend="eca_triton", options=options)(x, weight)
-
-
-def test_strict_raises_what_it_left_and_why(handed_on: list[tuple[Any, ...]]) -> None:
-    with pytest.raises(BackendCompilerFailed, match=r"ECA105 .*docs/reasons.md#eca105") as caught:
-        strictly(Logged(), **{"eca.force": True})
-    error = caught.value.inner_exception
-    assert isinstance(error, eca_triton.NotLoweredError)
-    assert [code for _, code, _ in error.sites] == ["ECA105"]
-    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits = torch.conv1d(x.mean((2, 3)).unsqueeze(1), x.new_ones(1, 1, 3), padding=1)
+        out = x * logits.sigmoid().view(x.size(0), -1, 1, 1)
+        return (out, logits) if self.logged else (out,)
 
 
 @pytest.mark.parametrize(
-    ("options", "raises"),
+    ("logged", "options", "raised"),
     [
-        pytest.param({}, "ECA201", id="device"),
-        pytest.param({"eca.device": "cuda", "eca.plan": "convfold"}, "ECA207", id="plan asked for"),
-        pytest.param({"eca.device": "cuda"}, None, id="too small to win"),
-        pytest.param({"eca.plan": "off"}, None, id="off"),
-        pytest.param({"eca.force": True}, None, id="lowered"),
+        pytest.param(True, {"eca.force": True}, "ECA105", id="code"),
+        pytest.param(False, {}, "ECA201", id="device"),
+        pytest.param(False, ON_A_GPU | {"eca.plan": "convfold"}, "ECA207", id="plan asked for"),
+        pytest.param(False, ON_A_GPU, None, id="too small to win"),
+        pytest.param(False, {"eca.plan": "off"}, None, id="off"),
+        pytest.param(False, {"eca.force": True}, None, id="lowered"),
     ],
 )
-def test_strict_asks_for_reasons_other_than_cost(
-    options: dict[str, Any], raises: str | None, handed_on: list[tuple[Any, ...]]
+def test_strict_raises_what_it_left_for_other_reasons_than_cost(
+    logged: bool, options: dict[str, Any], raised: str | None, handed_on: list[tuple[Any, ...]]
 ) -> None:
-    class Site(Logged):
-        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-            return super().forward(x, weight)[0]
-
-    if raises is None:
-        strictly(Site(), **options)
-    else:
-        with pytest.raises(BackendCompilerFailed, match=raises):
-            strictly(Site(), **options)
+    compiled = torch.compile(Site(logged), backend="eca_triton", options={"eca.strict": True} | options)
+    x = torch.ones(3, 8, 6, 5)
+    with torch.no_grad():
+        if raised is None:
+            compiled(x)
+            return
+        with pytest.raises(
+            BackendCompilerFailed, match=f"{raised} .*docs/reasons.md#{raised.lower()}"
+        ) as caught:
+            compiled(x)
+    error = caught.value.inner_exception
+    assert isinstance(error, eca_triton.NotLoweredError)
+    assert [code for _, code, _ in error.sites] == [raised]
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_strict_through_inductors_hook_and_suppressed_errors() -> None:
     """By `enable` the same error comes out of Inductor; `suppress_errors` runs the model as it is."""
-    x, weight = torch.ones(3, 8, 6, 5), torch.ones(1, 1, 3)
+    x = torch.ones(3, 8, 6, 5)
     torch._dynamo.reset()
     with hooks.enabled(strict=True, force=True), torch.no_grad():
         with pytest.raises(Exception, match=r"ECA105 .*#eca105"):
-            torch.compile(Logged())(x, weight)
+            torch.compile(Site(True))(x)
         torch._dynamo.reset()
         with torch._dynamo.config.patch(suppress_errors=True):
-            out, _ = torch.compile(Logged())(x, weight)
+            out, _ = torch.compile(Site(True))(x)
     assert out.shape == x.shape

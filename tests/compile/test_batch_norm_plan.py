@@ -18,11 +18,10 @@ from around_batch_norm import (
     SHAPE,
     WHOLE,
     WITHOUT_TAIL,
-    Network,
     in_place,
 )
-from harness import Lowering, leaf
-from styles import ResNetTail
+from harness import Lowering, leaf, results
+from styles import Network, ResNetTail
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -33,8 +32,7 @@ def step(run: Callable[..., Any], state: nn.Module, x: Tensor, grad: bool = True
     """Outputs, gradients and buffers after a step."""
     with torch.set_grad_enabled(grad):
         x = leaf(x) if grad else x
-        outputs = run(x)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = results(run(x))
     found = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
     if grad:
         state.zero_grad()
@@ -44,19 +42,26 @@ def step(run: Callable[..., Any], state: nn.Module, x: Tensor, grad: bool = True
     return found | {name: buffer.clone() for name, buffer in state.named_buffers()}
 
 
-def assert_steps_are_eagers(
-    network: nn.Module, lowering: Lowering, shapes: tuple[tuple[int, ...], ...] = (SHAPE, SHAPE), **how: Any
-) -> None:
-    """Two steps, so that running statistics and their count go on from what the first left."""
-    twin, compiled = copy.deepcopy(network), lowering.compile(network, dynamic=how.pop("dynamic", False))
+def trained(
+    network: nn.Module,
+    plans: list[str],
+    then: str = "eager",
+    shapes: tuple[tuple[int, ...], ...] = (SHAPE, SHAPE),
+    dynamic: bool | None = False,
+    grad: bool = True,
+) -> Lowering:
+    """The lowering with these plans of two steps, which are eager's.
+
+    Two, so that running statistics and their count go on from what the first left.
+    """
+    lowering, twin = Lowering(then), copy.deepcopy(network)
+    compiled = lowering.compile(network, dynamic=dynamic)
     for shape in shapes:
         x = torch.randn(shape)
-        got, expected = step(compiled, network, x, **how), step(twin, twin, x, **how)
+        got, expected = step(compiled, network, x, grad), step(twin, twin, x, grad)
         torch.testing.assert_close(got, expected, rtol=2e-4, atol=2e-5)
-
-
-def plans(lowering: Lowering) -> list[str]:
-    return [record.decision.plan for record in lowering.records]
+    assert lowering.plans == plans
+    return lowering
 
 
 def outside(lowering: Lowering) -> int:
@@ -86,24 +91,19 @@ def the_op(lowering: Lowering) -> dict[str, Any]:
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_op_takes_batch_norm_and_the_tail(name: str) -> None:
     around, (gain, residual, relu) = WHOLE[name]
-    lowering = Lowering()
-    assert_steps_are_eagers(Network(around), lowering)
+    lowering = trained(Network(around), ["batch_norm"])
     op = the_op(lowering)
-    assert plans(lowering) == ["batch_norm"]
     assert (op.get("gain", 1.0), op["residual"] is not None) == (gain, residual)
     assert (op.get("activation") == "relu") == relu
-    others = {"shortcut with its own batch norm": 1}.get(name, 0)
-    assert len(lowering.calls(F.batch_norm)) == others
+    assert len(lowering.calls(F.batch_norm)) == (name == "shortcut with its own batch norm")
     assert outside(lowering) == (name == "result read by many")
 
 
 @pytest.mark.parametrize("name", WITHOUT_TAIL)
 def test_the_tail_stays_where_the_op_cannot_compute_it(name: str) -> None:
     around, left = WITHOUT_TAIL[name]
-    lowering = Lowering()
-    assert_steps_are_eagers(Network(around), lowering)
+    lowering = trained(Network(around), ["batch_norm"])
     op = the_op(lowering)
-    assert plans(lowering) == ["batch_norm"]
     assert op["residual"] is None
     assert not {"gain", "activation"} & op.keys()
     assert lowering.calls(F.batch_norm) == []
@@ -112,10 +112,7 @@ def test_the_tail_stays_where_the_op_cannot_compute_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", NOT)
 def test_batch_norm_stays_where_somebody_else_depends_on_it(name: str) -> None:
-    around, grad = NOT[name]
-    lowering = Lowering()
-    assert_steps_are_eagers(Network(around), lowering, grad=grad)
-    assert plans(lowering) == ["pool"]
+    lowering = trained(Network(NOT[name]), ["pool"])
     assert lowering.own_calls() == ["gate_from_pool"]
     assert len(lowering.calls(F.batch_norm)) == 1 + (name == "one batch norm called twice")
 
@@ -123,52 +120,39 @@ def test_batch_norm_stays_where_somebody_else_depends_on_it(name: str) -> None:
 @pytest.mark.parametrize("name", CHANGED_BEHIND)
 def test_the_op_ends_before_what_it_reads_is_changed(name: str) -> None:
     """It is made where the product was, and leaves shortcut and ReLU to Inductor."""
-    lowering = Lowering()
-    assert_steps_are_eagers(Network(CHANGED_BEHIND[name]), lowering, grad=False)
-    assert plans(lowering) == ["batch_norm"]
+    lowering = trained(Network(CHANGED_BEHIND[name]), ["batch_norm"], grad=False)
     assert the_op(lowering)["residual"] is None
     assert lowering.calls(F.relu)
 
 
 def test_a_momentum_that_dynamo_does_not_know_stays_with_batch_norm() -> None:
     """With dynamic=True numbers of modules are inputs of the graph."""
-    lowering = Lowering()
-    assert_steps_are_eagers(Network(in_place), lowering, dynamic=True)
-    assert plans(lowering) == ["pool"]
+    lowering = trained(Network(in_place), ["pool"], dynamic=True)
     assert len(lowering.calls(F.batch_norm)) == 1
 
 
 @pytest.mark.parametrize("name", BATCH_NORMS)
 def test_every_kind_of_batch_norm(name: str) -> None:
-    lowering = Lowering()
-    assert_steps_are_eagers(Network(in_place, BATCH_NORMS[name]()), lowering)
-    assert plans(lowering) == ["batch_norm"]
+    lowering = trained(Network(in_place, bn=BATCH_NORMS[name]), ["batch_norm"])
     assert lowering.calls(F.batch_norm) == []
     the_op(lowering)
 
 
-@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
-def test_training_statistics_without_gradients(grad: bool) -> None:
+def test_training_statistics_without_gradients() -> None:
     """Statistics are estimated anew so: in training mode, with no backward."""
-    lowering = Lowering()
-    assert_steps_are_eagers(Network(in_place), lowering, grad=grad)
-    assert plans(lowering) == ["batch_norm"]
-    the_op(lowering)
+    the_op(trained(Network(in_place), ["batch_norm"], grad=False))
 
 
 def test_in_evaluation_mode_the_plan_is_another() -> None:
-    lowering = Lowering()
-    assert_steps_are_eagers(Network(in_place).eval(), lowering)
-    assert plans(lowering) == ["pool"]
+    trained(Network(in_place).eval(), ["pool"])
 
 
 @pytest.mark.parametrize("dynamic", [None, True], ids=["at the second size", "from the first"])
 def test_a_graph_for_any_batch_has_the_plan(dynamic: bool | None) -> None:
     """AOTAutograd has Dynamo trace anew, with batch norm's numbers, what dynamic=True made inputs."""
-    lowering = Lowering("aot_eager")
     shapes = tuple((batch, *SHAPE[1:]) for batch in (4, 3, 7))
-    assert_steps_are_eagers(Network(in_place), lowering, shapes, dynamic=dynamic)
-    assert plans(lowering) == ["pool" if dynamic else "batch_norm", "batch_norm"]
+    plans = ["pool" if dynamic else "batch_norm", "batch_norm"]
+    lowering = trained(Network(in_place), plans, "aot_eager", shapes, dynamic)
     assert isinstance(lowering.calls(BATCH_NORM_ECA)[-1].meta["example_value"][0].shape[0], torch.SymInt)
 
 
@@ -193,15 +177,13 @@ def test_a_copy_trains_by_itself() -> None:
     x = torch.randn(SHAPE)
     step(compiled, network, x)
     twin, before = copy.deepcopy(network), copy.deepcopy(network.state_dict())
-    assert_steps_are_eagers(twin, Lowering("aot_eager"))
+    trained(twin, ["batch_norm"], "aot_eager")
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     assert not torch.equal(twin.bn.running_var, network.bn.running_var)
 
 
 def test_two_blocks_in_a_row_are_two_ops() -> None:
-    lowering = Lowering("aot_eager")
-    assert_steps_are_eagers(nn.Sequential(ResNetTail(), ResNetTail()), lowering)
-    assert plans(lowering) == ["batch_norm"] * 2
+    lowering = trained(nn.Sequential(ResNetTail(), ResNetTail()), ["batch_norm"] * 2, "aot_eager")
     assert lowering.own_calls() == ["batch_norm_eca"] * 2
     assert lowering.calls(F.batch_norm, torch.conv1d) == []
     assert outside(lowering) == 0

@@ -1,44 +1,9 @@
 """A function that differs from sigmoid anywhere is another one: values that tell, and where to look."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-import torch.nn.functional as F
-from harness import Lowering, leaf
-from torch import Tensor
 
 from eca_triton.compile.match.probe import GATES, gate_points, is_gate
-from eca_triton.compile.reasons import GATE_FUNCTION
-
-Gate = Callable[[Tensor], Tensor]
-SIGMOID_OF_9 = 0.99987660542401369
-# The function, the map's values (one channel each; the only tap is 1), and the results.
-CLIPPED: dict[str, tuple[Gate, list[float], list[float]]] = {
-    "probability-1e-4": (lambda z: z.sigmoid().clamp(1e-4, 1 - 1e-4), [-12.0, 12.0], [-0.0012, 11.9988]),
-    "probability-1e-6": (lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6), [-20.0], [-2e-5]),
-    "logits-10": (lambda z: z.clamp(-10, 10).sigmoid(), [-12.0, 12.0], [-5.447744244e-4, 11.9994552256]),
-    "logits-above-9": (lambda z: z.clamp(max=9).sigmoid(), [12.0], [12 * SIGMOID_OF_9]),
-    "logits-hardtanh-12": (lambda z: F.hardtanh(z, -12, 12).sigmoid(), [20.0], [20 / (1 + 6.14421235e-6)]),
-}
-
-
-@pytest.mark.parametrize("name", CLIPPED)
-def test_a_clipped_gate_has_eager_values_and_no_gradient_where_it_is_clipped(name: str) -> None:
-    gate, values, right = CLIPPED[name]
-
-    def eca(x: Tensor, w: Tensor) -> Tensor:
-        return x * gate(torch.conv1d(x.mean((2, 3)).unsqueeze(1), w)).transpose(1, 2).unsqueeze(-1)
-
-    x = leaf(torch.tensor(values).view(1, -1, 1, 1).expand(1, len(values), 4, 4).contiguous())
-    w = leaf(torch.ones(1, 1, 1))
-    lowering = Lowering()
-    torch._dynamo.reset()
-    y = torch.compile(eca, backend=lowering, fullgraph=True)(x, w)
-    y.sum().backward()
-    torch.testing.assert_close(y[0, :, 0, 0], torch.tensor(right), rtol=1e-6, atol=0)
-    assert w.grad.item() == 0.0
-    assert [record.decision.reason for record in lowering.rejected] == [GATE_FUNCTION]
 
 
 @pytest.mark.parametrize("limit", [2.0**exponent for exponent in range(-30, 10)])

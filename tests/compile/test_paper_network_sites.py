@@ -49,12 +49,16 @@ def test_an_extractor_of_features_is_lowered() -> None:
     assert len(lowered(network, training=True).sites) == 4
 
 
-@TRAINING
-@pytest.mark.parametrize("name", [name for name in ATTENTION if name != "eca"])
+NEAREST = "eca_ns", "se_var1"
+"""A convolution whose taps differ from channel to channel, and a gate that is the mean itself."""
+
+
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [*((name, False) for name in ATTENTION if name != "eca"), *((name, True) for name in NEAREST)],
+)
 def test_other_attentions_have_no_site(name: str, training: bool) -> None:
-    """In a network of one block a stage. ECA-NS and SE-Var1 are nearest: a convolution whose taps differ
-    from channel to channel, and a gate that is the mean itself.
-    """
+    """In a network of one block a stage."""
     with torch.device("meta"):
         network = resnet("resnet10t", name)
     lowering = lowered(network, training)

@@ -10,175 +10,86 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eca_triton.compile import reasons
 from eca_triton.compile.plan import decide as plan
 from eca_triton.compile.plan.cost import PACKED_MASK, STORED_MASK, stock
 from eca_triton.compile.plan.decide import decide
 from eca_triton.compile.plan.facts import Facts
-from eca_triton.compile.reasons import (
-    ASKED,
-    DEVICE,
-    DISABLED,
-    KERNEL_DTYPE,
-    NO_CONVOLUTION,
-    NO_PRODUCT,
-    NO_TRITON,
-    NO_WIN,
-    NOT_STORED,
-    RESCALED_IN_PLACE,
-    SPREAD,
-    TINY,
-    TRAINING,
-)
+from eca_triton.compile.plan.reach import _channels_last_in_bytes
 from eca_triton.compile.settings import Settings
 from eca_triton.tuning.targets import TARGETS
 
 H200 = Settings(device="cuda")
 BOTTLENECK = Facts(
-    images=128,
-    channels=256,
-    positions=56 * 56,
-    taps=5,
-    dtype=torch.bfloat16,
-    device="cuda",
-    channels_last=True,
-    grad=False,
-    target="h200",
-    batch_norm="eval",
-    tail=("residual", "relu"),
-)
+    images=128, channels=256, positions=56 * 56, taps=5, dtype=torch.bfloat16, device="cuda",
+    channels_last=True, grad=False, target="h200", batch_norm="eval", tail=("residual", "relu"),
+)  # fmt: skip
 ALONE = replace(BOTTLENECK, batch_norm=None, tail=())
 SMALL = replace(BOTTLENECK, images=8, positions=28 * 28)  # 3 MB, which L2 holds
 
 
-@pytest.mark.parametrize(
-    ("changes", "chosen", "before", "after"),
-    [
-        pytest.param({}, "block", 5.0, 3.0, id="batch norm, residual, relu"),
-        pytest.param({"activation": "relu", "tail": ()}, "block", 4.0, 2.0, id="batch norm and relu before"),
-        pytest.param({"activation": "silu", "tail": ()}, "block", 6.0, 2.0, id="then silu in float32"),
-        pytest.param(
-            {"activation": "silu", "batch_norm": None, "tail": ()},
-            "block",
-            3.0,
-            2.0,
-            id="silu alone",
-        ),
-        pytest.param({"batch_norm": None, "tail": ()}, "block", 3.0, 2.0, id="alone"),
-        pytest.param({"templates": False}, "gate", 5.0, 4.0, id="an Inductor that takes no templates"),
-        pytest.param({"in_place": True}, "gate", 5.0, 4.0, id="rescaled in place"),
-        pytest.param({"spread": True}, "gate", 5.0, 4.0, id="a view of the result"),
-        pytest.param({"spread": True, "inlined": True}, "gate", 4.0, 3.0, id="only pooled"),
-        pytest.param(
-            {"batch_norm": None, "source_is_stored": False, "casts": True},
-            "pool",
-            4.0,
-            4.0,
-            id="casts",
-        ),
-        pytest.param(
-            {"batch_norm": None, "source_is_stored": False, "wraps": True}, "pool", 4.0, 4.0, id="padding"
-        ),
-        pytest.param({"expansion": 0.25, "epilogues": True}, "convfold", 5.0, 1.25, id="an epilogue"),
-        pytest.param({"expansion": 0.25, "products": True}, "convblock", 5.0, 1.25, id="a product of ours"),
-        pytest.param(
-            {"expansion": 0.25, "products": True, "channels": 1024, "positions": 14 * 14},
-            "block",
-            5.0,
-            3.0,
-            id="a product with too much arithmetic",
-        ),
-        pytest.param(
-            {"expansion": 1.0, "products": True}, "block", 5.0, 3.0, id="a product of too many inputs"
-        ),
-        pytest.param({"expansion": 0.25}, "block", 5.0, 3.0, id="a product without epilogue"),
-        pytest.param({"expansion": 6.0, "epilogues": True}, "block", 5.0, 3.0, id="more inputs than results"),
-        pytest.param(
-            {"expansion": 0.25, "batch_norm": None, "source_is_stored": False},
-            "convfold",
-            4.0,
-            3.25,
-            id="a biased 1x1 convolution",
-        ),
-        pytest.param(
-            {"expansion": 0.25, "one_kernel": False}, "convfold", 5.0, 3.25, id="where no kernel takes it"
-        ),
-        pytest.param({"one_kernel": False}, "block", 5.0, 4.0, id="sizes that no kernel takes"),
-        pytest.param({"grad": True, "batch_norm": "train"}, "pool", 15.0, 15.0, id="training at 56x56"),
-        pytest.param(
-            {"grad": True, "batch_norm": "train", "positions": 28 * 28},
-            "pool",
-            13.0,
-            13.0,
-            id="training at 28x28",
-        ),
-        pytest.param(
-            {"grad": True, "batch_norm": None}, "pool", 10.0, 10.0, id="training without batch norm"
-        ),
-        pytest.param({"grad": True, "batch_norm": None, "tail": ()}, "pool", 7.0, 7.0, id="training alone"),
-        pytest.param(
-            {"grad": True, "batch_norm": None, "tail": (), "whole": True},
-            "block",
-            7.0,
-            5.0,
-            id="one op alone",
-        ),
-        pytest.param(
-            {"grad": True, "batch_norm": None, "whole": True}, "block", 10.0, 7.125, id="one op each way"
-        ),
-        pytest.param(
-            {"grad": True, "batch_norm": None, "tail": ("residual", "silu"), "whole": True},
-            "block",
-            10.0,
-            8.0,
-            id="one op each way, which recomputes SiLU",
-        ),
-        pytest.param(
-            {"batch_norm": "train", "takes_over": True},
-            "batch_norm",
-            6.0,
-            4.0,
-            id="one op, without gradients",
-        ),
-        pytest.param(
-            {"grad": True, "batch_norm": "train", "takes_over": True, "mask": PACKED_MASK},
-            "batch_norm",
-            15.0,
-            10.125,
-            id="one op, its mask in bits",
-        ),
-        pytest.param(
-            {"grad": True, "batch_norm": "train", "takes_over": True, "mask": STORED_MASK, "positions": 196},
-            "batch_norm",
-            13.0,
-            11.0,
-            id="one op below 56x56, its mask in bools",
-        ),
-        pytest.param(
-            {"grad": True, "batch_norm": "train", "takes_over": True, "tail": ()},
-            "batch_norm",
-            12.0,
-            8.0,
-            id="one op without a tail",
-        ),
-    ],
-)
-def test_the_plan_of_a_site(changes: dict[str, object], chosen: str, before: float, after: float) -> None:
+TRAINED = {"grad": True, "batch_norm": "train"}
+TAKEN_OVER = TRAINED | {"takes_over": True}
+PLAINLY_TRAINED = {"grad": True, "batch_norm": None}
+# What is other than at the bottleneck, the plan, and the traffic before and after.
+PLANS_OF: dict[str, tuple[dict[str, object], str, float, float]] = {
+    "batch norm, residual, relu": ({}, "block", 5.0, 3.0),
+    "batch norm and relu before": ({"activation": "relu", "tail": ()}, "block", 4.0, 2.0),
+    "then silu in float32": ({"activation": "silu", "tail": ()}, "block", 6.0, 2.0),
+    "silu alone": ({"activation": "silu", "batch_norm": None, "tail": ()}, "block", 3.0, 2.0),
+    "alone": ({"batch_norm": None, "tail": ()}, "block", 3.0, 2.0),
+    "an Inductor that takes no templates": ({"templates": False}, "gate", 5.0, 4.0),
+    "rescaled in place": ({"in_place": True}, "gate", 5.0, 4.0),
+    "a view of the result": ({"spread": True}, "gate", 5.0, 4.0),
+    "only pooled": ({"spread": True, "inlined": True}, "gate", 4.0, 3.0),
+    "casts": ({"batch_norm": None, "source_is_stored": False, "casts": True}, "pool", 4.0, 4.0),
+    "padding": ({"batch_norm": None, "source_is_stored": False, "wraps": True}, "pool", 4.0, 4.0),
+    "an epilogue": ({"expansion": 0.25, "epilogues": True}, "convfold", 5.0, 1.25),
+    "a product of ours": ({"expansion": 0.25, "products": True}, "convblock", 5.0, 1.25),
+    "a product with too much arithmetic": (
+        {"expansion": 0.25, "products": True, "channels": 1024, "positions": 14 * 14}, "block", 5.0, 3.0),
+    "a product of too many inputs": ({"expansion": 1.0, "products": True}, "block", 5.0, 3.0),
+    "a product without epilogue": ({"expansion": 0.25}, "block", 5.0, 3.0),
+    "more inputs than results": ({"expansion": 6.0, "epilogues": True}, "block", 5.0, 3.0),
+    "a biased 1x1 convolution": (
+        {"expansion": 0.25, "batch_norm": None, "source_is_stored": False}, "convfold", 4.0, 3.25),
+    "where no kernel takes it": ({"expansion": 0.25, "one_kernel": False}, "convfold", 5.0, 3.25),
+    "sizes that no kernel takes": ({"one_kernel": False}, "block", 5.0, 4.0),
+    "training at 56x56": (TRAINED, "pool", 15.0, 15.0),
+    "training at 28x28": (TRAINED | {"positions": 28 * 28}, "pool", 13.0, 13.0),
+    "training without batch norm": (PLAINLY_TRAINED, "pool", 10.0, 10.0),
+    "training alone": (PLAINLY_TRAINED | {"tail": ()}, "pool", 7.0, 7.0),
+    "one op alone": (PLAINLY_TRAINED | {"tail": (), "whole": True}, "block", 7.0, 5.0),
+    "one op each way": (PLAINLY_TRAINED | {"whole": True}, "block", 10.0, 7.125),
+    "one op each way, which recomputes SiLU": (
+        PLAINLY_TRAINED | {"tail": ("residual", "silu"), "whole": True}, "block", 10.0, 8.0),
+    "one op, without gradients": ({"batch_norm": "train", "takes_over": True}, "batch_norm", 6.0, 4.0),
+    "one op, its mask in bits": (TAKEN_OVER | {"mask": PACKED_MASK}, "batch_norm", 15.0, 10.125),
+    "one op below 56x56, its mask in bools": (
+        TAKEN_OVER | {"mask": STORED_MASK, "positions": 196}, "batch_norm", 13.0, 11.0),
+    "one op without a tail": (TAKEN_OVER | {"tail": ()}, "batch_norm", 12.0, 8.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANS_OF)
+def test_the_plan_of_a_site(name: str) -> None:
+    changes, chosen, before, after = PLANS_OF[name]
     decision = decide(replace(BOTTLENECK, **changes), H200)
     assert (decision.plan, decision.reason) == (chosen, None)
     assert (decision.traffic_before, decision.traffic_after) == (before, after)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({"batch_norm": None, "source_is_stored": False}, id="biased convolution"),
-        pytest.param({"batch_norm": "train"}, id="batch statistics without gradients"),
-        pytest.param({"spread": True, "repeated": True}, id="group norm behind"),
-    ],
-)
+TIES: dict[str, dict[str, object]] = {
+    "biased convolution": {"batch_norm": None, "source_is_stored": False},
+    "batch statistics without gradients": {"batch_norm": "train"},
+    "group norm behind": {"spread": True, "repeated": True},
+}
+
+
+@pytest.mark.parametrize("changes", TIES.values(), ids=TIES)
 def test_a_tie_is_left_alone(changes: dict[str, object]) -> None:
     decision = decide(replace(BOTTLENECK, **changes), H200)
-    assert (decision.plan, decision.reason) == ("skip", NO_WIN)
+    assert (decision.plan, decision.reason) == ("skip", reasons.NO_WIN)
     assert "pool is predicted to take" in decision.detail
     assert decision.time_after_s == decision.time_before_s
 
@@ -197,7 +108,7 @@ def test_what_is_absorbed_is_named_before_the_tail() -> None:
 def test_a_decision_tells_what_else_was_weighed() -> None:
     decision = decide(replace(BOTTLENECK, source_is_stored=False, expansion=0.25), H200)
     obstacles = {each.plan: each.obstacle for each in decision.alternatives}
-    assert (obstacles["convfold"], obstacles["block"], obstacles["pool"]) == (None, NOT_STORED, None)
+    assert (obstacles["convfold"], obstacles["block"], obstacles["pool"]) == (None, reasons.NOT_STORED, None)
     assert decision.time_after_s == min(each.time_s for each in decision.alternatives if not each.obstacle)
 
 
@@ -242,12 +153,12 @@ def test_a_map_that_comes_back_from_l2_is_read_twice_there() -> None:
 @pytest.mark.parametrize(
     ("facts", "settings", "reason"),
     [
-        (BOTTLENECK, Settings(plan="off", force=True), DISABLED),
-        (replace(BOTTLENECK, device="cpu"), Settings(), DEVICE),
-        (replace(BOTTLENECK, device="mps"), Settings(), DEVICE),
-        (replace(BOTTLENECK, served=False), Settings(), DEVICE),
-        (replace(BOTTLENECK, dtype=torch.float64), H200, KERNEL_DTYPE),
-        (replace(BOTTLENECK, images=1, channels=64, positions=255), H200, TINY),
+        (BOTTLENECK, Settings(plan="off", force=True), reasons.DISABLED),
+        (replace(BOTTLENECK, device="cpu"), Settings(), reasons.DEVICE),
+        (replace(BOTTLENECK, device="mps"), Settings(), reasons.DEVICE),
+        (replace(BOTTLENECK, served=False), Settings(), reasons.DEVICE),
+        (replace(BOTTLENECK, dtype=torch.float64), H200, reasons.KERNEL_DTYPE),
+        (replace(BOTTLENECK, images=1, channels=64, positions=255), H200, reasons.TINY),
     ],
     ids=["off", "cpu", "another GPU", "old GPU", "dtype", "tiny"],
 )
@@ -259,7 +170,7 @@ def test_a_reason_to_leave_it(facts: Facts, settings: Settings, reason: str) -> 
 
 def test_without_triton_nothing_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda _: None)
-    assert decide(BOTTLENECK, Settings()).reason == NO_TRITON
+    assert decide(BOTTLENECK, Settings()).reason == reasons.NO_TRITON
 
 
 def test_force_lowers_on_any_device_and_size_and_without_a_win() -> None:
@@ -275,8 +186,8 @@ def test_a_plan_that_is_asked_for_is_taken_where_it_fits(asked: str) -> None:
 
 
 def test_many_inputs_of_a_convolution_cost_nothing_where_nobody_has_to_read_them_again() -> None:
-    decision = decide(replace(BOTTLENECK, expansion=6.0, rides=True), Settings(plan="convfold"))
-    assert decision.plan == "convfold"
+    many = replace(BOTTLENECK, expansion=6.0, rides=True)
+    assert decide(many, Settings(plan="convfold")).plan == "convfold"
 
 
 def test_only_contiguous_rows_need_whole_vectors() -> None:
@@ -290,19 +201,19 @@ def test_only_contiguous_rows_need_whole_vectors() -> None:
 @pytest.mark.parametrize(
     ("asked", "changes", "obstacle"),
     [
-        ("gate", {"grad": True}, TRAINING),
-        ("block", {"source_is_stored": False}, NOT_STORED),
-        ("convfold", {}, NO_CONVOLUTION),
-        ("convblock", {}, NO_CONVOLUTION),
-        ("convblock", {"expansion": 0.25}, NO_PRODUCT),
-        ("convblock", {"expansion": 0.25, "products": True, "in_place": True}, RESCALED_IN_PLACE),
-        ("convblock", {"expansion": 0.25, "products": True, "spread": True}, SPREAD),
+        ("gate", {"grad": True}, reasons.TRAINING),
+        ("block", {"source_is_stored": False}, reasons.NOT_STORED),
+        ("convfold", {}, reasons.NO_CONVOLUTION),
+        ("convblock", {}, reasons.NO_CONVOLUTION),
+        ("convblock", {"expansion": 0.25}, reasons.NO_PRODUCT),
+        ("convblock", {"expansion": 0.25, "products": True, "in_place": True}, reasons.RESCALED_IN_PLACE),
+        ("convblock", {"expansion": 0.25, "products": True, "spread": True}, reasons.SPREAD),
     ],
 )
 def test_a_plan_that_does_not_fit_leaves_the_site(asked: str, changes: dict[str, Any], obstacle: str) -> None:
     """And says which plan, and why not; no other takes its place."""
     decision = decide(replace(BOTTLENECK, **changes), Settings(plan=asked))
-    assert (decision.plan, decision.reason) == ("skip", ASKED)
+    assert (decision.plan, decision.reason) == ("skip", reasons.ASKED)
     assert decision.detail.startswith(f"{asked}: {obstacle} ")
 
 
@@ -320,6 +231,23 @@ def test_no_time_makes_up_for_a_byte_more(monkeypatch: pytest.MonkeyPatch) -> No
     times = {each.plan: each.time_s for each in decision.alternatives}
     assert times["more"] < times["as many"] < decision.time_before_s
     assert decision.plan == "as many"
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory_format", "packs"),
+    [
+        ((2, 16, 3, 3), torch.channels_last, True),
+        ((2, 12, 3, 3), torch.channels_last, False),
+        ((2, 16, 3, 3), torch.contiguous_format, False),
+        ((2, 16, 3, 3, 3), torch.channels_last_3d, False),
+    ],
+    ids=["channels-last", "half a byte", "contiguous", "three dims"],
+)
+def test_bits_for_backward_come_in_whole_bytes_of_channels_that_are_innermost(
+    shape: tuple[int, ...], memory_format: torch.memory_format, packs: bool
+) -> None:
+    x = torch.empty(shape).contiguous(memory_format=memory_format)
+    assert _channels_last_in_bytes(x) is packs
 
 
 @given(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from harness import Lowering
 from near_misses import spread
-from spellings import conv1d
+from spellings import Block, conv1d
 from torch import Tensor, fx, nn
 
 from eca_triton.compile.match.graph import value
@@ -29,32 +29,25 @@ def traced(function: Callable, *inputs: Tensor, dynamic: bool = True) -> fx.Grap
     return graphs[0]
 
 
-class LastByFirst(nn.Module):
-    """Nine maps, of which the last one's sum is divided by the area of the first."""
+def reasons_of(network: Callable, *inputs: Any, dynamic: bool | None = True) -> list[str | None]:
+    """What became of the sites of a network, whose results are those of eager mode."""
+    lowering = Lowering()
+    with torch.no_grad():
+        torch.testing.assert_close(lowering.compile(network, dynamic)(*inputs), network(*inputs))
+    return lowering.reasons
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = conv1d()
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        *others, first = reversed(maps)
-        last = others[0]
-        area = first.size(2) * first.size(3)
-        rest = sum(each.mean() for each in maps)
-        return last * spread(self.conv((last.sum((2, 3)) / area).unsqueeze(1)).sigmoid()) + rest
+def last_by_first(conv: nn.Module, *maps: Tensor) -> Tensor:
+    """Of nine maps the last one's sum is divided by the area of the first."""
+    first, last = maps[0], maps[-1]
+    area = first.size(2) * first.size(3)
+    rest = sum(each.mean() for each in maps)
+    return last * spread(conv((last.sum((2, 3)) / area).unsqueeze(1)).sigmoid()) + rest
 
 
 def test_an_area_of_another_map_is_not_its_own() -> None:
-    torch.manual_seed(0)
     maps = [torch.randn(2, 4, 5 + i, 16 + i) for i in range(9)]
-    network, lowering = LastByFirst().eval(), Lowering()
-    with torch.no_grad():
-        torch.testing.assert_close(lowering.compile(network, dynamic=True)(*maps), network(*maps))
-    assert [record.decision.reason for record in lowering.records] == [NOT_MEAN]
-
-
-def height_and_width(x: Tensor) -> tuple[int, int]:
-    return x.size(2), x.size(3)
+    assert reasons_of(Block(last_by_first, conv1d()), *maps) == [NOT_MEAN]
 
 
 def pooled(name: str, size: tuple[int, int], pool: Callable[[Tensor], Tensor], reason: str = NOT_MEAN) -> Any:
@@ -62,7 +55,7 @@ def pooled(name: str, size: tuple[int, int], pool: Callable[[Tensor], Tensor], r
 
 
 def divided(name: str, size: tuple[int, int], area: Callable[[int, int], int]) -> Any:
-    return pooled(name, size, lambda x: x.sum((2, 3)) / area(*height_and_width(x)))
+    return pooled(name, size, lambda x: x.sum((2, 3)) / area(x.size(2), x.size(3)))
 
 
 def cropped(name: str, crop: Callable[[Tensor], Tensor], reason: str = POOL_PATH) -> Any:
@@ -91,17 +84,16 @@ PIECEWISE = [
 ]
 
 
-class Piecewise(nn.Module):
+def piecewise(pool: Callable, gate: Callable) -> nn.Module:
     """A block whose pool and gate function are given, both with a number that the program is given."""
 
-    def __init__(self, pool: Callable, gate: Callable) -> None:
-        super().__init__()
-        self.conv, self.pool, self.gate = conv1d(), pool, gate
-        nn.init.constant_(self.conv.weight, 2.0)
-
-    def forward(self, x: Tensor, number: int) -> Tensor:
+    def rescale(conv: nn.Module, x: Tensor, number: int) -> Tensor:
         x = 2 * x
-        return x * spread(self.gate(self.conv(self.pool(x, number).unsqueeze(1)), number))
+        return x * spread(gate(conv(pool(x, number).unsqueeze(1)), number))
+
+    block = Block(rescale, conv1d())
+    nn.init.constant_(block.conv.weight, 2.0)
+    return block
 
 
 @pytest.mark.parametrize(("size", "number", "pool", "gate", "reason"), PIECEWISE)
@@ -109,49 +101,36 @@ def test_what_depends_on_a_size_by_pieces_is_left_alone(
     size: tuple[int, int], number: int, pool: Callable, gate: Callable, reason: str
 ) -> None:
     """Another size may be on the other side of a corner, and no guard asks on which side it is."""
-    network, lowering = Piecewise(pool, gate).eval(), Lowering()
     x = torch.linspace(0, 4, size[0]).view(1, 1, -1, 1).expand(2, 4, *size).contiguous()
-    with torch.no_grad():
-        torch.testing.assert_close(lowering.compile(network, dynamic=True)(x, number), network(x, number))
-    assert [record.decision.reason for record in lowering.records] == [reason]
+    assert reasons_of(piecewise(pool, gate), x, number) == [reason]
 
 
 def test_what_is_right_for_one_set_of_numbers_is_tried_with_another() -> None:
     """Where the height is 211, as the first set has it, this is a mean."""
-    network = Piecewise(lambda x, _: x.mean((2, 3)) * (x.size(2) + 1) / 4 / 53, lambda z, _: z.sigmoid())
-    x, lowering = torch.randn(2, 4, 8, 3), Lowering()
+    network = piecewise(lambda x, _: x.mean((2, 3)) * (x.size(2) + 1) / 4 / 53, lambda z, _: z.sigmoid())
+    x = torch.randn(2, 4, 8, 3)
     torch._dynamo.mark_dynamic(x, 2)
-    with torch.no_grad():
-        torch.testing.assert_close(lowering.compile(network.eval(), dynamic=None)(x, 0), network(x, 0))
-    assert [record.decision.reason for record in lowering.records] == [NOT_MEAN]
+    assert reasons_of(network, x, 0, dynamic=None) == [NOT_MEAN]
 
 
 @torch._dynamo.config.patch(capture_scalar_outputs=True)
 def test_a_number_that_the_program_computes_is_no_part_of_a_gate() -> None:
     cap = torch.tensor(1.0)
-    network = Piecewise(lambda x, _: x.mean((2, 3)), lambda z, _: z.clamp(max=cap.item()).sigmoid()).eval()
-    x, lowering = torch.full((2, 4, 6, 5), 20.0), Lowering()
-    with torch.no_grad():
-        torch.testing.assert_close(lowering.compile(network)(x, 0), network(x, 0))
-    assert [record.decision.reason for record in lowering.records] == [GATE_FUNCTION]
+    network = piecewise(lambda x, _: x.mean((2, 3)), lambda z, _: z.clamp(max=cap.item()).sigmoid())
+    assert reasons_of(network, torch.full((2, 4, 6, 5), 20.0), 0, dynamic=False) == [GATE_FUNCTION]
 
 
 @pytest.mark.parametrize("dynamic", [True, None], ids=["dynamic", "second-size"])
 def test_sizes_behind_strided_layers_are_understood(dynamic: bool | None) -> None:
     """They are floor divisions, and the mean divides by just these."""
-    torch.manual_seed(0)
+    kernel = torch.randn(8, 3, 3, 3)
 
-    class Strided(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.conv = nn.Conv2d(3, 8, 3, 2, 1), conv1d()
+    def rescale(conv: nn.Module, x: Tensor) -> Tensor:
+        y = F.max_pool2d(F.conv2d(x, kernel, stride=2, padding=1), 3, 2, 1)
+        n, c, h, w = y.shape
+        return y * spread(conv((y.view(n, c, -1).sum(-1) / (h * w)).view(n, 1, c)).sigmoid())
 
-        def forward(self, x: Tensor) -> Tensor:
-            y = F.max_pool2d(self.stem(x), 3, 2, 1)
-            n, c, h, w = y.shape
-            return y * spread(self.conv((y.view(n, c, -1).sum(-1) / (h * w)).view(n, 1, c)).sigmoid())
-
-    network, lowering = Strided().eval(), Lowering()
+    network, lowering = Block(rescale, conv1d()), Lowering()
     compiled = lowering.compile(network, dynamic=dynamic)
     with torch.no_grad():
         for size in (21, 34):
@@ -208,24 +187,16 @@ def test_a_graph_of_plain_sizes_is_not_dynamic() -> None:
     assert is_dynamic(traced(function, x))
 
 
-class BeforeReLU(nn.Module):
-    """A block with a shortcut."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = conv1d()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = 2 * x
-        return torch.relu(y * spread(self.conv(y.mean((2, 3)).unsqueeze(1)).sigmoid()) + x)
+def before_relu(conv: nn.Module, x: Tensor) -> Tensor:
+    y = 2 * x
+    return torch.relu(y * spread(conv(y.mean((2, 3)).unsqueeze(1)).sigmoid()) + x)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("plan", ["auto", "block"])
 def test_unbacked_sizes_are_asked_for_nothing(plan: str, training: bool) -> None:
     """A size that is known only when the program runs has no value that a question could be answered with."""
-    torch.manual_seed(0)
-    network, x = BeforeReLU().train(training), torch.randn(2, 8, 6, 5)
+    network, x = Block(before_relu, conv1d()).train(training), torch.randn(2, 8, 6, 5)
     for dim in (2, 3):
         torch._dynamo.decorators.mark_unbacked(x, dim)
     lowering = Lowering(device="cuda", plan=plan)
