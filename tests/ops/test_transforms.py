@@ -4,7 +4,7 @@ import pytest
 import torch
 from eager_block import eager_eca
 from torch.func import grad, hessian, jacrev, jvp, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
+from training_site import OperatorsRun
 
 from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
 
@@ -16,22 +16,12 @@ def loop(f, *mapped):
     return torch.stack(outs)
 
 
-class Calls(TorchDispatchMode):
-    def __init__(self, op):
-        super().__init__()
-        self.op, self.count = op, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is self.op
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("dim", [0, 1, 2, -1])
 def test_vmap_over_maps_is_one_call(dim):
     x, weight = torch.randn(3, 2, 6, 4, 5), torch.randn(1, 1, 3)
-    with Calls(ECA) as calls:
+    with OperatorsRun() as run:
         out = vmap(lambda x: ECA(x, weight, activation="relu"), in_dims=dim, out_dims=dim)(x.movedim(0, dim))
-    assert calls.count == 1
+    assert run.names() == ["eca"]
     torch.testing.assert_close(out.movedim(dim, 0), loop(lambda x: ECA(x, weight, activation="relu"), x))
 
 
@@ -47,27 +37,23 @@ def test_vmap_with_a_residual_for_every_sample_or_one_for_all():
     torch.testing.assert_close(vmap(eca, (None, 0))(shared, each), loop(lambda r: eca(shared, r), each))
 
 
-@pytest.mark.parametrize("mapped", ["weight", "x and weight"])
-def test_vmap_over_weights(mapped):
-    x, weights = torch.randn(3, 2, 6, 4, 5), torch.randn(3, 1, 1, 3)
-    if mapped == "weight":
-        torch.testing.assert_close(
-            vmap(lambda w: GATE(x[0], w))(weights), loop(lambda w: GATE(x[0], w), weights)
-        )
-    else:
-        torch.testing.assert_close(vmap(GATE)(x, weights), loop(GATE, x, weights))
+POOLED, WEIGHTS = (3, 2, 6), (3, 1, 1, 3)
+OVER = {  # what is mapped, and a call of one sample
+    "weight": ((WEIGHTS,), lambda x, w: lambda weight: GATE(x, weight)),
+    "x and weight": (((3, 2, 6, 4, 5), WEIGHTS), lambda x, w: GATE),
+    "pooled": ((POOLED,), lambda x, w: lambda pooled: GATE_FROM_POOL(pooled, w)),
+    "pooled and its gradient": (
+        (POOLED, POOLED),
+        lambda x, w: lambda grad, pooled: GATE_FROM_POOL_BACKWARD(grad, pooled, w),
+    ),
+}
 
 
-def test_vmap_over_pooled_values_and_their_backward():
-    pooled, grads, weight = torch.randn(3, 2, 6), torch.randn(3, 2, 6), torch.randn(1, 1, 3)
-    torch.testing.assert_close(
-        vmap(lambda p: GATE_FROM_POOL(p, weight))(pooled), loop(lambda p: GATE_FROM_POOL(p, weight), pooled)
-    )
-
-    def backward(g, p):
-        return GATE_FROM_POOL_BACKWARD(g, p, weight)
-
-    torch.testing.assert_close(vmap(backward)(grads, pooled), loop(backward, grads, pooled))
+@pytest.mark.parametrize("mapped", OVER)
+def test_vmap_over_weights_and_pooled_values(mapped):
+    shapes, sample = OVER[mapped]
+    call, samples = sample(torch.randn(2, 6, 4, 5), torch.randn(1, 1, 3)), [torch.randn(s) for s in shapes]
+    torch.testing.assert_close(vmap(call)(*samples), loop(call, *samples))
 
 
 def test_vmap_of_a_function_whose_weight_needs_a_gradient():
