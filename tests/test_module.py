@@ -8,6 +8,7 @@ import torch
 from eager_block import eager_eca
 from torch import nn
 
+from eca_triton.compile.match.recognize import recognize
 from eca_triton.functional import adaptive_kernel_size
 from eca_triton.module import ECA, ECABlock
 
@@ -109,8 +110,6 @@ def test_compiles_whole_with_gradients():
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_a_compiler_recognises_it_like_any_other_spelling(dynamic):
-    from eca_triton.compile.match.recognize import recognize
-
     torch._dynamo.reset()
     found = []
 
