@@ -131,35 +131,27 @@ def test_opcheck_with_batch_norm(options):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_fakes_know_strides_and_dtypes(layout, dtype):
     x, weight = LAYOUTS[layout](), torch.randn(1, 1, 3)
-    with FakeTensorMode(shape_env=ShapeEnv()) as mode:
-        fake_x, fake_weight = mode.from_tensor(x), mode.from_tensor(weight)
-        fakes = [op(fake_x, fake_weight, out_dtype=dtype) for op in (schema.ECA, schema.GATE)]
-    reals = [op(x, weight, out_dtype=dtype) for op in (schema.ECA, schema.GATE)]
-    for fake, real in zip(fakes, reals, strict=True):
-        assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
-    assert reals[0].stride() == torch.empty_like(x).stride()
-    assert reals[1].is_contiguous()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_fakes_of_a_training_step_know_strides_and_dtypes(layout):
-    x, weight = LAYOUTS[layout](), torch.randn(1, 1, 3)
     grad = torch.randn(x.shape, dtype=torch.float64)
     order = schema_training.mask_order_for(x, None, "relu")
 
-    def step(x, weight, grad):
+    def every(x, weight, grad):
         options = {"activation": "relu", "mask_order": order}
-        out, pooled, mask = schema_training.ECA_FORWARD(x, weight, out_dtype=torch.float16, **options)
+        gate = schema.GATE(x, weight, out_dtype=dtype)
+        out, pooled, mask = schema_training.ECA_FORWARD(x, weight, out_dtype=dtype, **options)
         site = (grad, x, weight, *[None] * 6, pooled, None if order == "none" else mask)
-        return out, pooled, mask, *schema_training.ECA_BACKWARD(*site, wants_residual=True, **options)
+        gradients = schema_training.ECA_BACKWARD(*site, wants_residual=True, **options)
+        return gate, schema.ECA(x, weight, out_dtype=dtype), out, pooled, mask, *gradients
 
     with FakeTensorMode(shape_env=ShapeEnv()) as mode:
-        fakes = step(*map(mode.from_tensor, (x, weight, grad)))
-    for fake, real in zip(fakes, step(x, weight, grad), strict=True):
+        fakes = every(*map(mode.from_tensor, (x, weight, grad)))
+    for fake, real in zip(fakes, every(x, weight, grad), strict=True):
         assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
-    out, pooled, mask, d_x, d_residual, d_weight, d_bias, *d_batch_norm = fakes
-    assert out.stride() == d_x.stride() == d_residual.stride() == torch.empty_like(x).stride()
-    assert (out.dtype, d_x.dtype, d_residual.dtype) == (torch.float16, torch.float32, torch.float64)
+    gate, rescaled, out, pooled, mask, d_x, d_residual, d_weight, d_bias, *d_batch_norm = fakes
+    assert gate.is_contiguous()
+    for each in (rescaled, out, d_x, d_residual):
+        assert each.stride() == torch.empty_like(x).stride()
+    assert gate.dtype == rescaled.dtype == out.dtype == (dtype or torch.float32)
+    assert (d_x.dtype, d_residual.dtype) == (torch.float32, torch.float64)
     assert (pooled.dtype, pooled.shape, d_weight.shape) == (torch.float32, (2, 6), (1, 1, 3))
     assert all(absent.shape == (0,) for absent in (d_bias, *d_batch_norm))
     assert mask.shape == ((0,) if order == "none" else (2, x[0].numel() // 8))
