@@ -176,12 +176,7 @@ def sources(module: torch.nn.Module, *sizes: tuple[int, ...], channels_last: boo
     """The code of each kernel of a network in bf16."""
     inputs = tuple(torch.empty(size, device="meta") for size in sizes)
     network = deviceless.lower(
-        module,
-        inputs,
-        dtype=torch.bfloat16,
-        channels_last=channels_last,
-        backend="eca_triton",
-        sources=True,
+        module, inputs, dtype=torch.bfloat16, channels_last=channels_last, backend="eca_triton", sources=True
     )
     return {kernel.name: kernel.source or "" for kernel in network.kernels}
 

@@ -51,10 +51,7 @@ OF_A_SITE = {
         {"pre_activation": "gelu"},
         "pre_activation must be one of identity, relu, silu, got 'gelu'",
     ),
-    "ring": (
-        {"weight": (15,), "circular": True},
-        "a weight of 15 taps needs at least 7 channels, got 6",
-    ),
+    "ring": ({"weight": (15,), "circular": True}, "a weight of 15 taps needs at least 7 channels, got 6"),
     "mean without var": ({"bn_mean": VECTOR}, f"{BATCH_NORM}bn_var=None"),
     "weight without statistics": ({"bn_weight": VECTOR}, f"{BATCH_NORM}bn_mean=None"),
     "batch norm of other channels": ({"bn_mean": VECTOR, "bn_var": (5,)}, "bn_var must be (6,), got (5,)"),
@@ -107,7 +104,7 @@ OF_A_FORWARD = {
     "no whole bytes": (
         MASKED | {"x": (2, 3, 3, 3)},
         "a mask_order needs images of a multiple of 8 elements, got (2, 3, 3, 3)",
-    ),
+    )
 }
 OF_A_BACKWARD = {
     "mask_order": (
@@ -140,7 +137,7 @@ OF_A_BACKWARD = {
     "no batch norm": ({"wants_bn": True}, "wants_bn needs a batch norm, got bn_mean=None"),
 }
 OF_POOLED_GRADIENTS = {
-    "shape of grad": ({"grad": (1, 6)}, "grad must have the shape of pooled (2, 6), got (1, 6)"),
+    "shape of grad": ({"grad": (1, 6)}, "grad must have the shape of pooled (2, 6), got (1, 6)")
 }
 WRONG = {
     ops.GATE: OF_A_SITE,

@@ -6,9 +6,8 @@ import pytest
 import torch
 from eager_block import eager_eca, to_double
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import grad, vmap
 from torch.utils.checkpoint import checkpoint
-from training_site import ACTIVATIONS, OperatorsRun, by_eager, by_op, gradients, site
+from training_site import ACTIVATIONS, OperatorsRun, by_op, gradients, site
 
 import eca_triton
 from eca_triton.functional import BatchNormParameters
@@ -27,19 +26,6 @@ def test_first_and_second_order(activation, check):
     assert check(eca, inputs, fast_mode=True)
 
 
-def test_second_order_goes_through_the_pooled_means():
-    """They are saved as numbers, and yet a function of x."""
-    statistics, tensors = to_double(site((1, 8, 2, 2), k=3))
-    leaves = {name: t.requires_grad_() for name, t in tensors.items()}
-
-    def second(block):
-        out = block(statistics, **leaves, activation="relu")
-        (first,) = torch.autograd.grad(out.square().sum(), leaves["x"], create_graph=True)
-        return torch.autograd.grad(first.square().sum(), tuple(leaves.values()))
-
-    torch.testing.assert_close(second(by_op), second(by_eager))
-
-
 def test_batched_gradients():
     statistics, tensors = site()
     upstream = torch.randn(3, 2, 8, 6, 6)
@@ -48,25 +34,6 @@ def test_batched_gradients():
     (got,) = torch.autograd.grad(out, x, upstream, is_grads_batched=True, retain_graph=True)
     wanted = torch.stack([torch.autograd.grad(out, x, one, retain_graph=True)[0] for one in upstream])
     torch.testing.assert_close(got, wanted)
-
-
-def test_transforms_see_the_plain_formula():
-    statistics, tensors = to_double(site((3, 4, 2, 2), k=3))
-
-    def loss(x):
-        return by_op(statistics, **{**tensors, "x": x}, activation="silu").square().sum()
-
-    x = tensors["x"].clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(loss(x), x)
-    with OperatorsRun() as run:
-        torch.testing.assert_close(grad(loss)(tensors["x"]), wanted)
-    assert run.calls == []
-
-    def per_sample(x, residual):
-        named = {**tensors, "x": x[None], "residual": residual[None]}
-        return by_op(statistics, **named, activation="silu").square().sum()
-
-    torch.testing.assert_close(vmap(grad(per_sample))(tensors["x"], tensors["residual"]), wanted)
 
 
 def test_statistics_that_need_gradients_and_activations_before_pooling_take_the_composition():

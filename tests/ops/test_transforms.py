@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from eager_block import eager_eca
+from eager_block import eager_eca, to_double
 from torch.func import grad, hessian, jacrev, jvp, vmap
-from training_site import OperatorsRun
+from training_site import OperatorsRun, by_eager, by_op, site
 
 from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
 
@@ -79,12 +79,20 @@ def test_transforms_agree_with_those_of_eager(transform, argument):
     torch.testing.assert_close(transform(ECA, argument)(x, weight), transform(eager_eca, argument)(x, weight))
 
 
-def test_gradients_per_sample():
-    x, weight = torch.randn(3, 2, 4, 3).double(), torch.randn(3).double()
+@pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "batch norm"])
+def test_gradients_per_sample_see_the_plain_formula(batch_norm):
+    """The node of a training step would be none of vmap's."""
+    statistics, tensors = to_double(site((3, 4, 2, 2), k=3, batch_norm=batch_norm))
+    mapped = tensors.pop("x"), tensors.pop("residual")
 
-    def gradient(block):
-        return grad(lambda w, x: block(x, w).square().sum())
+    def gradients(block):
+        def loss(tensors, x, residual):
+            out = block(statistics, **tensors, x=x[None], residual=residual[None], activation="silu")
+            return out.square().sum()
 
-    torch.testing.assert_close(
-        vmap(gradient(ECA), (None, 0))(weight, x), vmap(gradient(eager_eca), (None, 0))(weight, x)
-    )
+        return vmap(grad(loss, (0, 1, 2)), (None, 0, 0))(tensors, *mapped)
+
+    with OperatorsRun() as run:
+        got = gradients(by_op)
+    assert run.calls == []
+    torch.testing.assert_close(got, gradients(by_eager))
