@@ -159,7 +159,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ),
     ],
     "eca_triton/ops/batch_norm.py": [
-        (("tests/ops/test_batch_norm_precision.py",), 'if x.device.type in ("cpu", "cuda")', "if False"),
+        (BATCH_NORM_OP, 'if x.device.type in ("cpu", "cuda")', "if False"),
         (BATCH_NORM_OP, "var * (count / (count - 1))", "var"),
         (BATCH_NORM_OP, "~(out <= 0)", "out > 0"),
     ],

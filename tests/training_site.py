@@ -6,7 +6,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eca_triton.ops.schema import ECA
 
-ACTIVATIONS = ["identity", "relu", "relu6", "silu", "gelu", "hardswish"]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 NAMES = ("x", "weight", "bias", "bn_weight", "bn_bias", "residual")
 

@@ -148,15 +148,6 @@ def test_a_products_matrix_units_are_fed_and_its_programs_fit() -> None:
             assert config.num_stages == 2 or config.num_stages <= -(-each.reduced // config.block_i) + 1
 
 
-@pytest.mark.parametrize("sizes", [(256, 3136, 64), (512, 784, 128)], ids=["56x56", "28x28"])
-def test_a_product_has_larger_and_smaller_tiles_more_warps_and_other_steps(sizes: tuple[int, ...]) -> None:
-    first, *others = (choice.config for choice in candidates(product(128, *sizes)))
-    assert len(others) == MOST - 1
-    for field in ("block_hw", "block_c", "block_i", "num_warps", "num_stages"):
-        assert {getattr(config, field) for config in others} > {getattr(first, field)}
-    assert any(config.block_hw * config.block_c > first.block_hw * first.block_c for config in others)
-
-
 def test_a_product_of_one_image_is_cut_for_half_of_the_multiprocessors_at_least() -> None:
     each = product(1, 512, 784, 128)
     programs = [choice.config.tiles(each.layout) for choice in candidates(each)]
@@ -186,13 +177,31 @@ def test_a_passs_threads_have_vectors_to_wait_for_and_registers_for_their_sums()
             assert threads * vector <= elements <= 8 * threads * vector
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-def test_a_pass_over_a_small_batch_is_cut_into_more_and_into_fewer_ranges(last: bool) -> None:
-    first, *others = (choice.config for choice in candidates(one_of_two("pool", 2, 171, 784, last)))
+OF_A_PRODUCT = ("block_hw", "block_c", "block_i", "num_warps", "num_stages")
+OF_A_PASS = ("block_c", "block_hw", "splits", "num_warps")
+
+
+@pytest.mark.parametrize(
+    ("problem", "fields"),
+    [
+        (product(128, 256, 3136, 64), OF_A_PRODUCT),
+        (product(128, 512, 784, 128), OF_A_PRODUCT),
+        (one_of_two("pool", 2, 171, 784), OF_A_PASS),
+        (one_of_two("pool", 2, 171, 784, last=True), OF_A_PASS),
+    ],
+    ids=["56x56", "28x28", "contiguous pass", "channels_last pass"],
+)
+def test_every_field_is_tried_with_other_values_but_no_other_vectors(
+    problem: Problem, fields: tuple[str, ...]
+) -> None:
+    first, *others = (choice.config for choice in candidates(problem))
     assert len(others) == MOST - 1
-    for field in ("block_c", "block_hw", "splits", "num_warps"):
+    for field in fields:
         assert {getattr(config, field) for config in others} > {getattr(first, field)}, field
-    assert {(config.vec_c, config.vec_hw) for config in others} == {(first.vec_c, first.vec_hw)}
+    if problem.kind == "product":
+        assert any(config.block_hw * config.block_c > first.block_hw * first.block_c for config in others)
+    else:
+        assert {(config.vec_c, config.vec_hw) for config in others} == {(first.vec_c, first.vec_hw)}
 
 
 def test_rows_that_start_anywhere_are_read_by_windows_whatever_the_tile() -> None:

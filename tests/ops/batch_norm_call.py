@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from eager_block import eager_eca
 from torch import Tensor
+from training_site import NAMES
 
 N, C = 3, 16
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -16,7 +17,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "relu, mask in bits": {"activation": "relu", "pack_mask": True},
     "gain, circular, hard sigmoid": {"gain": 0.2, "circular": True, "gate": "hard_sigmoid"},
 }
-NAMES = ("x", "weight", "bias", "bn_weight", "bn_bias", "residual")
 
 
 def arguments(

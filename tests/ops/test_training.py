@@ -4,9 +4,8 @@ import itertools
 
 import pytest
 import torch
-from eager_block import ACTIVATIONS as EAGER_ACTIVATIONS
-from eager_block import assert_as_good_as, to_double
-from training_site import ACTIVATIONS, FORMATS, NAMES, OperatorsRun, by_eager, by_op, gradients, site
+from eager_block import ACTIVATIONS, assert_as_good_as, to_double
+from training_site import FORMATS, NAMES, OperatorsRun, by_eager, by_op, gradients, site
 
 import eca_triton
 from eca_triton.ops.schema import ECA
@@ -113,7 +112,7 @@ def test_what_was_saved_may_come_back_with_other_strides():
 def test_gradients_at_corners_and_at_nan_are_those_of_torch():
     x = torch.zeros(1, 8, 1, 1)
     u = torch.tensor([-1.0, 0.0, 1.0, 3.0, 6.0, 7.0, -3.0, float("nan")]).view_as(x)
-    for activation, function in EAGER_ACTIVATIONS.items():
+    for activation, function in ACTIVATIONS.items():
         leaf, native = u.clone().requires_grad_(), u.clone().requires_grad_()
         ECA(x, torch.zeros(3), residual=leaf, activation=activation).sum().backward()
         function(native).sum().backward()
