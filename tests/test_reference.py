@@ -107,11 +107,3 @@ def test_nothing_between_load_and_store_is_rounded_to_half_precision(dtype):
     for ours, eager in ((reference.gate, eager_gate), (reference.eca, eager_eca)):
         got = ours(x, weight, out_dtype=torch.float32)
         torch.testing.assert_close(got, eager(x.float(), weight.float()), rtol=1e-5, atol=1e-6)
-
-
-def test_dtypes_may_be_mixed():
-    x = torch.randn(2, 6, 4, 4, dtype=torch.bfloat16)
-    weight, residual = torch.randn(3, dtype=torch.float64), torch.randn(2, 6, 4, 4)
-    out = reference.eca(x, weight, residual=residual, bn=batch_norm("affine", 6, torch.float16))
-    assert out.dtype == torch.bfloat16
-    assert reference.eca(x, weight, out_dtype=torch.float32).dtype == torch.float32

@@ -17,8 +17,13 @@ from eca_triton.tuning.table import Entry, Table
 
 H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0", shared_bytes=227 << 10)
 MI300 = Device(
-    num_sms=304, warp_size=64, name="AMD Instinct MI300X", capability="9.4", shared_bytes=64 << 10, vendor="amd"
-)  # fmt: skip
+    num_sms=304,
+    warp_size=64,
+    name="AMD Instinct MI300X",
+    capability="9.4",
+    shared_bytes=64 << 10,
+    vendor="amd",
+)
 VERSIONS = {"eca_triton": "0.1.0", "torch": "2.14.1", "triton": "3.8.0"}
 
 

@@ -59,28 +59,29 @@ def tail_of(task: Task) -> tuple[float, Any, str]:
 
 
 @pytest.mark.parametrize(
-    ("end", "expected"),
+    ("end", "residual", "expected"),
     [
-        (lambda y, r: torch.relu(y + r), (1.0, torch.bfloat16, "relu")),
-        (lambda y, r: nn.functional.silu(2 * y), (2.0, None, "silu")),
-        (lambda y, r: y.mul(0.5) + r, (0.5, torch.bfloat16, "identity")),
-        (lambda y, r: y, (1.0, None, "identity")),
-        (lambda y, r: torch.tanh(y), (1.0, None, "identity")),
+        (lambda y, r: torch.relu(y + r), torch.bfloat16, (1.0, torch.bfloat16, "relu")),
+        (lambda y, r: torch.relu(y + r), torch.float32, (1.0, None, "relu")),
+        (lambda y, r: nn.functional.silu(2 * y), torch.bfloat16, (2.0, None, "silu")),
+        (lambda y, r: y.mul(0.5) + r, torch.bfloat16, (0.5, torch.bfloat16, "identity")),
+        (lambda y, r: y, torch.bfloat16, (1.0, None, "identity")),
+        (lambda y, r: torch.tanh(y), torch.bfloat16, (1.0, None, "identity")),
     ],
-    ids=["residual and ReLU", "gain and SiLU", "gain and residual", "nothing", "something else"],
-)
-def test_a_template_is_timed_with_what_inductor_fuses_behind_it(end: Any, expected: tuple[Any, ...]) -> None:
-    (task,) = tasks(Ended(1024, end))
+    ids=[
+        "residual and ReLU", "residual of wider vectors", "gain and SiLU", "gain and residual", "nothing",
+        "something else",
+    ],
+)  # fmt: skip
+def test_a_template_is_timed_with_what_inductor_fuses_behind_it(
+    end: Any, residual: torch.dtype, expected: tuple[Any, ...]
+) -> None:
+    """A residual that would ask for narrower vectors is left out."""
+    (task,) = tasks(Ended(1024, end), residual=residual)
     assert str(task.key) == "forward/bfloat16/channels_last/c1024/hw196/k5/maps2+front/9.0/many"
     assert tail_of(task) == expected
     assert task.problem.maps == 2
     assert task.asked.maps == (2 if expected[1] is None else 3)
-
-
-def test_a_residual_that_would_ask_for_narrower_vectors_is_left_out() -> None:
-    (task,) = tasks(Tail(1024), residual=torch.float32)
-    assert tail_of(task) == (1.0, None, "relu")
-    assert task.asked == task.problem
 
 
 def test_equal_sites_are_one_key_and_are_timed_with_a_residual_if_one_has_it() -> None:
