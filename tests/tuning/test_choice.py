@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from tuned import H200, MI300, layout_of
 
 from eca_triton.tuning.choice import choose
-from eca_triton.tuning.config import Choice, Device
+from eca_triton.tuning.config import Choice
 from eca_triton.tuning.families.tile import TileConfig
 from eca_triton.tuning.layout import Layout, common_layout
 from eca_triton.tuning.problem import EcaProblem
@@ -29,16 +30,9 @@ MOBILENET_V2 = [
 ]  # fmt: skip
 
 
-def choice(
-    shape: tuple[int, ...],
-    k: int,
-    last: bool = False,
-    itemsize: int = 2,
-    device: Device = H200,
-    front: bool = False,
-) -> Choice:
-    layout = layout_of(*shape, last=last)
-    return choose(EcaProblem.forward(layout, "any", itemsize, itemsize, k, front, device))
+def choice(shape: tuple[int, ...], k: int, last: bool = False, itemsize: int = 2, **options: Any) -> Choice:
+    layout, options = layout_of(*shape, last=last), {"front": False, "device": H200} | options
+    return choose(EcaProblem.forward(layout, "any", itemsize, itemsize, k, **options))
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
