@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-TUNING = ("tests/tuning/test_allowed.py", "tests/tuning/test_choice.py", "tests/autotune/test_candidates.py")
+TUNING = (
+    "tests/tuning/test_allowed.py",
+    "tests/tuning/test_choice.py",
+    "tests/tuning/test_tiles.py",
+    "tests/autotune/test_candidates.py",
+)
 PLAN = ("tests/compile/test_plan.py",)
 FOLD = ("tests/compile/test_convfold.py", "-k", "test_values or near_misses")
 NEIGHBOURS = (
@@ -12,12 +17,7 @@ NEIGHBOURS = (
 )
 NAMES = ("tests/test_unknown_names.py",)
 DTYPES = ("tests/ops/test_dtypes.py",)
-ERRORS = (
-    "tests/ops/test_errors.py",
-    "tests/ops/test_batch_norm.py",
-    "-k",
-    "errors or refused",
-)
+ERRORS = ("tests/ops/test_errors.py",)
 GATES = ("tests/interpreter/test_kernel_values.py", "tests/interpreter/test_kernel_nan.py")
 PRODUCT = ("tests/interpreter/test_product.py", "tests/interpreter/test_projection.py")
 BACKWARD = ("tests/interpreter/test_kernel_backward.py",)
@@ -158,7 +158,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ),
     ],
     "eca_triton/ops/batch_norm.py": [
-        (("tests/ops/test_batch_norm_precision.py",), 'if x.device.type in ("cpu", "cuda")', "if False"),
+        (BATCH_NORM_OP, 'if x.device.type in ("cpu", "cuda")', "if False"),
         (BATCH_NORM_OP, "var * (count / (count - 1))", "var"),
         (BATCH_NORM_OP, "~(out <= 0)", "out > 0"),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from eager_block import eager_eca
 from torch import Tensor
 
 from eca_triton.ops import BATCH_NORM_ECA
@@ -16,8 +17,8 @@ EPS = torch.finfo(torch.float32).eps
 
 def by_torch(x: Tensor, bn_weight: Tensor, bn_bias: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
     xhat = F.batch_norm(x, None, None, bn_weight, bn_bias, True)
-    gates = torch.conv1d(xhat.mean((2, 3))[:, None], weight, padding=1)[:, 0].sigmoid()
-    return F.relu(xhat * gates[..., None, None] + residual)
+    out: Tensor = eager_eca(xhat, weight, residual=residual, activation="relu")
+    return out
 
 
 def by_op(x: Tensor, bn_weight: Tensor, bn_bias: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
@@ -47,8 +48,7 @@ def rounding(tensors: list[Tensor], dy: Tensor) -> dict[str, Tensor]:
     x, bn_weight, bn_bias, weight, residual = (tensor.double() for tensor in tensors)
     xhat = F.batch_norm(x, None, None, None, None, True).requires_grad_()
     y = xhat * bn_weight[:, None, None] + bn_bias[:, None, None]
-    gates = torch.conv1d(y.mean((2, 3))[:, None], weight, padding=1)[:, 0].sigmoid()
-    (d_y,) = torch.autograd.grad(F.relu(y * gates[..., None, None] + residual), y, dy.double())
+    (d_y,) = torch.autograd.grad(eager_eca(y, weight, residual=residual, activation="relu"), y, dy.double())
     space = (0, 2, 3)
     found = {}
     for name, share in (("bn_weight", d_y * xhat), ("bn_bias", d_y)):

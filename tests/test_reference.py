@@ -1,4 +1,4 @@
-"""The reference against the eager block in float64, and its rules for empty, NaN and infinite values."""
+"""The reference against the eager block in float64, and its rules for NaN and infinite values."""
 
 import eager_block
 import pytest
@@ -37,45 +37,33 @@ def options_of(site, channels):
 @pytest.mark.parametrize("site", SITES)
 def test_is_at_least_as_exact_as_eager(site, dtype):
     x = torch.randn(3, 19, 7, 5).to(dtype)
-    weight, bias = torch.randn(1, 1, 5).to(dtype), torch.randn(1).to(dtype)
+    tensors = x, torch.randn(1, 1, 5).to(dtype), torch.randn(1).to(dtype)
     options = options_of(site, 19)
     tail = {"gain": 2.0, "residual": torch.randn_like(x), "activation": "gelu"}
-
-    g = reference.gate(x, weight, bias, **options)
-    native = eager_gate(x, weight, bias, **options)
-    exact = eager_gate(*to_double((x, weight, bias)), **to_double(options))
-    assert g.dtype == dtype
-    assert_as_good_as(g, native, exact)
-
-    out = reference.eca(x, weight, bias, **options, **tail)
-    native = eager_eca(x, weight, bias, **options, **tail)
-    exact = eager_eca(*to_double((x, weight, bias)), **to_double(options | tail))
-    assert out.dtype == dtype
-    assert_as_good_as(out, native, exact)
+    for ours, eager, given in (
+        (reference.gate, eager_gate, options),
+        (reference.eca, eager_eca, options | tail),
+    ):
+        got, native = (block(*tensors, **given) for block in (ours, eager))
+        assert got.dtype == dtype
+        assert_as_good_as(got, native, eager(*to_double(tensors), **to_double(given)))
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_computes_in_float64_for_float64(site):
-    x, weight = torch.randn(2, 6, 3, 4, dtype=torch.float64), torch.randn(1, 1, 3, dtype=torch.float64)
-    options = to_double(options_of(site, 6))
-    torch.testing.assert_close(
-        reference.eca(x, weight, **options), eager_eca(x, weight, **options), rtol=1e-13, atol=1e-13
-    )
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_is_torchs(activation):
+def test_computes_in_float64_for_float64_with_every_activation(site):
     x, weight = torch.randn(2, 6, 3, 4).double() * 6, torch.randn(1, 1, 3).double()
-    residual = torch.randn_like(x) * 4
-    options = {"gain": 0.5, "residual": residual, "activation": activation}
-    torch.testing.assert_close(reference.eca(x, weight, **options), eager_eca(x, weight, **options))
+    residual, options = torch.randn_like(x) * 4, to_double(options_of(site, 6))
+    for activation in ACTIVATIONS:
+        tail = {"gain": 0.5, "residual": residual, "activation": activation}
+        got, wanted = (block(x, weight, **options, **tail) for block in (reference.eca, eager_eca))
+        torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("k", [1, 3, 5, 7, 9])
 @pytest.mark.parametrize("shape", [(2, 1, 4), (1, 2, 1, 1), (2, 19, 3, 5), (2, 142, 2, 3, 2)], ids=str)
-def test_any_channels_taps_and_spatial_dims(shape, k):
-    x, weight = torch.randn(shape).double(), torch.randn(k).double()
-    torch.testing.assert_close(reference.eca(x, weight), eager_eca(x, weight))
+def test_any_channels_taps_and_spatial_dims(shape):
+    for k in (1, 3, 5, 7, 9):
+        x, weight = torch.randn(shape).double(), torch.randn(k).double()
+        torch.testing.assert_close(reference.eca(x, weight), eager_eca(x, weight))
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
@@ -92,13 +80,6 @@ def test_backward_is_autograd_of_eager(k, circular, gate):
         grad, pooled.detach() * 3, weight.detach(), bias.detach(), circular=circular, gate=gate
     )
     torch.testing.assert_close((d_pooled * 3, d_weight, d_bias), wanted)
-
-
-@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (2, 4, 0)], ids=str)
-def test_empty_maps_are_as_eager(shape):
-    x, weight = torch.randn(shape), torch.randn(1, 1, 3)
-    torch.testing.assert_close(reference.gate(x, weight), eager_gate(x, weight), equal_nan=True)
-    assert reference.eca(x, weight).shape == shape
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
@@ -126,11 +107,3 @@ def test_nothing_between_load_and_store_is_rounded_to_half_precision(dtype):
     for ours, eager in ((reference.gate, eager_gate), (reference.eca, eager_eca)):
         got = ours(x, weight, out_dtype=torch.float32)
         torch.testing.assert_close(got, eager(x.float(), weight.float()), rtol=1e-5, atol=1e-6)
-
-
-def test_dtypes_may_be_mixed():
-    x = torch.randn(2, 6, 4, 4, dtype=torch.bfloat16)
-    weight, residual = torch.randn(3, dtype=torch.float64), torch.randn(2, 6, 4, 4)
-    out = reference.eca(x, weight, residual=residual, bn=batch_norm("affine", 6, torch.float16))
-    assert out.dtype == torch.bfloat16
-    assert reference.eca(x, weight, out_dtype=torch.float32).dtype == torch.float32

@@ -6,7 +6,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eca_triton.ops.schema import ECA
 
-ACTIVATIONS = ["identity", "relu", "relu6", "silu", "gelu", "hardswish"]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 NAMES = ("x", "weight", "bias", "bn_weight", "bn_bias", "residual")
 
@@ -23,22 +22,32 @@ class OperatorsRun(TorchDispatchMode):
             self.calls.append((func._opname, kwargs or {}))
         return func(*args, **(kwargs or {}))
 
+    def names(self):
+        return [name for name, _ in self.calls]
 
-def site(shape=(2, 8, 6, 6), dtype=torch.float32, memory_format=torch.contiguous_format, k=5):
-    """Every tensor of a site; the statistics of its batch norm first."""
+
+def site(
+    shape=(2, 8, 6, 6), dtype=torch.float32, memory_format=torch.contiguous_format, k=5, batch_norm=True
+):
+    """Every tensor of a site; the statistics of its batch norm first, or None for each."""
     c = shape[1]
     maps = [torch.randn(shape).to(dtype=dtype, memory_format=memory_format) for _ in range(2)]
     vectors = (torch.randn(1, 1, k), torch.randn(1), torch.rand(c) + 0.5, torch.randn(c))
     x, residual = maps
     tensors = (x, *(v.to(dtype) for v in vectors), residual)
-    return (torch.randn(c).to(dtype), (torch.rand(c) + 0.5).to(dtype)), dict(zip(NAMES, tensors, strict=True))
+    statistics, named = (torch.randn(c), torch.rand(c) + 0.5), dict(zip(NAMES, tensors, strict=True))
+    if batch_norm:
+        return tuple(each.to(dtype) for each in statistics), named
+    return (None, None), {name: t for name, t in named.items() if not name.startswith("bn")}
 
 
-def by_op(statistics, x, weight, bias, bn_weight, bn_bias, residual, **options):
+def by_op(statistics, x, weight, bias, bn_weight=None, bn_bias=None, residual=None, **options):
     return ECA(x, weight, bias, *statistics, bn_weight, bn_bias, residual, **options)
 
 
-def by_eager(statistics, x, weight, bias, bn_weight, bn_bias, residual, *, out_dtype=None, **options):
+def by_eager(
+    statistics, x, weight, bias, bn_weight=None, bn_bias=None, residual=None, *, out_dtype=None, **options
+):
     bn = None if statistics[0] is None else (*statistics, bn_weight, bn_bias)
     out = eager_eca(x, weight, bias, bn=bn, residual=residual, **options)
     return out if out_dtype is None else out.to(out_dtype)

@@ -6,15 +6,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Choice, Device, Pass
 from eca_triton.tuning.key import Key
-from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.layout import Layout, common_layout
 from eca_triton.tuning.problem import EcaProblem, PassProblem, Problem, ProductProblem
 from eca_triton.tuning.table import Entry, Table
 
 H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0", shared_bytes=227 << 10)
+MI300 = Device(
+    num_sms=304,
+    warp_size=64,
+    name="AMD Instinct MI300X",
+    capability="9.4",
+    shared_bytes=64 << 10,
+    vendor="amd",
+)
 VERSIONS = {"eca_triton": "0.1.0", "torch": "2.14.1", "triton": "3.8.0"}
+
+
+def layout_of(*shape: int, last: bool = False) -> Layout:
+    """Of a map without gaps."""
+    x = torch.empty(shape, device="meta")
+    return common_layout(shape, (x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x).stride())
 
 
 def forward(n: int, c: int, hw: int, last: bool = False, maps: int = 2, **changes: Any) -> EcaProblem:

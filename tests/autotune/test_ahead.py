@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,9 +45,8 @@ SHARED = 227 << 10
 META = torch.device("meta")
 
 
-def example(side: int, channels_last: bool = False) -> Example:
-    x = torch.empty(4, 64, side, side, dtype=torch.bfloat16, device="meta")
-    x = x.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def example(side: int, memory_format: torch.memory_format = torch.contiguous_format) -> Example:
+    x = torch.empty(4, 64, side, side, dtype=torch.bfloat16, device="meta").to(memory_format=memory_format)
     return Example.of(ECA, (x, x.new_empty(1, 1, 3)), {})
 
 
@@ -60,14 +59,19 @@ def _no_gpu() -> Iterator[None]:
 
 @pytest.fixture
 def lagged() -> tuple[Example, Choice]:
-    each = example(64, channels_last=True)
+    each = example(64, torch.channels_last)
     choice = choose(each.call(META).problem(H200))
     assert choice.kernel == "lagged"
     return each, choice
 
 
+def launching(each: Example, choice: Choice, device: torch.device = META) -> Callable[[], None]:
+    """What launches an example with a choice."""
+    return lambda: launch_as(each.call(device), each.call(META).problem(H200), choice)
+
+
 def launch_of(each: Example, choice: Choice) -> Launch:
-    (launch,) = launches_of(lambda: launch_as(each.call(META), each.call(META).problem(H200), choice))
+    (launch,) = launches_of(launching(each, choice))
     return launch
 
 
@@ -83,7 +87,7 @@ def test_the_code_is_that_of_the_launch(tmp_path: Path, monkeypatch: pytest.Monk
     launch = launch_of(each, choice)
     assert launch.kernel is tile_kernel
     (ahead,) = compiled([launch])
-    launch_as(each.call(torch.device("cpu")), each.call(META).problem(H200), choice)
+    launching(each, choice, torch.device("cpu"))()
     assert list(tile_kernel.device_caches[0][0].values()) == [ahead]
 
 
@@ -99,9 +103,8 @@ def test_code_that_fits_has_nothing_against_it(lagged: tuple[Example, Choice]) -
 
 
 def test_a_products_largest_candidates_spill_nothing_and_ask_for_no_more_than_was_thought() -> None:
-    x = torch.empty(128, 128, 28, 28, dtype=torch.bfloat16, device="meta").to(
-        memory_format=torch.channels_last
-    )
+    x = torch.empty(128, 128, 28, 28, dtype=torch.bfloat16, device="meta")
+    x = x.to(memory_format=torch.channels_last)
     terms = x.new_empty(128, 512, dtype=torch.float32)
     each = Example.of(RESCALED_PROJECTION, (x, x.new_empty(512, 128, 1, 1), terms, terms), {})
     call = each.call(META)
@@ -142,13 +145,12 @@ def test_a_problem_that_no_launch_asks_about_is_an_error(lagged: tuple[Example, 
 def test_every_function_has_its_own_answer(lagged: tuple[Example, Choice]) -> None:
     each, choice = lagged
     odd = Choice("lagged", replace(choice.config, block_c=48))  # no power of two
-    choices = (choice, starved(choice), odd, choice)
-    launching = [lambda c=c: launch_as(each.call(META), each.call(META).problem(H200), c) for c in choices]
-    fine, spills, odd_one, again = objections(launching, SHARED)
+    launches = [launching(each, tried) for tried in (choice, starved(choice), odd, choice)]
+    fine, spills, odd_one, again = objections(launches, SHARED)
     assert fine == again == ""
     assert spills.startswith("spills ")
     assert odd_one.startswith("does not compile: ")
-    (limited,) = objections(launching[:1], 16)
+    (limited,) = objections(launches[:1], 16)
     assert limited.startswith("needs ")
     assert limited.endswith("and a block may have 16")
 

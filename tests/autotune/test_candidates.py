@@ -7,75 +7,40 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
-from tuned import H200, one_of_two, product
+from tuned import H200, MI300, forward, one_of_two, product
 
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.candidates import MOST, candidates
 from eca_triton.tuning.choice import choose
-from eca_triton.tuning.config import FLAT, TILED, Choice, Device
+from eca_triton.tuning.config import FLAT, TILED, Choice
 from eca_triton.tuning.families import lagged, tile
-from eca_triton.tuning.families import tile as tile_backward
 from eca_triton.tuning.families.lagged import LaggedConfig
 from eca_triton.tuning.families.product import most_sums
 from eca_triton.tuning.families.tile import TileBackwardConfig
 from eca_triton.tuning.families.tile_channels_last import TileChannelsLastConfig
-from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import EcaProblem, Problem
 
-MI300 = Device(
-    num_sms=304,
-    warp_size=64,
-    name="AMD Instinct MI300X",
-    capability="9.4",
-    shared_bytes=64 << 10,
-    vendor="amd",
-)
-SITES = {  # C, H * W, taps
-    "56x56": (256, 3136, 5),
-    "28x28": (512, 784, 5),
-    "14x14": (1024, 196, 5),
-    "7x7": (2048, 49, 7),
-}
-
-
-def problem(
-    c: int,
-    hw: int,
-    taps: int,
-    n: int = 128,
-    channels_last: bool = False,
-    direction: str = "forward",
-    itemsize: int = 2,
-    device: Device = H200,
-    **flags: bool,
-) -> EcaProblem:
-    strides = (c * hw, 1, c) if channels_last else (c * hw, hw, 1)
-    dtype = torch.bfloat16 if itemsize == 2 else torch.float32
-    made = EcaProblem.forward(
-        common_layout((n, c, hw), strides, strides), dtype, itemsize, itemsize, taps, False, device
-    )
-    return replace(made, direction=direction, **flags)
+SITES = {"56x56": (256, 3136), "28x28": (512, 784), "14x14": (1024, 196), "7x7": (2048, 49)}  # C, H * W
 
 
 def any_problems(count: int) -> list[EcaProblem]:
     rng, found = random.Random(0), []
     for _ in range(count):
-        backward = rng.random() < 0.5
-        flags = ("bits", "recomputed", "stored") if backward else ("bits", "front")
-        found.append(
-            problem(
-                rng.choice([1, 3, 8, 24, 64, 96, 160, 256, 1000, 1024, 2048]),
-                rng.choice([1, 4, 25, 49, 64, 196, 784, 3136, 12544]),
-                rng.choice([1, 3, 5, 7, 9]),
-                n=rng.choice([1, 2, 8, 128]),
-                channels_last=rng.random() < 0.5,
-                direction="backward" if backward else "forward",
-                itemsize=rng.choice([2, 4]),
-                device=rng.choice([H200, MI300]),
-                **{flag: rng.random() < 0.5 for flag in flags},
-            )
+        direction = rng.choice(["backward", "forward"])
+        flags = ("bits", "recomputed", "stored") if direction == "backward" else ("bits", "front")
+        itemsize = rng.choice([2, 4])
+        made = forward(
+            rng.choice([1, 2, 8, 128]),
+            rng.choice([1, 3, 8, 24, 64, 96, 160, 256, 1000, 1024, 2048]),
+            rng.choice([1, 4, 25, 49, 64, 196, 784, 3136, 12544]),
+            last=rng.random() < 0.5,
+            dtype="bfloat16" if itemsize == 2 else "float32",
+            x_itemsize=itemsize,
+            itemsize=itemsize,
+            taps=rng.choice([1, 3, 5, 7, 9]),
+            device=rng.choice([H200, MI300]),
         )
+        found.append(replace(made, direction=direction, **{flag: rng.random() < 0.5 for flag in flags}))
     return found
 
 
@@ -109,10 +74,10 @@ def test_the_heuristic_comes_first_and_every_candidate_may_run() -> None:
         assert all(allowed(each, choice) for choice in found[1:])
 
 
-@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("site", SITES)
-def test_a_large_map_has_many_and_the_nearest_come_first(site: str, channels_last: bool) -> None:
-    found = candidates(problem(*SITES[site], channels_last=channels_last))
+def test_a_large_map_has_many_and_the_nearest_come_first(site: str, last: bool) -> None:
+    found = candidates(forward(128, *SITES[site], last=last))
     assert len(found) >= 10
     kernels = [choice.kernel for choice in found]
     assert kernels[1] == kernels[0]
@@ -122,7 +87,7 @@ def test_a_large_map_has_many_and_the_nearest_come_first(site: str, channels_las
 def test_a_thread_keeps_no_more_than_its_registers_hold_and_none_is_idle() -> None:
     for each in any_problems(200):
         backward = each.direction == "backward"
-        limits = tile_backward.limits(each.recomputed) if backward else tile.FORWARD
+        limits = tile.limits(each.recomputed) if backward else tile.FORWARD
         for choice in candidates(each)[1:]:
             config = choice.config.tile if isinstance(choice.config, TileBackwardConfig) else choice.config
             if choice.kernel == "two_pass":
@@ -136,9 +101,9 @@ def test_a_thread_keeps_no_more_than_its_registers_hold_and_none_is_idle() -> No
                 assert config.block_c * config.block_hw * each.itemsize >= 16 * threads
 
 
-@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-def test_no_candidate_leaves_most_multiprocessors_idle(channels_last: bool) -> None:
-    each = problem(*SITES["56x56"], n=1, channels_last=channels_last)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_no_candidate_leaves_most_multiprocessors_idle(last: bool) -> None:
+    each = forward(1, *SITES["56x56"], last=last)
     for choice in candidates(each):
         if isinstance(choice.config, LaggedConfig):
             assert choice.config.tiles(each.layout) >= H200.num_sms // 2
@@ -155,18 +120,18 @@ def test_how_far_sums_are_ahead_varies_where_the_heuristic_lags() -> None:
             alike[replace(config, lag=0)] += 1
         return list(alike.values())
 
-    assert max(lags(problem(*SITES["56x56"], channels_last=True))) == 3
-    assert set(lags(problem(*SITES["14x14"], channels_last=True))) == {1}
+    assert max(lags(forward(128, *SITES["56x56"], last=True))) == 3
+    assert set(lags(forward(128, *SITES["14x14"], last=True))) == {1}
 
 
 def test_tiles_that_would_not_come_back_from_l2_are_no_candidates() -> None:
-    for choice in candidates(problem(2048, 3136, 7, channels_last=True)):
+    for choice in candidates(forward(128, 2048, 3136, last=True, taps=7)):
         if isinstance(choice.config, LaggedConfig):
             assert choice.config.lag * choice.config.block_c * choice.config.block_hw * 2 <= lagged.L2_BYTES
 
 
 def test_a_map_that_only_two_passes_compute_has_one_candidate() -> None:
-    assert candidates(problem(30, 49, 9, channels_last=True)) == [Choice("two_pass", None)]
+    assert candidates(forward(128, 30, 49, last=True, taps=9)) == [Choice("two_pass", None)]
 
 
 def test_a_products_matrix_units_are_fed_and_its_programs_fit() -> None:
@@ -181,15 +146,6 @@ def test_a_products_matrix_units_are_fed_and_its_programs_fit() -> None:
             staged = (config.block_hw + config.block_c) * config.block_i * config.num_stages
             assert staged * each.kept_itemsize <= each.device.shared_bytes
             assert config.num_stages == 2 or config.num_stages <= -(-each.reduced // config.block_i) + 1
-
-
-@pytest.mark.parametrize("sizes", [(256, 3136, 64), (512, 784, 128)], ids=["56x56", "28x28"])
-def test_a_product_has_larger_and_smaller_tiles_more_warps_and_other_steps(sizes: tuple[int, ...]) -> None:
-    first, *others = (choice.config for choice in candidates(product(128, *sizes)))
-    assert len(others) == MOST - 1
-    for field in ("block_hw", "block_c", "block_i", "num_warps", "num_stages"):
-        assert {getattr(config, field) for config in others} > {getattr(first, field)}
-    assert any(config.block_hw * config.block_c > first.block_hw * first.block_c for config in others)
 
 
 def test_a_product_of_one_image_is_cut_for_half_of_the_multiprocessors_at_least() -> None:
@@ -221,13 +177,31 @@ def test_a_passs_threads_have_vectors_to_wait_for_and_registers_for_their_sums()
             assert threads * vector <= elements <= 8 * threads * vector
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-def test_a_pass_over_a_small_batch_is_cut_into_more_and_into_fewer_ranges(last: bool) -> None:
-    first, *others = (choice.config for choice in candidates(one_of_two("pool", 2, 171, 784, last)))
+OF_A_PRODUCT = ("block_hw", "block_c", "block_i", "num_warps", "num_stages")
+OF_A_PASS = ("block_c", "block_hw", "splits", "num_warps")
+
+
+@pytest.mark.parametrize(
+    ("problem", "fields"),
+    [
+        (product(128, 256, 3136, 64), OF_A_PRODUCT),
+        (product(128, 512, 784, 128), OF_A_PRODUCT),
+        (one_of_two("pool", 2, 171, 784), OF_A_PASS),
+        (one_of_two("pool", 2, 171, 784, last=True), OF_A_PASS),
+    ],
+    ids=["56x56", "28x28", "contiguous pass", "channels_last pass"],
+)
+def test_every_field_is_tried_with_other_values_but_no_other_vectors(
+    problem: Problem, fields: tuple[str, ...]
+) -> None:
+    first, *others = (choice.config for choice in candidates(problem))
     assert len(others) == MOST - 1
-    for field in ("block_c", "block_hw", "splits", "num_warps"):
+    for field in fields:
         assert {getattr(config, field) for config in others} > {getattr(first, field)}, field
-    assert {(config.vec_c, config.vec_hw) for config in others} == {(first.vec_c, first.vec_hw)}
+    if problem.kind == "product":
+        assert any(config.block_hw * config.block_c > first.block_hw * first.block_c for config in others)
+    else:
+        assert {(config.vec_c, config.vec_hw) for config in others} == {(first.vec_c, first.vec_hw)}
 
 
 def test_rows_that_start_anywhere_are_read_by_windows_whatever_the_tile() -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from autotune_machine import H200, SHAPE, Bench, by_reference, faster, meta, plain, task
 
-from eca_triton.autotune.examples import Example
-from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, name_of, search, tasks_of
+from eca_triton.autotune.examples import AnyCall, Example
+from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, Task, name_of, search, tasks_of
 from eca_triton.autotune.verify import disagreement
 from eca_triton.ops.schema import ECA, GATE
 from eca_triton.ops.schema_projection import RESCALED_PROJECTION
 from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
 from eca_triton.tuning.candidates import candidates
-from eca_triton.tuning.choice import choose
+from eca_triton.tuning.config import Choice
 
 
 def site(operator: object, activation: str, channels_last: bool) -> Example:
@@ -104,65 +106,63 @@ def test_a_candidate_that_cannot_be_launched_is_left_out() -> None:
     assert outcome.choice == third
 
 
-@pytest.mark.parametrize("activation", ["identity", "relu", "silu", "hardswish"])
-@pytest.mark.parametrize("operator", [ECA, ECA_FORWARD, ECA_BACKWARD], ids=lambda op: op._opname)
-@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-def test_a_winner_with_any_wrong_output_is_not_taken(
-    operator: object, activation: str, channels_last: bool
-) -> None:
-    each = task(site(operator, activation, channels_last))
+EXAMPLES = {
+    **{
+        f"{operator._opname}, {activation}, {'channels_last' if last else 'contiguous'}": site(
+            operator, activation, last
+        )
+        for operator in (ECA, ECA_FORWARD, ECA_BACKWARD)
+        for activation in ("identity", "relu", "silu", "hardswish")
+        for last in (False, True)
+    },
+    "product": convolution(summand=False),
+    "product and summand": convolution(),
+    "gates": gates(),
+    "gates behind an activation": gates("silu"),
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+def test_a_winner_with_any_wrong_output_is_not_taken(example: Example) -> None:
+    each = task(example)
     _, second, *_ = candidates(each.problem)
     assert search(each, Bench(faster(second)).machine()).choice == second, "if it is right, it is taken"
     for index in range(len(each.example.call(torch.device("meta")).outputs)):
 
-        def launch(call, choice, index=index):
-            by_reference(call, choice)
-            if choice == second and not call.x.is_meta:
-                name, out = list(call.outputs.items())[index]
-                last = out.view(-1)[-1:] if name == "mask" else out[-1:, -1:]
-                last.add_(255 if name == "mask" else 1 + out.abs().max())
+        def spoil(call: AnyCall, index: int = index) -> None:
+            by_reference(call)
+            name, out = list(call.outputs.items())[index]
+            last = out.view(-1)[-1:] if name == "mask" else out[-1:, -1:]
+            last.add_(255 if name == "mask" else 1 + out.abs().max())
 
-        outcome = search(each, Bench(faster(second), launch=launch).machine())
-        assert outcome.choice != second
-        assert outcome.dropped[second].startswith("wrong result: images 0 to 1: ")
+        assert why_wrong(each, spoil).startswith("images 0 to 1: ")
 
 
-@pytest.mark.parametrize("summand", [False, True], ids=["factor", "and summand"])
-def test_a_product_is_verified_too(summand: bool) -> None:
-    each = task(convolution(summand=summand))
-    assert each.key.kernel == "product"
+def why_wrong(each: Task, launch: Callable[[AnyCall], None]) -> str:
+    """What is said of the second candidate, the fastest, which launches this."""
     _, second, *_ = candidates(each.problem)
-    bench = Bench(faster(second))
-    outcome = search(each, bench.machine())
-    assert outcome.choice == second
-    assert not outcome.dropped
 
-    def launch(call, choice):
-        by_reference(call, choice)
-        if choice == second and not call.x.is_meta:
-            call.out[-1, -1, -1, -1] += 1 + call.out.abs().max()
+    def launch_one(call: AnyCall, choice: Choice) -> None:
+        if choice != second or call.x.is_meta:
+            by_reference(call, choice)
+        else:
+            launch(call)
 
-    outcome = search(each, Bench(faster(second), launch=launch).machine())
+    outcome = search(each, Bench(faster(second), launch=launch_one).machine())
     assert outcome.choice != second
-    assert outcome.dropped[second].startswith("wrong result: images 0 to 1: out is off by ")
+    said, _, why = outcome.dropped[second].partition(": ")
+    assert said == "wrong result"
+    return why
 
 
 @pytest.mark.parametrize("activation", ["identity", "silu"])
 def test_gates_are_verified_so_that_one_position_too_few_shows(activation: str) -> None:
+    def without_the_last_of_64(call: AnyCall) -> None:
+        by_reference(call._replace(x=call.x.flatten(2)[..., :-1]))
+
     each = task(gates(activation))
     assert each.key.kernel == "pool"
-    _, second, *_ = candidates(each.problem)
-    bench = Bench(faster(second))
-    assert search(each, bench.machine()).choice == second
-
-    def launch(call, choice):
-        """Leaves the last of the 64 positions out."""
-        part = call if choice != second else call._replace(x=call.x.flatten(2)[..., :-1])
-        by_reference(part, choice)
-
-    outcome = search(each, Bench(faster(second), launch=launch).machine())
-    assert outcome.choice != second
-    assert outcome.dropped[second].startswith("wrong result: images 0 to 1: out is off by ")
+    assert why_wrong(each, without_the_last_of_64).startswith("images 0 to 1: out is off by ")
 
 
 @pytest.mark.parametrize(
@@ -173,26 +173,26 @@ def test_gates_are_verified_so_that_one_position_too_few_shows(activation: str) 
 def test_sums_of_16_bit_maps_are_verified_to_more_digits_than_the_maps_have(
     operator: object, name: str
 ) -> None:
-    each = task(site(operator, "relu", False))
-    _, second, *_ = candidates(each.problem)
+    def nearly(call: AnyCall) -> None:
+        by_reference(call)
+        call.outputs[name].mul_(1 + 1e-4)
 
-    def launch(call, choice):
-        by_reference(call, choice)
-        if choice == second and not call.x.is_meta:
-            call.outputs[name].mul_(1 + 1e-4)
+    assert f"{name} is off by " in why_wrong(task(site(operator, "relu", False)), nearly)
 
-    outcome = search(each, Bench(faster(second), launch=launch).machine())
-    assert f"{name} is off by " in outcome.dropped[second]
+
+def test_memory_that_a_launch_leaves_as_it_was_counts_as_wrong() -> None:
+    assert "out is off by nan" in why_wrong(task(), lambda call: None)
 
 
 def test_images_are_verified_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eca_triton.autotune.verify.CHUNK", torch.Size(SHAPE[1:]).numel())  # the larger map
     each = task(convolution())
+    assert each.key.kernel == "product"
     call = each.example.call(torch.device("cpu"))
-    by_reference(call, choose(each.problem))
+    by_reference(call)
 
     def last_is_wrong() -> None:
-        by_reference(call, choose(each.problem))
+        by_reference(call)
         call.out[1, 0, 0, 0] = 100.0
 
     assert disagreement(call, last_is_wrong).startswith("images 1 to 1: out is off by ")
@@ -202,17 +202,6 @@ def test_a_product_of_contiguous_maps_is_none_of_our_kernels() -> None:
     contiguous = convolution(channels_last=False)
     assert tasks_of({contiguous: 1}, H200) == []
     assert contiguous.channels_last() == convolution()
-
-
-def test_memory_that_a_launch_leaves_as_it_was_counts_as_wrong() -> None:
-    each = task()
-    _, second, *_ = candidates(each.problem)
-
-    def launch(call, choice):
-        if choice != second:
-            by_reference(call, choice)
-
-    assert "out is off by nan" in search(each, Bench(faster(second), launch=launch).machine()).dropped[second]
 
 
 def test_where_no_candidate_is_right_there_is_no_entry_and_the_heuristic_is_to_blame() -> None:

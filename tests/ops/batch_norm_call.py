@@ -6,11 +6,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from eager_block import GATES
+from eager_block import eager_eca
 from torch import Tensor
+from training_site import NAMES
 
 N, C = 3, 16
-NAMES = ("x", "weight", "bias", "bn_weight", "bn_bias", "residual")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "relu": {"activation": "relu"},
+    "relu, mask in bits": {"activation": "relu", "pack_mask": True},
+    "gain, circular, hard sigmoid": {"gain": 0.2, "circular": True, "gate": "hard_sigmoid"},
+}
 
 
 def arguments(
@@ -34,15 +40,8 @@ def arguments(
 
 def plain(tensors: dict[str, Tensor | None], **options: Any) -> Tensor:
     """The same in torch's own operators."""
-    x, weight = tensors["x"], tensors["weight"]
-    assert x is not None
-    assert weight is not None
-    xhat = F.batch_norm(x, None, None, tensors["bn_weight"], tensors["bn_bias"], True)
-    y = xhat.flatten(2).mean(2).unsqueeze(1)
-    circular, r = options.get("circular", False), weight.shape[-1] // 2
-    y = F.pad(y, (r, r), mode="circular") if circular else F.pad(y, (r, r))
-    g = GATES[options.get("gate", "sigmoid")](F.conv1d(y, weight, tensors["bias"])).squeeze(1)
-    out = xhat * g.reshape(*g.shape, *[1] * (x.ndim - 2)) * options.get("gain", 1.0)
-    if tensors["residual"] is not None:
-        out = out + tensors["residual"]
-    return torch.relu(out) if options.get("activation") == "relu" else out
+    x, weight, bias, *affine, residual = tensors.values()
+    options = {name: value for name, value in options.items() if name != "pack_mask"}
+    xhat = F.batch_norm(x, None, None, *affine, True)
+    out: Tensor = eager_eca(xhat, weight, bias, residual=residual, **options)
+    return out

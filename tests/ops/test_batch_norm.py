@@ -5,20 +5,24 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import precision
 import pytest
 import torch
-from batch_norm_call import NAMES, C, N, arguments, plain
+from batch_norm_call import NAMES, OPTIONS, C, N, arguments, plain
+from eager_block import assert_as_good_as
 from torch import Tensor
 
 import eca_triton  # noqa: F401  registers torch.ops.eca_triton
 
 OP = torch.ops.eca_triton.batch_norm_eca.default
-OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "relu": {"activation": "relu"},
-    "relu, mask in bits": {"activation": "relu", "pack_mask": True},
-    "gain, circular, hard sigmoid": {"gain": 0.2, "circular": True, "gate": "hard_sigmoid"},
-}
+SPACES = [(7,), (5, 3), (2, 3, 2)]
+ABSENT: list[tuple[str, ...]] = [(), ("residual", "bias"), ("bn_weight",), ("bn_weight", "bn_bias")]
+CASES = [  # every option with everything absent, in maps of each number of dims in turn
+    pytest.param(
+        SPACES[number % 3], absent, options, id=f"{name}, without {' and '.join(absent) or 'nothing'}"
+    )
+    for number, ((name, options), absent) in enumerate(itertools.product(OPTIONS.items(), ABSENT))
+]
 
 
 def gradients(out: Tensor, tensors: dict[str, Tensor | None]) -> dict[str, Tensor]:
@@ -29,9 +33,7 @@ def gradients(out: Tensor, tensors: dict[str, Tensor | None]) -> dict[str, Tenso
     return dict(zip(present, torch.autograd.grad(out, list(present.values()), dy), strict=True))
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("absent", [(), ("residual", "bias"), ("bn_weight",), ("bn_weight", "bn_bias")])
-@pytest.mark.parametrize("spatial", [(7,), (5, 3), (2, 3, 2)], ids=["1d", "2d", "3d"])
+@pytest.mark.parametrize(("spatial", "absent", "options"), CASES)
 def test_values_and_gradients_are_those_of_the_plain_operators(
     spatial: tuple[int, ...], absent: tuple[str, ...], options: dict[str, Any]
 ) -> None:
@@ -50,28 +52,19 @@ def test_values_and_gradients_are_those_of_the_plain_operators(
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_it_is_as_exact_as_eager_mode(dtype: torch.dtype, layout: torch.memory_format) -> None:
     """A large mean beside a small deviation is where sums of squares would fail."""
-    options = {"gain": 1.5}
-    tensors = {name: t.detach().float().to(dtype) for name, t in arguments(spatial=(14, 14)).items()}
-    tensors["x"] = (tensors["x"].float() + 20).to(dtype).contiguous(memory_format=layout)
-    runs = {
-        "exact": ({name: t.double().requires_grad_() for name, t in tensors.items()}, plain),
-        "eager": ({name: t.clone().requires_grad_() for name, t in tensors.items()}, plain),
-        "ours": (
-            {name: t.clone().requires_grad_() for name, t in tensors.items()},
-            lambda t, **o: OP(*t.values(), **o)[0],
-        ),
-    }
-    found = {}
-    for name, (inputs, run) in runs.items():
-        out = run(inputs, **options)
-        found[name] = {"out": out.detach(), **gradients(out, inputs)}
-    assert found["ours"]["out"].dtype == dtype
-    assert found["ours"]["out"].stride() == found["eager"]["out"].stride()
-    for name, exact in found["exact"].items():
-        error, native = ((found[run][name] - exact).abs().max() for run in ("ours", "eager"))
-        # Batch norm on a CPU sums float32 in float64, as no GPU does: sums over 588 elements get some ulp.
-        ulps = 8 if dtype == torch.float32 else 1
-        assert error <= 2 * native + ulps * torch.finfo(dtype).eps * exact.abs().max(), name
+    given = {name: t.detach().float().to(dtype) for name, t in arguments(spatial=(14, 14)).items()}
+    given["x"] = (given["x"].float() + 20).to(dtype).contiguous(memory_format=layout)
+    runs = {}
+    for name, wanted in (("ours", dtype), ("eager", dtype), ("exact", torch.float64)):
+        tensors = {name: t.to(wanted, copy=True).requires_grad_() for name, t in given.items()}
+        out = OP(*tensors.values(), gain=1.5)[0] if name == "ours" else plain(tensors, gain=1.5)
+        runs[name] = {"out": out.detach(), **gradients(out, tensors)}
+    assert runs["ours"]["out"].dtype == dtype
+    assert runs["ours"]["out"].stride() == runs["eager"]["out"].stride()
+    # Batch norm on a CPU sums float32 in float64, as no GPU does: sums over 588 elements get some ulp.
+    ulps = 8 if dtype == torch.float32 else 1
+    for name in ("out", *NAMES):
+        assert_as_good_as(*(runs[run][name] for run in ("ours", "eager", "exact")), ulps)
 
 
 def test_bits_and_result_tell_backward_the_same() -> None:
@@ -93,14 +86,16 @@ def test_bits_and_result_tell_backward_the_same() -> None:
 
 
 @pytest.mark.parametrize("pack", [False, True], ids=["result", "bits"])
-@pytest.mark.parametrize("wanted", [w for n in (1, 2, 6) for w in itertools.combinations(NAMES, n)])
-def test_any_subset_of_gradients(wanted: tuple[str, ...], pack: bool) -> None:
+def test_any_subset_of_gradients(pack: bool) -> None:
     options = {"activation": "relu", "pack_mask": pack}
     everything = arguments()
     expected = gradients(plain(everything, **options), everything)
-    tensors = {name: tensor.detach().requires_grad_(name in wanted) for name, tensor in everything.items()}
-    got = gradients(OP(*tensors.values(), **options)[0], tensors)
-    torch.testing.assert_close(got, {name: expected[name] for name in wanted})
+    for wanted in (w for n in (1, 2, 6) for w in itertools.combinations(NAMES, n)):
+        tensors = {
+            name: tensor.detach().requires_grad_(name in wanted) for name, tensor in everything.items()
+        }
+        got = gradients(OP(*tensors.values(), **options)[0], tensors)
+        torch.testing.assert_close(got, {name: expected[name] for name in wanted})
 
 
 @pytest.mark.parametrize("make", ["expanded", "transposed", "sliced"])
@@ -145,29 +140,29 @@ def test_transforms_take_the_plain_formula() -> None:
     torch.testing.assert_close(torch.func.vmap(run)(batched), torch.stack([run(x), run(x + 1)]))
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_opcheck(options: dict[str, Any]) -> None:
-    torch.library.opcheck(OP, tuple(arguments(torch.float32).values()), options)
+# fp32 training is as exact as its elements: adding images up costs no rounding that shows. `precision.py`
+# says what is measured: the root mean square over seeds and channels, which rests on no single rounding.
 
 
-TWELVE = {"x": torch.randn(N, 12, 2, 2), "residual": None} | dict.fromkeys(
-    ("bn_weight", "bn_bias"), torch.ones(12)
-)
+@pytest.mark.parametrize("shape", [(32, 64, 7, 7), (256, 16, 3, 3)], ids=["some images", "many images"])
+def test_gradients_of_gain_and_shift_err_by_less_than_a_rounding_of_every_element(
+    shape: tuple[int, ...],
+) -> None:
+    found = precision.error(shape, seeds=24)
+    assert max(found.values()) <= 0.8, found
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"x": torch.randn(N, C)}, "at least 3 dims"),
-        ({"weight": torch.randn(1, 1, 4)}, "odd number k of taps"),
-        ({"bn_weight": torch.randn(C + 1)}, r"bn_weight must be \(16,\)"),
-        ({"residual": torch.randn(N, C, 1, 1)}, "residual must have the shape of x"),
-        ({"activation": "silu"}, "activation must be one of identity, relu"),
-        ({"pack_mask": True}, "pack_mask needs relu and channels in eights"),
-        (TWELVE | {"activation": "relu", "pack_mask": True}, "got relu and 12 channels"),
-    ],
-)
-def test_a_wrong_call_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
-    tensors = arguments(torch.float32) | changes
-    with pytest.raises(ValueError, match=message):
-        OP(**tensors)
+def test_what_cancels_between_images_is_lost_in_no_partial_sum() -> None:
+    """Images come twice, with opposite gradients, but for the first: what is left is its gradient alone."""
+    tensors, dy = precision.example((1024, 4, 2, 2), seed=0)
+    x, residual = (tensor[:512].repeat(2, 1, 1, 1) for tensor in (tensors[0], tensors[4]))
+    tensors[0], tensors[4] = x, residual
+    opposite = torch.cat((dy[:512], -dy[:512])) * 1e3
+    opposite[0] = opposite[512] = 0.0
+    alone = torch.zeros_like(dy)
+    alone[0] = dy[0]
+    got, expected = (
+        precision.gradients(precision.by_op, tensors, each) for each in (opposite + alone, alone)
+    )
+    for name in ("bn_weight", "bn_bias"):
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-5)

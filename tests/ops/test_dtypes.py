@@ -103,10 +103,17 @@ def results(op: Callable[..., Any], inputs: Any, options: dict[str, Any]) -> tup
     return found if isinstance(found, tuple) else (found,)
 
 
-def every_out_dtype(case: Case) -> list[dict[str, Any]]:
-    if not any(argument.name == "out_dtype" for argument in case.op._schema.arguments):
-        return [case.options]
-    return [case.options, *(case.options | {"out_dtype": dtype} for dtype in DTYPES)]
+def calls(case: Case) -> Iterator[tuple[dict[str, Tensor], dict[str, Any], Any]]:
+    """Tensors, options, and what to say of them: every dtype of the result for tensors of one dtype.
+
+    For other mixes, that of the operator and one more, in turn.
+    """
+    has_out_dtype = any(argument.name == "out_dtype" for argument in case.op._schema.arguments)
+    for number, mix in enumerate(mixes(case.shapes)):
+        others = DTYPES if len({*mix.values()}) == 1 else [DTYPES[number % len(DTYPES)]]
+        for dtype in [None, *(others if has_out_dtype else [])]:
+            options = case.options if dtype is None else case.options | {"out_dtype": dtype}
+            yield tensors(case, mix), options, (mix, options)
 
 
 def arithmetic(inputs: dict[str, Tensor]) -> torch.dtype:
@@ -131,22 +138,19 @@ def test_every_operator_is_here() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_cpu_decomposition_fake_and_autograd_agree(name: str) -> None:
     case = CASES[name]
-    for mix in mixes(case.shapes):
-        inputs = tensors(case, mix)
-        for options in every_out_dtype(case):
-            about = (mix, options)
-            with torch.no_grad():
-                got = results(case.op, inputs.values(), options)
-            plain = results(PLAIN[case.op], inputs.values(), options)
-            with FakeTensorMode() as mode:
-                fakes = results(case.op, map(mode.from_tensor, inputs.values()), options)
-            derived = results(case.op, leaves(inputs), options)
-            for one, by_plain, fake, by_autograd in zip(got, plain, fakes, derived, strict=True):
-                assert one.dtype == by_plain.dtype, about
-                assert torch.equal(one, by_plain), about
-                assert (fake.dtype, fake.shape, fake.stride()) == (one.dtype, one.shape, one.stride()), about
-                if one.numel():
-                    assert_same_but_for_rounding(by_autograd.detach(), one, arithmetic(inputs), about)
+    for inputs, options, about in calls(case):
+        with torch.no_grad():
+            got = results(case.op, inputs.values(), options)
+        plain = results(PLAIN[case.op], inputs.values(), options)
+        with FakeTensorMode() as mode:
+            fakes = results(case.op, map(mode.from_tensor, inputs.values()), options)
+        derived = results(case.op, leaves(inputs), options)
+        for one, by_plain, fake, by_autograd in zip(got, plain, fakes, derived, strict=True):
+            assert one.dtype == by_plain.dtype, about
+            assert torch.equal(one, by_plain), about
+            assert (fake.dtype, fake.shape, fake.stride()) == (one.dtype, one.shape, one.stride()), about
+            if one.numel():
+                assert_same_but_for_rounding(by_autograd.detach(), one, arithmetic(inputs), about)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -162,9 +166,7 @@ def test_gradients_are_those_of_the_decomposition(name: str) -> None:
         upstream = [torch.linspace(-2, 3, out.numel()).reshape(out.shape).to(out.dtype) for out in outs]
         return torch.autograd.grad(outs, [arguments[i] for i in wanted], upstream)
 
-    for mix in mixes(case.shapes):
-        inputs = tensors(case, mix)
-        for options in every_out_dtype(case):
-            expected = gradients(PLAIN[case.op], inputs, options)
-            for got, plain in zip(gradients(case.op, inputs, options), expected, strict=True):
-                assert_same_but_for_rounding(got, plain, arithmetic(inputs), (mix, options))
+    for inputs, options, about in calls(case):
+        expected = gradients(PLAIN[case.op], inputs, options)
+        for got, plain in zip(gradients(case.op, inputs, options), expected, strict=True):
+            assert_same_but_for_rounding(got, plain, arithmetic(inputs), about)

@@ -55,20 +55,3 @@ def test_derivatives_and_vmap() -> None:
         x[:, None], matrix, *(term[:, None] for term in terms)
     )
     torch.testing.assert_close(batched[:, 0], by_torch(x, matrix, *terms))
-
-
-@pytest.mark.parametrize(
-    ("index", "shape", "message"),
-    [
-        (0, (2, 6), r"x must be \(N, I, \*spatial\)"),
-        (1, (4, 6, 3, 3), r"projection must be \(C, I\)"),
-        (1, (4, 5), "projection must have 6 columns, as x"),
-        (2, (2, 5), r"factor must be \(2, 4\)"),
-        (3, (4,), r"summand must be \(2, 4\)"),
-    ],
-)
-def test_a_wrong_shape_is_named(index: int, shape: tuple[int, ...], message: str) -> None:
-    wrong = list(arguments())
-    wrong[index] = torch.zeros(shape, dtype=torch.float64)
-    with pytest.raises(ValueError, match=f"eca_triton::rescaled_projection: {message}"):
-        RESCALED_PROJECTION(*wrong)

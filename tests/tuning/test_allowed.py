@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import product as combinations
 from typing import Any
 
 import pytest
@@ -11,48 +12,49 @@ from tuned import H200, backward, changed, forward, one_of_two, product
 
 from eca_triton.tuning.allowed import allowed
 from eca_triton.tuning.choice import choose
-from eca_triton.tuning.config import FLAT, TILED, Choice
+from eca_triton.tuning.config import FLAT, TILED, Choice, Device
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import Problem
 
 CHANNELS, POSITIONS = (1, 8, 24, 100, 256, 2048), (1, 17, 49, 192, 196, 784, 3136, 131 * 97)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("sizes", [(2, 2), (2, 4), (4, 4)], ids=str)
-@pytest.mark.parametrize("sms", [4, 132])
-def test_whatever_the_heuristic_chooses_is_allowed(last: bool, sizes: tuple[int, int], sms: int) -> None:
-    device = replace(H200, num_sms=sms)
-    for n, c, hw, taps, bits, more in combinations(
-        (1, 128), CHANNELS, POSITIONS, (1, 5, 17, 63), (False, True), (False, True)
+def maps(device: Device) -> Iterator[Problem]:
+    """Forward and backward."""
+    for n, c, hw, taps, bits, more, last, (narrow, itemsize) in itertools.product(
+        (1, 128), CHANNELS, POSITIONS, (1, 5, 17, 63), *[(False, True)] * 3, [(2, 2), (2, 4), (4, 4)]
     ):
         if bits and (c if last else c * hw) % 8:
             continue
-        common: dict[str, Any] = {"itemsize": sizes[1], "taps": taps, "device": device, "bits": bits}
+        common: dict[str, Any] = {"itemsize": itemsize, "taps": taps, "device": device, "bits": bits}
         activation = "relu" if bits else "silu" if more else "identity"
-        for problem in (
-            forward(n, c, hw, last, x_itemsize=sizes[0], front=more, **common),
-            backward(n, c, hw, last, dy_itemsize=sizes[0], activation=activation, stored=more, **common),
-        ):
-            assert allowed(problem, choose(problem)), problem
+        yield forward(n, c, hw, last, x_itemsize=narrow, front=more, **common)
+        yield backward(n, c, hw, last, dy_itemsize=narrow, activation=activation, stored=more, **common)
 
 
-def test_whatever_the_heuristic_chooses_for_a_product_is_allowed() -> None:
-    for n, c, hw, reduced, itemsize in combinations((1, 128), CHANNELS, POSITIONS, (1, 24, 64, 512), (2, 4)):
-        problem = product(n, c, hw, reduced, out_itemsize=itemsize)
-        assert allowed(problem, choose(problem)), problem
+def products(device: Device) -> Iterator[Problem]:
+    for n, c, hw, reduced, itemsize in itertools.product(
+        (1, 128), CHANNELS, POSITIONS, (1, 24, 64, 512), (2, 4)
+    ):
+        yield product(n, c, hw, reduced, out_itemsize=itemsize, device=device)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("itemsize", [2, 4], ids=str)
-@pytest.mark.parametrize("sms", [4, 132])
-def test_whatever_the_heuristic_chooses_for_a_pass_is_allowed(last: bool, itemsize: int, sms: int) -> None:
-    device = replace(H200, num_sms=sms)
-    for n, c, hw, step in combinations((1, 128), CHANNELS, POSITIONS, (*TILED, *FLAT)):
+def passes(device: Device) -> Iterator[Problem]:
+    for n, c, hw, step, last, itemsize in itertools.product(
+        (1, 128), CHANNELS, POSITIONS, (*TILED, *FLAT), (False, True), (2, 4)
+    ):
         sizes = {"itemsize": itemsize}
         if step != "pool":
             sizes["dy_itemsize" if step in ("moments", "affine_backward") else "x_itemsize"] = itemsize
-        problem = one_of_two(step, n, c, hw, last, device=device, **sizes)
+        yield one_of_two(step, n, c, hw, last, device=device, **sizes)
+
+
+@pytest.mark.parametrize("problems", [maps, products, passes])
+@pytest.mark.parametrize("sms", [4, 132])
+def test_whatever_the_heuristic_chooses_is_allowed(
+    problems: Callable[[Device], Iterator[Problem]], sms: int
+) -> None:
+    for problem in problems(replace(H200, num_sms=sms)):
         assert allowed(problem, choose(problem)), problem
 
 

@@ -63,9 +63,8 @@ def test_vendor_and_capability_say_what_runs(gpu: str) -> None:
 def test_a_projection_is_one_of_tf32_where_a_gpu_has_it(
     target: str, half: tuple[str, int], single: tuple[str, int]
 ) -> None:
-    for itemsize, expected in ((2, half), (4, single)):
-        config = projection_config(128, 2048, 5, itemsize, DEVICES[target])
-        assert (config.precision, config.block_i) == expected
+    configs = [projection_config(128, 2048, 5, itemsize, DEVICES[target]) for itemsize in (2, 4)]
+    assert [(config.precision, config.block_i) for config in configs] == [half, single]
 
 
 def test_registers_are_limited_for_ptxas_alone() -> None:

@@ -47,7 +47,9 @@ def test_a_table_is_private_and_merged_with_what_is_there() -> None:
     assert path == store.user_table()
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o640)
     store.save({KEY: entry(TWO_PASS)} | table(OTHER))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640, "a table keeps its mode"
     assert store.load(path)[0] == {KEY: entry(TWO_PASS)} | table(OTHER)
 
 
@@ -68,14 +70,6 @@ def test_clear_deletes_the_table_also_a_broken_one() -> None:
     assert not store.user_table().exists()
 
 
-def test_a_table_that_cannot_be_merged_is_put_aside(caplog: pytest.LogCaptureFixture) -> None:
-    path = written(store.user_table(), "precious")
-    store.save(table(PROBLEM))
-    assert store.load(path)[0] == table(PROBLEM)
-    assert path.with_name("tuned.json.unreadable").read_text() == "precious"
-    assert "not all of" in caplog.text
-
-
 def test_a_table_with_entries_of_another_version_is_kept_beside_the_new_one_and_none_replaces_another(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -86,6 +80,8 @@ def test_a_table_with_entries_of_another_version_is_kept_beside_the_new_one_and_
     assert "not a key: 'of tomorrow'" in caplog.text
     written(path, "precious")
     store.save(table(OTHER))
+    assert store.load(path)[0] == table(OTHER)
+    assert "not all of" in caplog.text
     assert path.with_name("tuned.json.unreadable-2").read_text() == "precious"
 
 
@@ -124,11 +120,7 @@ def test_a_lock_that_is_held_is_waited_for_but_not_forever(monkeypatch: pytest.M
     store.save(table(OTHER))
 
 
-def test_a_table_keeps_its_mode_and_an_exported_one_is_as_open_as_other_files(table_folder: Path) -> None:
-    path = store.save(table(PROBLEM))
-    path.chmod(0o640)
-    store.save(table(OTHER))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+def test_an_exported_table_is_as_open_as_other_files(table_folder: Path) -> None:
     exported, other = table_folder / "exported.json", written(table_folder / "other", "")
     store.export(table(PROBLEM), exported)
     assert exported.stat().st_mode == other.stat().st_mode
@@ -256,9 +248,8 @@ def test_at_every_step_the_old_table_or_the_new_one_is_in_force_and_nothing_is_l
 ) -> None:
     path = store.user_table()
     aside = path.with_name("tuned.json.unreadable")
-    act = {"save": lambda: store.save(table(OTHER)), "export": lambda: store.export(table(OTHER), path)}[
-        action
-    ]
+    actions = {"save": lambda: store.save(table(OTHER)), "export": lambda: store.export(table(OTHER), path)}
+    act = actions[action]
     old, new = of_tomorrow(), serialize(table(OTHER) if action == "export" else table(PROBLEM, OTHER))
     written(path, old)
     steps = steps_of(act)

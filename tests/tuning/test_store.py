@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,31 +112,31 @@ def test_the_fingerprint_is_that_of_the_choices(table_folder: Path) -> None:
 # What cannot be read.
 
 
-def broken(path: Path, how: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if how == "directory":
-        path.mkdir()
-    elif how == "pipe":
-        os.mkfifo(path)
-    elif how == "link to itself":
-        path.symlink_to(path)
-    elif how == "no text":
-        path.write_bytes(b"\xff\xfe\x00")
-    elif how == "too large":
-        path.write_text(" " * (store.MAX_BYTES + 1))
-    else:
-        whole = serialize(table(PROBLEM))
-        path.write_text(
-            {"empty": "", "cut off": whole[:-40], "of tomorrow": whole.replace(": 1,", ": 2,")}[how]
-        )
+def below_a_file(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.write_text("")
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["directory", "pipe", "link to itself", "no text", "too large", "empty", "cut off", "of tomorrow"],
-)
-def test_a_broken_table_is_ignored_with_one_warning(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    broken(store.user_table(), how)
+WHOLE = serialize(table(PROBLEM))
+BROKEN: dict[str, Callable[[Path], object]] = {
+    "directory": Path.mkdir,
+    "in a directory that is a file": below_a_file,
+    "pipe": os.mkfifo,
+    "link to itself": lambda path: path.symlink_to(path),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
+    "too large": lambda path: path.write_text(" " * (store.MAX_BYTES + 1)),
+    "empty": lambda path: path.write_text(""),
+    "cut off": lambda path: path.write_text(WHOLE[:-40]),
+    "of tomorrow": lambda path: path.write_text(WHOLE.replace(": 1,", ": 2,")),
+}
+
+
+@pytest.mark.parametrize("make", BROKEN.values(), ids=BROKEN)
+def test_a_broken_table_is_ignored_with_one_warning(
+    make: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.user_table().parent.mkdir()
+    make(store.user_table())
     assert store.lookup(KEY) is None
     assert store.fingerprint() == ""
     (record,) = caplog.records
@@ -156,14 +157,6 @@ def test_nothing_is_written_that_would_not_be_read(
         store.export(table(PROBLEM, OTHER), table_folder / "exported.json")
     assert store.user_table().read_bytes() == before
     assert not (table_folder / "exported.json").exists()
-
-
-def test_a_directory_that_is_a_file_is_ignored_too(
-    table_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("ECA_TRITON_CACHE_DIR", str(written(table_folder / "file", "")))
-    assert store.lookup(KEY) is None
-    assert len(caplog.records) == 1
 
 
 def test_a_bad_entry_costs_one_warning_and_no_other_entry(caplog: pytest.LogCaptureFixture) -> None:
