@@ -8,7 +8,8 @@ BIN := $(abspath $(ENV))/bin
 # For pytest, as in `make test ARGS='--shuffle 7'`.
 ARGS ?=
 QUICK := $(addprefix tests/,ops tuning launch test_functional.py test_module.py test_reference.py test_mutants.py \
-    compile/test_plan.py compile/test_gate_function.py compile/test_bits.py compile/test_reasons.py)
+    compile/test_plan.py compile/test_gate_function.py compile/test_reasons.py) \
+    $(addprefix --ignore=tests/ops/,test_registration.py test_joint_batch.py)
 
 .DELETE_ON_ERROR:
 .PHONY: demo quick test test-all test-for test-oldest test-version lint fmt bench evidence budgets mutants
