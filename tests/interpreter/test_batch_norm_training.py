@@ -9,7 +9,8 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_cases import LAYOUTS, assert_earned, covering, gates_by_torch, label
+from eager_block import eager_gate_from_pool
+from kernel_cases import LAYOUTS, assert_earned, covering, label
 from precision import error
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -56,7 +57,6 @@ def launched() -> Iterator[list[str]]:
 
 
 def tensors_of(row: dict[str, Any]) -> Tensors:
-    torch.manual_seed(0)
     c, make = row["c"], LAYOUTS[row["layout"]]
     shape, parameters = (row["n"], c, *row["spatial"]), row["parameters"]
     return {
@@ -80,9 +80,8 @@ def plain(x: Tensor, weight: Tensor, *others: Tensor | None, **options: Any) -> 
         None if tensor is None else tensor.to(x.dtype) for tensor in (weight, *others)
     )
     xhat = F.batch_norm(x, None, None, bn_weight, bn_bias, True)
-    gates = gates_by_torch(
-        xhat.flatten(2).mean(2), weight, bias, options.get("circular", False), options.get("gate", "sigmoid")
-    )
+    gate = {name: options[name] for name in ("circular", "gate") if name in options}
+    gates = eager_gate_from_pool(xhat.flatten(2).mean(2), weight, bias, **gate)
     out = xhat * gates.reshape(*gates.shape, *[1] * (x.ndim - 2)) * options.get("gain", 1.0)
     out = out if residual is None else out + residual
     return torch.relu(out) if options.get("activation") == "relu" else out
@@ -156,7 +155,6 @@ def test_results_and_gradients_are_as_exact_as_eager(row: dict[str, Any], launch
 def test_statistics_lose_nothing_beside_a_large_mean(
     shape: tuple[int, ...], mean: float, layout: str
 ) -> None:
-    torch.manual_seed(0)
     x = LAYOUTS[layout](shape, torch.float32) + mean
     _, got_mean, got_var = BATCH_NORM_ECA(x, torch.randn(1, 1, 3))
     flat = x.double().movedim(1, 0).flatten(1)
@@ -179,7 +177,6 @@ STRIDES = {
 
 @pytest.mark.parametrize("row", covering(STRIDES), ids=label)
 def test_any_strides(row: dict[str, str]) -> None:
-    torch.manual_seed(0)
     tensors, options, _ = some()
     shape = tensors["x"].shape
     tensors["x"], tensors["residual"], dy = (LAYOUTS[row[name]](shape, torch.float32) for name in row)

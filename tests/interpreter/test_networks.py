@@ -76,7 +76,6 @@ def outcome(
 def test_a_network_on_the_kernels_is_as_exact_as_eager(
     block: type[nn.Module], training: bool, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
     launches = []
 
     def count(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from eca_triton.launch import backward, backward_channels_last, channels_last, forward
@@ -49,3 +50,19 @@ def config_of(kernel: str, call: Call | BackwardCall, device: Device) -> Any:
     if kernel == "lagged":
         return lagged_backward_config(layout, size, recomputed, problem.stored, bits, device)
     return tile_channels_last_backward_config(layout, size, taps, device)
+
+
+def launch(
+    kernel: str, call: Call | BackwardCall, device: Device, in_vain: tuple[int, int] | None = None
+) -> None:
+    """Fill the call's outputs.
+
+    in_vain: Programs of the lagged kernels finish what is so many images ahead of what they sum, and wait
+    for it with so much patience.
+    """
+    config = config_of(kernel, call, device)
+    assert config is not None
+    if in_vain is not None:
+        ahead, patience = in_vain
+        config = replace(config, lag=-ahead * config.tiles(call.layout), patience=patience)
+    launcher_of(kernel, call)(call, config)
