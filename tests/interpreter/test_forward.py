@@ -34,8 +34,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:Runtim
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 TWO_PASSES = ["two_pass", "chosen"]
 CHANNELS_LAST = ["tile_channels_last", "lagged"]
-on_both_kernels = pytest.mark.parametrize("kernel", CHANNELS_LAST)
-on_both_devices = pytest.mark.parametrize("device", [FEW_SMS, MANY_SMS], ids=["few_sms", "many_sms"])
 
 OPTIONS = {
     "dtype": DTYPES,
