@@ -158,8 +158,9 @@ def site_of(row: Row) -> Site:
     dtype, c, k, bn = row["dtype"], row["c"], row["k"], row.get("bn", "none")
     shape = (row.get("n", 2), c, *row["spatial"])
     residual = row.get("residual", False)
+    x = LAYOUTS[row["layout"]](shape, dtype)
     return Site(
-        x=LAYOUTS[row["layout"]](shape, dtype).add_(row.get("mean", 0.0)),
+        x=x + row["mean"] if "mean" in row else x,
         weight=torch.randn(1, 1, k).to(dtype),
         bias=torch.randn(1).to(dtype) if row.get("bias") else None,
         bn=None if bn == "none" else batch_norm(c, dtype, affine=bn == "affine"),
