@@ -6,15 +6,20 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from eager_block import ACTIVATIONS, eager_gate_from_pool
+from one_launch import FORWARD, launch
 from torch import Tensor
 
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import gates as launch_gates
+from eca_triton.launch import two_pass as launch_two_pass
 from eca_triton.launch.call import Call, GateCall
 from eca_triton.reference import BatchNorm
+from eca_triton.tuning.config import Device
 
 LAYOUTS: dict[str, Callable[[tuple[int, ...], torch.dtype], Tensor]] = {
     "contiguous": lambda shape, dtype: torch.randn(shape).to(dtype),
@@ -27,15 +32,13 @@ LAYOUTS: dict[str, Callable[[tuple[int, ...], torch.dtype], Tensor]] = {
     "expanded": lambda shape, dtype: torch.randn((shape[0], 1, *shape[2:])).to(dtype).expand(shape),
 }
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda v: v,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "hardswish": F.hardswish,
-}
-GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
+NAN, INF = float("nan"), float("inf")
+FEW_SMS = Device(num_sms=2, warp_size=32)  # large tiles: many channels per program
+MANY_SMS = Device(num_sms=132, warp_size=32)  # small ones, many per image: most neighbours are in the halo
+SOME_SMS = Device(num_sms=16, warp_size=32)  # the same for contiguous tiles
+
+Row = dict[str, Any]
+"""One combination of parameters, by name."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,29 @@ class Site:
         launch_gates.gate(call)
         return out
 
-    def map_by_kernel(self, function: Callable[..., None] = launch_forward.eca, *config: object) -> Tensor:
-        """A map like x, into a buffer full of NaN, from `forward.eca` or a function that it chooses."""
-        out = torch.empty_like(self.x).fill_(float("nan"))
-        function(self.call(out), *config)
-        return out
+    def map_by_kernel(
+        self,
+        kernel: str = "chosen",
+        device: Device = FEW_SMS,
+        in_vain: tuple[int, int] | None = None,
+        **saved: Tensor,
+    ) -> Tensor:
+        """A map like x, into a buffer full of NaN.
+
+        Args:
+            kernel: One of `one_launch`, "two_pass", or "chosen": as `forward.eca` chooses.
+            device: What one launch is for.
+            in_vain: As of `one_launch.launch`.
+            **saved: pooled and mask, to be filled.
+        """
+        call = self.call(torch.empty_like(self.x).fill_(NAN))._replace(**saved)
+        if kernel in FORWARD:
+            launch(kernel, call, device, in_vain)
+        elif saved:
+            launch_two_pass.forward(call)
+        else:
+            {"chosen": launch_forward.eca, "two_pass": launch_forward.pool_and_rescale}[kernel](call)
+        return call.out
 
     def call(self, out: Tensor) -> Call:
         """What the launchers take."""
@@ -91,18 +112,12 @@ class Site:
             xhat = F.batch_norm(xhat, *self.bn, training=False, momentum=0.0, eps=self.bn_eps)
         xhat = ACTIVATIONS[self.pre_activation](xhat)
         pooled = xhat.flatten(2).mean(2)
-        gates = gates_by_torch(pooled, self.weight, self.bias, self.circular, self.gate)
+        options = {"circular": self.circular, "gate": self.gate}
+        gates = eager_gate_from_pool(pooled, self.weight, self.bias, **options)
         out = xhat * gates.reshape(*gates.shape, *(1 for _ in xhat.shape[2:])) * self.gain
         if self.residual is not None:
             out = out + self.residual
         return gates, ACTIVATIONS[self.activation](out)
-
-
-def gates_by_torch(pooled: Tensor, weight: Tensor, bias: Tensor | None, circular: bool, gate: str) -> Tensor:
-    """[N, C] -> [N, C]."""
-    reach = weight.numel() // 2
-    rows = F.pad(pooled[:, None], (reach, reach), mode="circular" if circular else "constant")
-    return GATES[gate](F.conv1d(rows, weight.reshape(1, 1, -1), bias)[:, 0])
 
 
 def batch_norm(channels: int, dtype: torch.dtype, affine: bool = True) -> BatchNorm:
@@ -125,7 +140,40 @@ def assert_earned(got: Tensor, native: Tensor, exact: Tensor, ulps: int = 1) -> 
     assert error <= 2 * earned + ulps * ulp, f"error {error:.3g}, eager {earned:.3g}, ulp {ulp:.3g}"
 
 
-def covering(axes: dict[str, list[object]]) -> list[dict[str, object]]:
+def same_special_values(got: Tensor, native: Tensor) -> bool:
+    """Whether NaN and both infinities are at the same places."""
+    return all(
+        torch.equal(special(got), special(native))
+        for special in (torch.isnan, torch.isposinf, torch.isneginf)
+    )
+
+
+def site_of(row: Row) -> Site:
+    """Random tensors for one combination; what it does not say has no part.
+
+    Args:
+        row: dtype, layout, c, k, spatial and, if they matter: n; mean of x; bn: "none", "affine" or "plain";
+            before; padding; bias; gate; gain; activation; residual: its layout, or whether there is one.
+    """
+    dtype, c, k, bn = row["dtype"], row["c"], row["k"], row.get("bn", "none")
+    shape = (row.get("n", 2), c, *row["spatial"])
+    residual = row.get("residual", False)
+    x = LAYOUTS[row["layout"]](shape, dtype)
+    return Site(
+        x=x + row["mean"] if "mean" in row else x,
+        weight=torch.randn(1, 1, k).to(dtype),
+        bias=torch.randn(1).to(dtype) if row.get("bias") else None,
+        bn=None if bn == "none" else batch_norm(c, dtype, affine=bn == "affine"),
+        pre_activation=row.get("before", "identity"),
+        circular=row.get("padding") == "circular" and k // 2 <= c,  # torch wraps around once at most
+        gate=row.get("gate", "sigmoid"),
+        gain=row.get("gain", 2.0),
+        residual=LAYOUTS[row["layout"] if residual is True else residual](shape, dtype) if residual else None,
+        activation=row.get("activation", "identity"),
+    )
+
+
+def covering(axes: dict[str, list[Any]]) -> list[Row]:
     """Combinations in which every pair of values of two axes occurs: far fewer than the full product."""
     rng = random.Random(0)
     names = list(axes)
@@ -151,12 +199,14 @@ def covering(axes: dict[str, list[object]]) -> list[dict[str, object]]:
     return rows
 
 
-def label(row: dict[str, object]) -> str:
+def label(row: Row) -> str:
     """Readable test id of one combination."""
 
     def text(value: object) -> str:
         if isinstance(value, tuple):
             return "x".join(map(str, value))
+        if isinstance(value, Device):
+            return f"{value.num_sms} SMs"
         return str(value).removeprefix("torch.")
 
     return "-".join(

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from eager_block import eager_eca, eager_gate
 from torch import Tensor
 
 import eca_triton
@@ -93,81 +94,59 @@ def some(kernel: str, problem: Problem) -> Choice:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "shape", "taps", "activation"),  # of ReLU there are bits; SiLU's slope is computed anew
+    (
+        "kernel",
+        "shape",
+        "last",
+        "taps",
+        "activation",
+    ),  # of ReLU there are bits; SiLU's slope is computed anew
     [
-        ("tile", (2, 24, 7, 7), 5, "relu"),
-        ("tile", (2, 16, 6, 12), 7, "silu"),
-        ("tile_channels_last", (2, 24, 5, 6), 5, "relu"),
-        ("lagged", (2, 12, 4, 8), 3, "relu"),
-        ("lagged", (2, 16, 5, 6), 5, "silu"),
+        pytest.param("tile", (2, 24, 7, 7), False, 5, "relu", id="tile by windows"),
+        pytest.param("tile", (2, 16, 6, 12), False, 7, "silu", id="tile"),
+        pytest.param("tile_channels_last", (2, 24, 5, 6), True, 5, "relu", id="tile_channels_last"),
+        pytest.param("lagged", (2, 12, 4, 8), False, 3, "relu", id="lagged"),
+        pytest.param("lagged", (2, 16, 5, 6), True, 5, "silu", id="lagged channels_last"),
+        pytest.param("two_pass", (1, 16, 7, 7), False, 5, "relu", id="two passes by windows"),
+        pytest.param("two_pass", (2, 8, 4, 12), False, 5, "silu", id="two passes"),
+        pytest.param("two_pass", (2, 24, 3, 6), True, 5, "relu", id="two passes channels_last"),
+        pytest.param("two_pass", (1, 17, 3, 3), True, 5, "silu", id="two passes odd channels_last"),
     ],
-    ids=["tile by windows", "tile", "tile_channels_last", "lagged", "lagged channels_last"],
 )
 def test_random_configs_compute_what_torch_does(
-    kernel: str, shape: tuple[int, ...], taps: int, activation: str
+    kernel: str, shape: tuple[int, ...], last: bool, taps: int, activation: str
 ) -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-    last = torch.channels_last if shape[2:] == (5, 6) else torch.contiguous_format
-    x, r, dy = (torch.randn(shape).to(memory_format=last) for _ in range(3))
-    w = torch.randn(1, 1, taps)
-    function = {"relu": F.relu, "silu": F.silu}[activation]
-    exact = step(lambda x, w, r: function(by_torch(x, w) + r), *(each.double() for each in (x, w, r, dy)))
-    chosen: set[Choice] = set()
-
-    def select(problem: Problem, may_read: bool) -> Choice:
-        choice = some(kernel, problem)
-        chosen.add(choice)
-        return choice
-
-    for _ in range(ROUNDS):
-        with mock.patch.object(devices, "select", select):
-            got = step(lambda x, w, r: eca_triton.eca(x, w, residual=r, activation=activation), x, w, r, dy)
-        for one, other in zip(got, exact, strict=True):
-            torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
-    assert len(chosen) == 2 * ROUNDS
-
-
-@pytest.mark.parametrize(
-    ("shape", "last", "activation"),  # of ReLU there are bits; SiLU's slope is computed anew
-    [
-        ((1, 16, 7, 7), False, "relu"),
-        ((2, 8, 4, 12), False, "silu"),
-        ((2, 24, 3, 6), True, "relu"),
-        ((1, 17, 3, 3), True, "silu"),
-    ],
-    ids=["windows", "contiguous", "channels_last", "odd channels_last"],
-)
-def test_random_configs_of_two_passes_compute_what_torch_does(
-    shape: tuple[int, ...], last: bool, activation: str
-) -> None:
-    torch.manual_seed(0)
     random.seed(0)
     memory_format = torch.channels_last if last else torch.contiguous_format
     x, r, dy = (torch.randn(shape).to(memory_format=memory_format) for _ in range(3))
-    w = torch.randn(1, 1, 5)
-    function = {"relu": F.relu, "silu": F.silu}[activation]
-    exact = step(lambda x, w, r: function(by_torch(x, w) + r), *(each.double() for each in (x, w, r, dy)))
-    gates = gates_by_torch(function(x.double()), w.double())
+    w = torch.randn(1, 1, taps)
+    double = [each.double() for each in (x, w, r, dy)]
+    exact = step(lambda x, w, r: eager_eca(x, w, residual=r, activation=activation), *double)
+    gates = eager_gate(*double[:2], pre_activation=activation)
     chosen: dict[str, set[Choice]] = defaultdict(set)
 
     def select(problem: Problem, may_read: bool) -> Choice:
-        if not isinstance(problem, PassProblem):
+        name = problem.step if isinstance(problem, PassProblem) else kernel
+        if name == "two_pass":
             return Choice("two_pass", None)
-        choice = some(problem.step, problem)
-        chosen[problem.step].add(choice)
+        choice = some(name, problem)
+        chosen[name].add(choice)
         return choice
 
     for _ in range(ROUNDS):
         with mock.patch.object(devices, "select", select):
             got = step(lambda x, w, r: eca_triton.eca(x, w, residual=r, activation=activation), x, w, r, dy)
-            with torch.no_grad():
-                alone = eca_triton.eca(x, w, residual=r, activation=activation)
-            found = eca_triton.eca_gate(x, w, pre_activation=activation)
-        for one, other in zip((*got, alone, found), (*exact, exact[0], gates), strict=True):
+            if kernel == "two_pass":
+                with torch.no_grad():
+                    got += (eca_triton.eca(x, w, residual=r, activation=activation),)
+                got += (eca_triton.eca_gate(x, w, pre_activation=activation),)
+        for one, other in zip(got, (*exact, exact[0], gates)[: len(got)], strict=True):
             torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
-    assert set(chosen) == {*TILED, *FLAT}
-    assert all(len(chosen[name]) > 1 for name in TILED)
+    if kernel == "two_pass":
+        assert set(chosen) == {*TILED, *FLAT}
+        assert all(len(chosen[name]) > 1 for name in TILED)
+    else:
+        assert len(chosen[kernel]) == 2 * ROUNDS
 
 
 @pytest.mark.parametrize("summand", [False, True], ids=["factor", "and summand"])
@@ -177,7 +156,6 @@ def test_random_configs_of_two_passes_compute_what_torch_does(
 def test_random_configs_of_a_product_compute_what_torch_does(
     side: tuple[int, int], reduced: int, c: int, summand: bool
 ) -> None:
-    torch.manual_seed(0)
     random.seed(0)
     x = torch.randn(3, reduced, *side).half().to(memory_format=torch.channels_last)
     matrix, factor = torch.randn(c, reduced, 1, 1).half(), torch.rand(3, c)
@@ -196,14 +174,6 @@ def test_random_configs_of_a_product_compute_what_torch_does(
             got = torch.ops.eca_triton.rescaled_projection(x, matrix, factor, shift, out_dtype=torch.float32)
             torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4)
     assert len(chosen) == 2 * ROUNDS
-
-
-def by_torch(x: Tensor, w: Tensor) -> Tensor:
-    return x * gates_by_torch(x, w).view(*x.shape[:2], 1, 1)
-
-
-def gates_by_torch(x: Tensor, w: Tensor) -> Tensor:
-    return F.conv1d(x.mean((2, 3)).unsqueeze(1), w, padding=w.shape[-1] // 2).sigmoid()[:, 0]
 
 
 def step(function: Callable[..., Tensor], *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -8,8 +8,9 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.nn.functional as F
-from kernel_cases import LAYOUTS, assert_earned, covering, gates_by_torch, label
+from batch_norm_call import NAMES
+from batch_norm_call import plain as by_torch
+from kernel_cases import LAYOUTS, assert_earned, covering, label
 from precision import error
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +19,6 @@ from eca_triton.kernels.batch_statistics import image_statistics_kernel
 from eca_triton.launch import batch_norm as launch_batch_norm
 from eca_triton.ops import BATCH_NORM_ECA
 
-NAMES = ("x", "weight", "bias", "bn_weight", "bn_bias", "residual")
 Tensors = dict[str, Tensor | None]
 
 CASES = covering(
@@ -56,7 +56,6 @@ def launched() -> Iterator[list[str]]:
 
 
 def tensors_of(row: dict[str, Any]) -> Tensors:
-    torch.manual_seed(0)
     c, make = row["c"], LAYOUTS[row["layout"]]
     shape, parameters = (row["n"], c, *row["spatial"]), row["parameters"]
     return {
@@ -74,28 +73,20 @@ def options_of(row: dict[str, Any]) -> dict[str, Any]:
     return {"circular": circular, **{name: row[name] for name in ("gate", "gain", "activation")}}
 
 
-def plain(x: Tensor, weight: Tensor, *others: Tensor | None, **options: Any) -> Tensor:
+def plain(tensors: Tensors, **options: Any) -> Tensor:
     """The same in torch's own operators, each in the dtype of x."""
-    weight, bias, bn_weight, bn_bias, residual = (
-        None if tensor is None else tensor.to(x.dtype) for tensor in (weight, *others)
-    )
-    xhat = F.batch_norm(x, None, None, bn_weight, bn_bias, True)
-    gates = gates_by_torch(
-        xhat.flatten(2).mean(2), weight, bias, options.get("circular", False), options.get("gate", "sigmoid")
-    )
-    out = xhat * gates.reshape(*gates.shape, *[1] * (x.ndim - 2)) * options.get("gain", 1.0)
-    out = out if residual is None else out + residual
-    return torch.relu(out) if options.get("activation") == "relu" else out
+    dtype = tensors["x"].dtype
+    return by_torch({name: t if t is None else t.to(dtype) for name, t in tensors.items()}, **options)
 
 
-def by_op(*tensors: Tensor | None, **options: Any) -> Tensor:
-    return BATCH_NORM_ECA(*tensors, **options)[0]
+def by_op(tensors: Tensors, **options: Any) -> Tensor:
+    return BATCH_NORM_ECA(*map(tensors.get, NAMES), **options)[0]
 
 
 def run(function: Any, tensors: Tensors, dy: Tensor, **options: Any) -> dict[str, Tensor]:
     """Output and gradients of whatever there is."""
     leaves = {name: t.detach().requires_grad_() for name, t in tensors.items() if t is not None}
-    out = function(*(leaves.get(name) for name in NAMES), **options)
+    out = function(tensors | leaves, **options)
     gradients = torch.autograd.grad(out, list(leaves.values()), dy)
     return {"out": out.detach(), **dict(zip(leaves, gradients, strict=True))}
 
@@ -156,7 +147,6 @@ def test_results_and_gradients_are_as_exact_as_eager(row: dict[str, Any], launch
 def test_statistics_lose_nothing_beside_a_large_mean(
     shape: tuple[int, ...], mean: float, layout: str
 ) -> None:
-    torch.manual_seed(0)
     x = LAYOUTS[layout](shape, torch.float32) + mean
     _, got_mean, got_var = BATCH_NORM_ECA(x, torch.randn(1, 1, 3))
     flat = x.double().movedim(1, 0).flatten(1)
@@ -179,7 +169,6 @@ STRIDES = {
 
 @pytest.mark.parametrize("row", covering(STRIDES), ids=label)
 def test_any_strides(row: dict[str, str]) -> None:
-    torch.manual_seed(0)
     tensors, options, _ = some()
     shape = tensors["x"].shape
     tensors["x"], tensors["residual"], dy = (LAYOUTS[row[name]](shape, torch.float32) for name in row)
@@ -194,7 +183,7 @@ def test_what_nobody_needs_changes_nothing_else(c: int, wanted: tuple[str, ...])
     tensors, options, dy = some(c=c, spatial=(7, 7))
     everything = run(by_op, tensors, dy, **options)
     leaves = {name: tensor.detach().requires_grad_(name in wanted) for name, tensor in tensors.items()}
-    got = torch.autograd.grad(by_op(*leaves.values(), **options), [leaves[name] for name in wanted], dy)
+    got = torch.autograd.grad(by_op(leaves, **options), [leaves[name] for name in wanted], dy)
     for name, gradient in zip(wanted, got, strict=True):
         torch.testing.assert_close(gradient, everything[name])
 
@@ -228,11 +217,11 @@ def test_a_backward_without_kernels_reads_what_their_forward_kept(
     """As under compiled autograd, which traces the backward alone."""
     tensors, options, dy = some(c=c, layout=layout, spatial=(7, 7))
     everything = run(by_op, tensors, dy, **options)
-    leaves = [tensors[name].detach().requires_grad_() for name in NAMES]
-    out = by_op(*leaves, **options)
+    leaves = {name: tensors[name].detach().requires_grad_() for name in NAMES}
+    out = by_op(leaves, **options)
     launched.clear()
     with Looking():
-        got = torch.autograd.grad(out, leaves, dy)
+        got = torch.autograd.grad(out, list(leaves.values()), dy)
     assert launched == []
     for name, gradient in zip(NAMES, got, strict=True):
         torch.testing.assert_close(gradient, everything[name], rtol=1e-4, atol=1e-4)
@@ -248,7 +237,7 @@ def test_second_derivatives_are_those_of_the_plain_formula(
         leaves = {n: t.detach().requires_grad_(n in wanted) for n, t in tensors.items() if t is not None}
         dy = dy.clone().requires_grad_()
         inputs = [leaves[name] for name in wanted]
-        first = torch.autograd.grad(function(*leaves.values(), **options), inputs, dy, create_graph=True)
+        first = torch.autograd.grad(function(leaves, **options), inputs, dy, create_graph=True)
         weighted = sum((gradient * (gradient + 1)).sum() for gradient in first)
         return torch.autograd.grad(weighted, [*inputs, dy], allow_unused=True, materialize_grads=True)
 
@@ -260,11 +249,11 @@ def test_second_derivatives_are_those_of_the_plain_formula(
 
 def test_what_somebody_traces_or_the_kernels_do_not_know_stays_native(launched: list[str]) -> None:
     tensors, options, _ = some()
-    exact = plain(*tensors.values(), **options)
+    exact = plain(tensors, **options)
     with Looking():
-        looked_at = by_op(*tensors.values(), **options)
-    compiled = torch.compile(by_op, backend="aot_eager", fullgraph=True)(*tensors.values(), **options)
-    in_double = by_op(*double(tensors).values(), **options)
+        looked_at = by_op(tensors, **options)
+    compiled = torch.compile(by_op, backend="aot_eager", fullgraph=True)(tensors, **options)
+    in_double = by_op(double(tensors), **options)
     assert launched == []
     for out in (looked_at, compiled, in_double):
         torch.testing.assert_close(out.float(), exact)
@@ -275,9 +264,9 @@ def test_without_gradients_no_bits_are_kept() -> None:
     tensors["x"].requires_grad_()
     forward = launch_batch_norm.forward
     with mock.patch.object(launch_batch_norm, "forward", wraps=forward) as forward:
-        by_op(*tensors.values(), **options)
+        by_op(tensors, **options)
         with torch.no_grad():
-            by_op(*tensors.values(), **options)
+            by_op(tensors, **options)
     assert [call.args[0].mask is None for call in forward.call_args_list] == [False, True]
 
 

@@ -1,18 +1,20 @@
-"""The gates of a 1x1 convolution's result from its pooled input, against float64, in Triton's interpreter."""
+"""A 1x1 convolution: the gates of its result from its pooled input, and it rescaled in one kernel."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_cases import assert_earned, batch_norm, covering, gates_by_torch, label
+from eager_block import eager_gate_from_pool
+from kernel_cases import MANY_SMS, Row, assert_earned, batch_norm, covering, label
 from torch import Tensor
 
 from eca_triton.launch import projection as launch_projection
-from eca_triton.tuning.config import Device
+from eca_triton.launch.call import ProductCall
+from eca_triton.ops.schema_projection import RESCALED_PROJECTION
+from eca_triton.tuning.families.product import product_config
 from eca_triton.tuning.families.projection import projection_config
 
-H200 = Device(num_sms=132, warp_size=32)
 CASES = covering(
     {
         "dtype": [torch.float32, torch.float16, torch.bfloat16],
@@ -39,7 +41,8 @@ def by_torch(
         y = y if projection_bias is None else y + projection_bias
         return y if bn is None else F.batch_norm(y, *bn, training=False, eps=1e-3)
 
-    gates = gates_by_torch(normalized(F.linear(pooled, projection)), weight, bias, circular, gate)
+    options = {"circular": circular, "gate": gate}
+    gates = eager_gate_from_pool(normalized(F.linear(pooled, projection)), weight, bias, **options)
     if not terms:
         return gates
     zero, one = (gates * normalized(torch.full_like(gates, number)) for number in (0, 1))
@@ -47,8 +50,7 @@ def by_torch(
 
 
 @pytest.mark.parametrize("row", CASES, ids=label)
-def test_values(row: dict[str, object]) -> None:
-    torch.manual_seed(0)
+def test_gates_are_as_exact_as_eager(row: Row) -> None:
     dtype, n, c, k, terms = row["dtype"], row["n"], row["c"], row["k"], row["terms"]
     circular = row["circular"] and k // 2 <= c
     pooled = torch.randn(row["reduced"], n).T.to(dtype).float()
@@ -91,7 +93,70 @@ def test_what_is_not_finite_stays_in_its_image_and_within_reach_of_its_channel()
 @pytest.mark.parametrize("taps", [1, 5, 9, 63])
 @pytest.mark.parametrize(("n", "c"), [(1, 256), (128, 256), (128, 2048), (4096, 64)])
 def test_the_halo_stays_small_and_the_matrix_units_are_fed(n: int, c: int, taps: int) -> None:
-    config = projection_config(n, c, taps, 2, H200)
+    config = projection_config(n, c, taps, 2, MANY_SMS)
     assert taps - 1 <= config.block_c // 3
     assert config.block_n >= 16
     assert config.block_c >= 32
+
+
+PRODUCTS = covering(
+    {
+        "dtype": [torch.float32, torch.float16],  # of bf16 the interpreter would multiply the bits
+        "out_dtype": [None, torch.float32],
+        "n": [1, 3],
+        "side": [(1, 1), (5, 4), (9, 15)],
+        "reduced": [1, 33, 130],
+        "c": [1, 31, 136],
+        "summand": [False, True],
+    }
+)
+
+
+def product_by_torch(x: Tensor, matrix: Tensor, factor: Tensor, summand: Tensor | None) -> Tensor:
+    y = torch.conv2d(x, matrix) * factor[:, :, None, None].to(x.dtype)
+    return y if summand is None else y + summand[:, :, None, None].to(x.dtype)
+
+
+@pytest.mark.parametrize("row", PRODUCTS, ids=label)
+def test_products_are_as_exact_as_eager(row: Row) -> None:
+    dtype, n, c = row["dtype"], row["n"], row["c"]
+    x = torch.randn(n, row["reduced"], *row["side"]).to(dtype, memory_format=torch.channels_last)
+    matrix = torch.randn(c, row["reduced"], 1, 1).to(dtype)
+    factor, summand = torch.rand(n, c), torch.randn(n, c) if row["summand"] else None
+    out = torch.full((n, *row["side"], c), float("nan"), dtype=row["out_dtype"] or dtype).movedim(-1, 1)
+    launch_projection.rescaled(ProductCall(x, matrix, factor, summand, out))
+    native, exact = (
+        product_by_torch(x.to(to), matrix.to(to), factor, summand).double() for to in (dtype, torch.float64)
+    )
+    assert_earned(out, native, exact)
+
+
+@pytest.mark.parametrize("c", [0, 20])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_the_operator_takes_any_order_and_no_channels(c: int, order: torch.memory_format) -> None:
+    x, matrix = torch.rand(2, 5, 9, 9).to(memory_format=order), torch.rand(c, 5, 1, 1)
+    factor = torch.rand(2, c)
+    out = RESCALED_PROJECTION(x, matrix, factor)
+    assert c == 0 or out.is_contiguous(memory_format=order)
+    torch.testing.assert_close(out, torch.einsum("oi,nihw,no->nohw", matrix[:, :, 0, 0], x, factor))
+
+
+def test_of_a_product_what_is_not_finite_stays_at_its_position() -> None:
+    x, matrix = torch.rand(2, 5, 9, 9).to(memory_format=torch.channels_last), torch.rand(20, 5, 1, 1)
+    x[1, 3, 8, 2] = float("inf")
+    out = torch.zeros(2, 9, 9, 20).movedim(-1, 1)
+    launch_projection.rescaled(ProductCall(x, matrix, torch.ones(2, 20), None, out))
+    poisoned = torch.zeros(2, 20, 9, 9, dtype=torch.bool)
+    poisoned[1, :, 8, 2] = True
+    assert torch.equal(out.isinf(), poisoned)
+
+
+@pytest.mark.parametrize(
+    ("c", "hw", "reduced"), [(1, 1, 1), (256, 3136, 64), (512, 784, 128), (1000, 49, 96)]
+)
+def test_the_matrix_units_are_fed_and_no_program_holds_more_than_its_registers(
+    c: int, hw: int, reduced: int
+) -> None:
+    config = product_config(c, hw, reduced)
+    assert min(config.block_hw, config.block_c, config.block_i) >= 16
+    assert config.block_hw * config.block_c <= 64 * 32 * config.num_warps

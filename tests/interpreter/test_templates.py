@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from eager_block import assert_as_good_as, eager_eca, to_double
 from inductor_code import generated, run
+from kernel_cases import Row, covering, label
 from torch import Tensor, nn
 
 from eca_triton.compile import compat
@@ -39,6 +40,16 @@ NEIGHBOURS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "per image and per channel": lambda y, r: y * r[:, :1, :1, :1] + r[:1, :, :1, :1] * r,
 }
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "activation before": {"pre_activation": "silu"},
+    "circular, hard sigmoid": {"circular": True, "gate": "hard_sigmoid"},
+    "batch norm and relu before": {"bn_eps": 1e-3, "pre_activation": "relu"},
+    "batch norm before": {"bn_eps": 1e-3},
+}
+
+CASES = covering({"name": list(MAPS), "neighbours": list(NEIGHBOURS), "options": list(OPTIONS)})
+
 
 class Block(nn.Module):
     """ECA, as our op or as users write it, and what follows it."""
@@ -58,7 +69,7 @@ class Block(nn.Module):
 def _few_multiprocessors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests' maps are small: on a large GPU no program would have more than a sliver of them."""
     lowering.install()
-    kernel = request.node.callspec.params["name"].split()[0] if hasattr(request.node, "callspec") else ""
+    kernel = request.node.callspec.params["row"]["name"].split()[0]
     select = lowering.select
 
     def chosen(problem: Problem) -> Choice:
@@ -73,12 +84,14 @@ def _few_multiprocessors(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     monkeypatch.setattr(Device, "of", lambda _: Device(num_sms=2, warp_size=32))
 
 
-def assert_right(
-    name: str, follow: Callable[[Tensor, Tensor], Any], vectors: tuple[Tensor, ...] = (), **options: Any
-) -> str:
-    """The generated code is as good as eager, in eager's strides; returns it."""
-    shape, taps, memory_format = MAPS[name]
+@pytest.mark.parametrize("row", CASES, ids=label)
+def test_generated_code_is_as_good_as_eager_and_every_neighbour_is_in_our_kernel(row: Row) -> None:
+    (shape, taps, memory_format), follow = MAPS[row["name"]], NEIGHBOURS[row["neighbours"]]
+    c, options = shape[1], OPTIONS[row["options"]]
     x, r = (torch.randn(shape).to(memory_format=memory_format) for _ in range(2))
+    vectors: tuple[Tensor, ...] = (torch.randn(1),) if options else ()
+    if "bn_eps" in options:
+        vectors += (torch.randn(c), torch.rand(c) + 0.5, torch.randn(c), torch.randn(c))
     inputs = (x, torch.randn(1, 1, taps), vectors, r)
     code = generated(Block(True, follow, **options), inputs, channels_last=memory_format is LAST)
     unpacked = re.search(r"^ *(.*) = args$", code, re.MULTILINE)
@@ -90,38 +103,13 @@ def assert_right(
     for one, plain, double in zip(got, *pairs, strict=True):
         assert one.stride() == plain.stride()
         assert_as_good_as(one, plain, double)
-    return code
 
-
-@pytest.mark.parametrize("neighbours", NEIGHBOURS)
-@pytest.mark.parametrize("name", MAPS)
-def test_every_neighbour_is_in_our_kernel(name: str, neighbours: str) -> None:
-    code = assert_right(name, NEIGHBOURS[neighbours])
     kernels = re.findall(r"async_compile.triton\('(\w+)'", code)
     ours = [kernel for kernel in kernels if kernel.startswith("triton_tem")]
-    if name == "tile by windows" and not compat.EPILOGUES_IN_ANY_LOOPS:
+    if row["name"] == "tile by windows" and not compat.EPILOGUES_IN_ANY_LOOPS:
         # Indices by row and column would cut every vector into single elements: the gate, and native code.
         assert ours == []
         return
     assert len(ours) == 1
     # Beside it only the counters are zeroed.
-    assert len(kernels) == 1 + name.startswith("lagged")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"pre_activation": "silu"},
-        {"circular": True, "gate": "hard_sigmoid"},
-        {"bn_eps": 1e-3, "pre_activation": "relu"},
-        {"bn_eps": 1e-3},
-    ],
-    ids=["activation before", "circular, hard sigmoid", "batch norm and relu before", "batch norm before"],
-)
-@pytest.mark.parametrize("name", MAPS)
-def test_every_option_of_the_op(name: str, options: dict[str, Any]) -> None:
-    c = MAPS[name][0][1]
-    vectors: tuple[Tensor, ...] = (torch.randn(1),)
-    if "bn_eps" in options:
-        vectors += (torch.randn(c), torch.rand(c) + 0.5, torch.randn(c), torch.randn(c))
-    assert_right(name, NEIGHBOURS["residual and relu"], vectors, **options)
+    assert len(kernels) == 1 + row["name"].startswith("lagged")

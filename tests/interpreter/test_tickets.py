@@ -10,18 +10,17 @@ import inductor_code
 import pytest
 import torch
 import torch.nn.functional as F
-from backward_cases import Backward
-from kernel_cases import LAYOUTS, Site, batch_norm
+from backward_cases import Step
+from kernel_cases import FEW_SMS, LAYOUTS, Site, batch_norm
+from one_launch import config_of, launcher_of
 from torch import Tensor, nn
 
 from eca_triton.compile.inductor import lowering
-from eca_triton.launch import backward_channels_last, channels_last
 from eca_triton.launch import replay as direct
-from eca_triton.tuning.config import Choice, Device
-from eca_triton.tuning.families.lagged import LaggedConfig, lagged_backward_config, lagged_config
+from eca_triton.tuning.config import Choice
+from eca_triton.tuning.families.lagged import LaggedConfig, lagged_config
 from eca_triton.tuning.problem import Problem
 
-FEW_SMS = Device(num_sms=2, warp_size=32)
 SHAPE = (2, 16, 16, 24)
 # Elements around a tensor, in its own size: more than a launch can reach whose tickets follow another's.
 ROOM = 4
@@ -80,33 +79,24 @@ def again(request: pytest.FixtureRequest) -> LaunchedAgain:
 in_both_layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 
 
-def impatient(config: LaggedConfig | None) -> LaggedConfig:
+def impatient(config: LaggedConfig) -> LaggedConfig:
     """The same, for programs that would wait for sums that nobody makes."""
-    assert config is not None
     return replace(config, patience=1)
 
 
 @in_both_layouts
-def test_a_forward_on_counters_of_another_launch(layout: str, again: LaunchedAgain) -> None:
-    x = LAYOUTS[layout](SHAPE, torch.float16)
-    site = Site(x, torch.randn(3), bn=batch_norm(16, torch.float32), residual=x, activation="relu")
-    call = site.call(torch.empty_like(x))
-    call = call._replace(mask=torch.empty(2, x[0].numel() // 8, dtype=torch.uint8))
-    config = impatient(lagged_config(call.layout, 2, True, FEW_SMS, bits=True))
-    with direct.launching(again):
-        channels_last.lagged(call, config)
-    assert again.kernels == 1
-
-
-@in_both_layouts
-@pytest.mark.parametrize("store_p", [False, True], ids=["recomputed", "stored"])
-def test_a_backward_on_counters_of_another_launch(layout: str, store_p: bool, again: LaunchedAgain) -> None:
+@pytest.mark.parametrize("direction", ["forward", "backward", "backward that recomputes"])
+def test_a_launch_on_counters_of_another_one(layout: str, direction: str, again: LaunchedAgain) -> None:
     x, dy = (LAYOUTS[layout](SHAPE, torch.float16) for _ in range(2))
-    site = Site(x, torch.randn(3), bn=batch_norm(16, torch.float32), activation="relu")
-    call = Backward(site, dy, bits=store_p, moments=True, store_p=store_p).call()
-    config = impatient(lagged_backward_config(call.layout, 2, not store_p, store_p, store_p, FEW_SMS))
+    site = Site(x, torch.randn(3), bn=batch_norm(16, torch.float32), residual=x, activation="relu")
+    bits = direction != "backward that recomputes"
+    if direction == "forward":
+        mask = torch.empty(2, x[0].numel() // 8, dtype=torch.uint8)
+        call = site.call(torch.empty_like(x))._replace(mask=mask)
+    else:
+        call = Step(site, dy, bits=bits, moments=True, store_p=bits).call()
     with direct.launching(again):
-        backward_channels_last.lagged_backward(call, config)
+        launcher_of("lagged", call)(call, impatient(config_of("lagged", call, FEW_SMS)))
     assert again.kernels == 1
 
 
@@ -123,6 +113,7 @@ def test_generated_code_on_counters_of_another_launch(
 ) -> None:
     def chosen(problem: Problem) -> Choice:
         config = lagged_config(problem.layout, problem.kept_itemsize, problem.front, FEW_SMS)
+        assert config is not None
         return Choice("lagged", impatient(config))
 
     launched: Callable[..., None] = inductor_code.Kernel.run

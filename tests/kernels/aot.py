@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from unittest import mock
 
+import pytest
 import torch
 import triton
+from one_launch import config_of, launcher_of
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from eca_triton.launch import devices
+from eca_triton.launch.call import BackwardCall, Call, GateCall
 from eca_triton.tuning.config import Device
 
 TARGETS = {  # of Triton's compiler
@@ -47,6 +52,10 @@ _TYPES = {
     torch.uint8: "*u8",
 }
 
+NVIDIA_WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "": 32, "64": 64, "128": 128}
+AMD_WIDTHS = {"ubyte": 8, "ushort": 16, "short": 16, "dword": 32}
+AMD_WIDTHS |= {f"dwordx{size}": 32 * size for size in (2, 3, 4)}
+AMD_WIDTHS |= {f"{kind}{width}": width for kind in "bui" for width in (8, 16, 32, 64, 96, 128)}  # of RDNA 3
 
 VERSION = ".".join(triton.__version__.split(".")[:2])
 DEARER = {  # (Triton, kernel): registers, and bytes put away, of code that takes a little more on sm_90
@@ -56,6 +65,92 @@ DEARER = {  # (Triton, kernel): registers, and bytes put away, of code that take
     ("3.9", "gate_backward_kernel"): (136, 0),
     ("3.9", "projection_kernel"): (0, 8),
 }
+
+
+COMPILER = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1",
+    reason="the interpreter has no compiler: unset TRITON_INTERPRET",
+)
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32, last: bool = False) -> torch.Tensor:
+    memory_format = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=memory_format)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the operator is called for: tensors of the meta device.
+
+    Attributes:
+        shape: Of the maps.
+        taps: Of the convolution.
+        dtype: Of the maps.
+        last: Whether the maps are channels-last.
+        bn: Whether batch norm comes first; the backward then makes its moments.
+        before: The activation before pooling.
+        after: The activation at the end; a residual is added before it unless it is the identity.
+        bits: Whether the backward has the activation's bits from the forward.
+        stored: Whether the backward writes the residual's gradient.
+        rare: Whether there is a bias, a gain, circular padding and a hard sigmoid.
+    """
+
+    shape: tuple[int, int, int, int]
+    taps: int = 5
+    dtype: torch.dtype = torch.bfloat16
+    last: bool = False
+    bn: bool = False
+    before: str = "identity"
+    after: str = "identity"
+    bits: bool = False
+    stored: bool = False
+    rare: bool = False
+
+    def __str__(self) -> str:
+        flags = [name for name in ("last", "bn", "bits", "stored", "rare") if getattr(self, name)]
+        named = [name for name in (self.before, self.after) if name != "identity"]
+        dtype = str(self.dtype).removeprefix("torch.")
+        return "-".join(["x".join(map(str, self.shape)), dtype, str(self.taps), *flags, *named])
+
+    def a_map(self) -> torch.Tensor:
+        return meta(*self.shape, dtype=self.dtype, last=self.last)
+
+    @property
+    def _front(self) -> tuple[object, ...]:
+        """weight, bias, bn and its epsilon."""
+        bn = tuple(meta(self.shape[1]) for _ in range(4)) if self.bn else None
+        return meta(1, 1, self.taps), meta(1) if self.rare else None, bn, 1e-5
+
+    @property
+    def _gate(self) -> tuple[bool, str, float]:
+        """circular, gate and gain."""
+        return (True, "hard_sigmoid", 2.0) if self.rare else (False, "sigmoid", 1.0)
+
+    @property
+    def _mask(self) -> torch.Tensor | None:
+        n, c, h, w = self.shape
+        return meta(n, c * h * w // 8, dtype=torch.uint8) if self.bits else None
+
+    def gate(self) -> GateCall:
+        """The call of the gates alone."""
+        out = meta(*self.shape[:2], dtype=self.dtype)
+        return GateCall(self.a_map(), *self._front, self.before, *self._gate[:2], out)
+
+    def forward(self, saved: bool = False) -> Call:
+        """The call; `saved`: with the means and bits that the backward needs."""
+        residual = None if self.after == "identity" else self.a_map()
+        call = Call(self.a_map(), *self._front, self.before, *self._gate, residual, self.after, self.a_map())
+        return call._replace(pooled=meta(*self.shape[:2]), mask=self._mask) if saved else call
+
+    def backward(self) -> BackwardCall:
+        """The backward's call."""
+        recomputed, channels = self.after != "identity" and not self.bits, meta(*self.shape[:2])
+        return BackwardCall(
+            self.a_map(), self.a_map(), *self._front, *self._gate,
+            self.a_map() if recomputed and self.stored else None, self.after, channels, self._mask,
+            self.a_map(), self.a_map() if self.stored else None, channels,
+            *[channels if self.bn else None] * 2,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,8 +164,9 @@ class Launch:
     target: str
 
     @property
-    def num_warps(self) -> int:
-        return self.options["num_warps"]
+    def threads(self) -> int:
+        """Of one program."""
+        return self.options["num_warps"] * TARGETS[self.target].warp_size
 
 
 @dataclass(frozen=True)
@@ -101,6 +197,14 @@ def captured(target: str, function: Callable[..., None], *arguments: object) -> 
     with mock.patch.object(JITFunction, "run", record), device:
         function(*arguments)
     return launches
+
+
+def launched(kernel: str, call: Call | BackwardCall, target: str) -> Launch:
+    """The one launch of a kernel of `one_launch`, with the config that its rule makes."""
+    config = config_of(kernel, call, DEVICES[target])
+    assert config is not None
+    (item,) = captured(target, launcher_of(kernel, call), call, config)
+    return item
 
 
 def compiled(item: Launch) -> Code:
@@ -151,20 +255,24 @@ def read_nvidia(binary: triton.compiler.CompiledKernel) -> Code:
         usage = _run("cuobjdump", "--dump-resource-usage", file.name)
         sass = _run("nvdisasm", "-c", file.name)
     registers, stack, local = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL"))
-    widths = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "": 32, "64": 64, "128": 128}
-    accesses = {"LDG": {}, "STG": {}}
-    for kind, modifiers in re.findall(r"\b(LDG|STG)\.(\S+)", sass):
-        found = [part for part in modifiers.split(".") if part in widths and part]
-        width = widths[found[0] if found else ""]
-        accesses[kind][width] = accesses[kind].get(width, 0) + 1
+    found = re.findall(r"\b(LDG|STG)\.(\S+)", sass)
+    accesses = [(kind, modifiers.split(".")) for kind, modifiers in found]
     return Code(
         registers,
         stack + local,
         binary.metadata.shared,
-        accesses["LDG"],
-        accesses["STG"],
+        _by_width(accesses, "LDG", NVIDIA_WIDTHS),
+        _by_width(accesses, "STG", NVIDIA_WIDTHS),
         _instructions(sass),
     )
+
+
+def _by_width(accesses: list[tuple[str, list[str]]], kind: str, widths: dict[str, int]) -> dict[int, int]:
+    """How many accesses of a kind there are, by the first modifier that names a width, or by none."""
+    named = [
+        [part for part in parts if part and part in widths] for found, parts in accesses if found == kind
+    ]
+    return dict(Counter(widths[parts[0] if parts else ""] for parts in named))
 
 
 def _instructions(sass: str) -> int | None:
@@ -186,22 +294,10 @@ def _read_amd(binary: triton.compiler.CompiledKernel) -> Code:
     asm = binary.asm["amdgcn"]
     registers = int(re.search(r"\.vgpr_count:\s+(\d+)", asm)[1])
     spilled = 4 * int(re.search(r"\.vgpr_spill_count:\s+(\d+)", asm)[1])
-    widths = {
-        "ubyte": 8,
-        "ushort": 16,
-        "short": 16,
-        "dword": 32,
-        "dwordx2": 64,
-        "dwordx3": 96,
-        "dwordx4": 128,
-    }
-    widths |= {f"{kind}{width}": width for kind in "bui" for width in (8, 16, 32, 64, 96, 128)}  # of RDNA 3
-    accesses = {"load": {}, "store": {}}
-    for kind, modifiers in re.findall(r"\b(?:global|buffer)_(load|store)_(\S+)", asm):
-        found = [part for part in modifiers.split("_") if part in widths]
-        width = widths[found[0]]
-        accesses[kind][width] = accesses[kind].get(width, 0) + 1
-    return Code(registers, spilled, binary.metadata.shared, accesses["load"], accesses["store"])
+    found = re.findall(r"\b(?:global|buffer)_(load|store)_(\S+)", asm)
+    accesses = [(kind, modifiers.split("_")) for kind, modifiers in found]
+    loads, stores = (_by_width(accesses, kind, AMD_WIDTHS) for kind in ("load", "store"))
+    return Code(registers, spilled, binary.metadata.shared, loads, stores)
 
 
 @cache

@@ -44,6 +44,17 @@ def launcher(kernel: Kernel) -> CachingAutotuner:
     return getattr(PyCodeCache.load(kernel.source), kernel.name)
 
 
+def triton_kernels(model: type[nn.Module], stage: str, channels_last: bool = True) -> list[Kernel]:
+    """What Inductor makes of a module of a stage's channels, for its input and a residual."""
+    channels, side = STAGES[stage]
+    with torch.device("meta"):
+        module, residual = model(channels), torch.empty(128, channels, side, side)
+        x = torch.empty_like(residual) if model is Rescale else torch.empty(128, channels // 4, side, side)
+    arguments = {"dtype": torch.bfloat16, "channels_last": channels_last, "backend": "eca_triton"}
+    result = lower(module, (x, residual), sources=True, **arguments)
+    return [kernel for kernel in result.kernels if kernel.kind == "triton"]
+
+
 class Rescale(nn.Module):
     """Batch norm, ECA, residual, ReLU on a map in memory."""
 
@@ -59,12 +70,7 @@ class Rescale(nn.Module):
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_templates_compile_without_spills(stage: str, channels_last: bool) -> None:
-    channels, side = STAGES[stage]
-    with torch.device("meta"):
-        model, x = Rescale(channels), torch.empty(128, channels, side, side)
-    arguments = {"dtype": torch.bfloat16, "channels_last": channels_last, "backend": "eca_triton"}
-    result = lower(model, (x, x.clone()), sources=True, **arguments)
-    kernels = [kernel for kernel in result.kernels if kernel.kind == "triton"]
+    kernels = triton_kernels(Rescale, stage, channels_last)
     # Until torch 2.11 rows that do not end on a vector keep the gate.
     template = channels_last or compat.EPILOGUES_IN_ANY_LOOPS or stage == "56x56"
     assert any("triton_tem" in kernel.name for kernel in kernels) == template
@@ -78,13 +84,9 @@ def test_templates_compile_without_spills(stage: str, channels_last: bool) -> No
 @pytest.mark.parametrize(("stage", "names"), [("56x56", ["arg_SCRATCH", "arg_ARRIVED"]), ("14x14", [])])
 def test_inductor_knows_what_a_template_mutates(stage: str, names: list[str], profile: bool) -> None:
     """Where it launches a kernel again to time it, it does so on copies of these."""
-    channels, side = STAGES[stage]
-    with torch.device("meta"):
-        model, x = Rescale(channels), torch.empty(128, channels, side, side)
-    arguments = {"dtype": torch.bfloat16, "channels_last": True, "backend": "eca_triton"}
     with config.patch(profile_bandwidth=profile), fresh_cache():
-        result = lower(model, (x, x.clone()), sources=True, **arguments)
-        (template,) = [kernel for kernel in result.kernels if "triton_tem" in kernel.name]
+        kernels = triton_kernels(Rescale, stage)
+        (template,) = [kernel for kernel in kernels if "triton_tem" in kernel.name]
         with absent_gpu(TARGETS["h200"]):
             tuner = launcher(template)
     assert isinstance(tuner, DebugAutotuner) == profile
@@ -101,13 +103,8 @@ class Bottleneck(deviceless_models.Tail):
 
 @pytest.mark.parametrize("stage", ["56x56", "28x28"])
 def test_the_product_leaves_registers_for_three_programs_and_moves_whole_vectors(stage: str) -> None:
-    channels, side = STAGES[stage]
-    with torch.device("meta"):
-        model, x = Bottleneck(channels), torch.empty(128, channels // 4, side, side)
-        residual = torch.empty(128, channels, side, side)
-    arguments = {"dtype": torch.bfloat16, "channels_last": True, "backend": "eca_triton"}
-    result = lower(model, (x, residual), sources=True, **arguments)
-    (product,) = [kernel for kernel in result.kernels if "rescaled_projection" in kernel.name]
+    kernels = triton_kernels(Bottleneck, stage)
+    (product,) = [kernel for kernel in kernels if "rescaled_projection" in kernel.name]
     for code in machine_code(product):
         assert code.spilled_bytes == 0
         assert code.registers <= 168  # three programs of 128 threads share 65536

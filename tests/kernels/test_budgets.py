@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
-from aot import VERSION
+from aot import COMPILER, VERSION
 from budgets import CASES, FILE, cost
 from versions import versions_of_triton
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") == "1",
-    reason="the interpreter has no compiler: unset TRITON_INTERPRET",
-)
+pytestmark = COMPILER
 
 TABLE = json.loads(FILE.read_text())
 TOLERANCE = 1.05  # upward only: ptxas of a patch release may allocate a few registers more

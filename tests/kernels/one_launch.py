@@ -1,0 +1,68 @@
+"""The kernels that take a map in one launch: what launches each, and the config that its own rule makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from eca_triton.launch import backward, backward_channels_last, channels_last, forward
+from eca_triton.launch.call import BackwardCall, Call
+from eca_triton.tuning.config import Device
+from eca_triton.tuning.families.lagged import lagged_backward_config, lagged_config
+from eca_triton.tuning.families.tile import tile_backward_config, tile_config
+from eca_triton.tuning.families.tile_channels_last import (
+    tile_channels_last_backward_config,
+    tile_channels_last_config,
+)
+
+Launcher = Callable[[Any, Any], None]
+FORWARD: dict[str, Launcher] = {
+    "tile": forward.tile,
+    "tile_channels_last": channels_last.tile_channels_last,
+    "lagged": channels_last.lagged,
+}
+BACKWARD: dict[str, Launcher] = {
+    "tile": backward.tile_backward,
+    "tile_channels_last": backward_channels_last.tile_channels_last_backward,
+    "lagged": backward_channels_last.lagged_backward,
+}
+
+
+def launcher_of(kernel: str, call: Call | BackwardCall) -> Launcher:
+    """What takes the call and a config."""
+    return (FORWARD if isinstance(call, Call) else BACKWARD)[kernel]
+
+
+def config_of(kernel: str, call: Call | BackwardCall, device: Device) -> Any:
+    """The config of this kernel, whichever one `choose` would take; None if the kernel takes no such map."""
+    problem = call.problem(device)
+    layout, kept, size, taps = problem.layout, problem.kept_itemsize, problem.itemsize, problem.taps
+    bits, recomputed = problem.bits, problem.recomputed
+    if isinstance(call, Call):
+        if kernel == "tile":
+            return tile_config(layout, kept, size, taps, device, bits)
+        if kernel == "lagged":
+            return lagged_config(layout, kept, problem.front, device, bits)
+        return tile_channels_last_config(layout, kept, taps, problem.front, device)
+    if kernel == "tile":
+        return tile_backward_config(layout, kept, size, taps, bits, recomputed, device)
+    if kernel == "lagged":
+        return lagged_backward_config(layout, size, recomputed, problem.stored, bits, device)
+    return tile_channels_last_backward_config(layout, size, taps, device)
+
+
+def launch(
+    kernel: str, call: Call | BackwardCall, device: Device, in_vain: tuple[int, int] | None = None
+) -> None:
+    """Fill the call's outputs.
+
+    in_vain: Programs of the lagged kernels finish what is so many images ahead of what they sum, and wait
+    for it with so much patience.
+    """
+    config = config_of(kernel, call, device)
+    assert config is not None
+    if in_vain is not None:
+        ahead, patience = in_vain
+        config = replace(config, lag=-ahead * config.tiles(call.layout), patience=patience)
+    launcher_of(kernel, call)(call, config)
