@@ -1,7 +1,7 @@
 """The activations around ECA and the functions of its gate: one row each, from which all is read.
 
 A new activation needs its row here, device code (`kernels/elementwise.py`) and a word in `functional.eca`;
-before pooling, its form in Inductor's operators too (`compile/lowering.py`).
+before pooling, its form in Inductor's operators too (`compile/inductor/lowering.py`).
 """
 
 from __future__ import annotations

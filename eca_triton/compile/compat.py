@@ -1,4 +1,4 @@
-"""Every private or version-dependent name of torch that the compiler integration uses, and nothing else."""
+"""What the compiler integration uses of torch that differs between versions, or has no public form."""
 
 from __future__ import annotations
 

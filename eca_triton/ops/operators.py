@@ -1,6 +1,7 @@
 """The operators but `batch_norm_eca`, a row each: what registers one, and all that others ask of it.
 
-A new one is a schema and a class for its arguments, a formula, a launch, and a row here.
+A new one is a class for its arguments, of which `schema.define` makes the schema, a formula, a launch, and
+a row here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operators of the `eca_triton` namespace: schemas, arguments and the allocation of outputs.
+"""The operators of the `eca_triton` namespace: arguments, which schemas are made of, and outputs.
 
 Registered with `torch.library.Library` rather than `custom_op`, which takes two to four times as long to
 dispatch. `flexible_layout` lets Inductor pass the map in whatever dense layout it has; the default tag would
@@ -8,8 +8,8 @@ shape recompiles nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -19,41 +19,39 @@ from ..reference import BatchNorm
 LIBRARY: Any = torch.library.Library("eca_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
-# Tensors come before the star because vmap rules cannot take keyword-only tensors.
-SITE = (
-    "Tensor x, Tensor weight, Tensor? bias=None, Tensor? bn_mean=None, Tensor? bn_var=None, "
-    "Tensor? bn_weight=None, Tensor? bn_bias=None"
-)
-_SITE_OPTIONS = 'float bn_eps=1e-5, str pre_activation="identity", bool circular=False, str gate="sigmoid"'
-_POOL_OPTIONS = 'bool circular=False, str gate="sigmoid"'
+_TYPES: dict[Any, str] = {
+    Tensor: "Tensor", Tensor | None: "Tensor?", torch.dtype | None: "ScalarType?",
+    float: "float", bool: "bool", str: "str",
+}  # fmt: skip
+"""What schemas call the types that arguments have."""
 
-LIBRARY.define(f"gate({SITE}, *, {_SITE_OPTIONS}, ScalarType? out_dtype=None) -> Tensor", tags=TAGS)
-LIBRARY.define(
-    f"eca({SITE}, Tensor? residual=None, *, {_SITE_OPTIONS}, float gain=1.0, "
-    'str activation="identity", ScalarType? out_dtype=None) -> Tensor',
-    tags=TAGS,
-)
-LIBRARY.define(
-    f"gate_from_pool(Tensor pooled, Tensor weight, Tensor? bias=None, *, {_POOL_OPTIONS}, "
-    "ScalarType? out_dtype=None) -> Tensor",
-    tags=TAGS,
-)
-LIBRARY.define(
-    f"gate_from_pool_backward(Tensor grad, Tensor pooled, Tensor weight, Tensor? bias=None, *, "
-    f"{_POOL_OPTIONS}) -> (Tensor, Tensor, Tensor)",
-    tags=TAGS,
-)
 
-GATE: Callable[..., Tensor] = torch.ops.eca_triton.gate.default
-ECA: Callable[..., Tensor] = torch.ops.eca_triton.eca.default
-GATE_FROM_POOL: Callable[..., Tensor] = torch.ops.eca_triton.gate_from_pool.default
-GATE_FROM_POOL_BACKWARD: Callable[..., tuple[Tensor, Tensor, Tensor]] = (
-    torch.ops.eca_triton.gate_from_pool_backward.default
-)
+def define(name: str, arguments: Any, returns: str, without: Collection[str] = ()) -> Any:
+    """Define an operator by the record of its arguments and return it.
+
+    Tensors come before the star because vmap rules cannot take keyword-only tensors.
+
+    Args:
+        name: In the namespace.
+        arguments: A named tuple, tensors first.
+        returns: As in a schema.
+        without: Fields of the record that the operator does not have.
+    """
+    declared: list[str] = []
+    for field, kind in get_type_hints(arguments).items():
+        if field in without:
+            continue
+        if "Tensor" not in _TYPES[kind] and "*" not in declared:
+            declared.append("*")
+        default = arguments._field_defaults.get(field, ...)
+        text = f'"{default}"' if isinstance(default, str) else str(default)
+        declared.append(f"{_TYPES[kind]} {field}" + ("" if default is ... else f"={text}"))
+    LIBRARY.define(f"{name}({', '.join(declared)}) -> {returns}", tags=TAGS)
+    return getattr(torch.ops.eca_triton, name).default
 
 
 class SiteArguments(NamedTuple):
-    """The arguments of `gate` and `eca`, with the schemas' names, order and defaults (`gate` has no tail)."""
+    """The arguments of `gate`, which has no tail, and `eca`."""
 
     x: Tensor
     weight: Tensor
@@ -94,7 +92,7 @@ class SiteArguments(NamedTuple):
 
 
 class PoolArguments(NamedTuple):
-    """The arguments of `gate_from_pool`, with the schema's names, order and defaults."""
+    """The arguments of `gate_from_pool`."""
 
     pooled: Tensor
     weight: Tensor
@@ -105,7 +103,7 @@ class PoolArguments(NamedTuple):
 
 
 class PoolBackwardArguments(NamedTuple):
-    """The arguments of `gate_from_pool_backward`, with the schema's names, order and defaults."""
+    """The arguments of `gate_from_pool_backward`."""
 
     grad: Tensor
     pooled: Tensor
@@ -113,6 +111,16 @@ class PoolBackwardArguments(NamedTuple):
     bias: Tensor | None = None
     circular: bool = False
     gate: str = "sigmoid"
+
+
+GATE: Callable[..., Tensor] = define(
+    "gate", SiteArguments, "Tensor", without=("residual", "gain", "activation")
+)
+ECA: Callable[..., Tensor] = define("eca", SiteArguments, "Tensor")
+GATE_FROM_POOL: Callable[..., Tensor] = define("gate_from_pool", PoolArguments, "Tensor")
+GATE_FROM_POOL_BACKWARD: Callable[..., tuple[Tensor, Tensor, Tensor]] = define(
+    "gate_from_pool_backward", PoolBackwardArguments, "(Tensor, Tensor, Tensor)"
+)
 
 
 def batch_norm_of(a: Any) -> BatchNorm | None:

@@ -1,4 +1,4 @@
-"""The operator `batch_norm_eca`: its schema and arguments."""
+"""The operator `batch_norm_eca`, by its arguments."""
 
 from __future__ import annotations
 
@@ -7,20 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .schema import LIBRARY, TAGS
-
-LIBRARY.define(
-    "batch_norm_eca(Tensor x, Tensor weight, Tensor? bias=None, Tensor? bn_weight=None, "
-    "Tensor? bn_bias=None, Tensor? residual=None, *, float bn_eps=1e-5, bool circular=False, "
-    'str gate="sigmoid", float gain=1.0, str activation="identity", bool pack_mask=False, '
-    'ScalarType? out_dtype=None, str group="") -> (Tensor out, Tensor mean, Tensor var)',
-    tags=TAGS,
-)
-BATCH_NORM_ECA = torch.ops.eca_triton.batch_norm_eca.default
+from .schema import define
 
 
 class BatchNormArguments(NamedTuple):
-    """The arguments of `batch_norm_eca`, with the schema's names, order and defaults.
+    """The arguments of `batch_norm_eca`.
 
     `pack_mask`: backward knows where ReLU was open from one bit per element, eight channels to a byte,
     instead of from `out`. Kernels keep bits of their own wherever they can. `group`: the name of the process
@@ -46,3 +37,6 @@ class BatchNormArguments(NamedTuple):
     def gate_options(self) -> dict[str, Any]:
         """The keyword arguments of `gate_from_pool`."""
         return {"circular": self.circular, "gate": self.gate}
+
+
+BATCH_NORM_ECA = define("batch_norm_eca", BatchNormArguments, "(Tensor out, Tensor mean, Tensor var)")

@@ -1,4 +1,4 @@
-"""The operators for gates before a 1x1 convolution: schemas, arguments and the allocation of outputs.
+"""The operators for gates before a 1x1 convolution: arguments and the allocation of outputs.
 
 `gate_from_projection` gives the gates alone; `affine_from_projection` gates times the factor and the summand
 that bias and batch norm are behind the product, so that one multiplication and one addition follow it.
@@ -13,30 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .schema import LIBRARY, TAGS, batch_norm_of
-
-_ARGUMENTS = (
-    "Tensor pooled, Tensor projection, Tensor weight, Tensor? bias=None, Tensor? projection_bias=None, "
-    "Tensor? bn_mean=None, Tensor? bn_var=None, Tensor? bn_weight=None, Tensor? bn_bias=None, *, "
-    'float bn_eps=1e-5, bool circular=False, str gate="sigmoid", ScalarType? out_dtype=None'
-)
-LIBRARY.define(f"gate_from_projection({_ARGUMENTS}) -> Tensor", tags=TAGS)
-LIBRARY.define(f"affine_from_projection({_ARGUMENTS}) -> (Tensor, Tensor)", tags=TAGS)
-LIBRARY.define(
-    "rescaled_projection(Tensor x, Tensor projection, Tensor factor, Tensor? summand=None, *, "
-    "ScalarType? out_dtype=None) -> Tensor",
-    tags=TAGS,
-)
-
-GATE_FROM_PROJECTION: Callable[..., Tensor] = torch.ops.eca_triton.gate_from_projection.default
-AFFINE_FROM_PROJECTION: Callable[..., tuple[Tensor, Tensor]] = (
-    torch.ops.eca_triton.affine_from_projection.default
-)
-RESCALED_PROJECTION: Callable[..., Tensor] = torch.ops.eca_triton.rescaled_projection.default
+from .schema import batch_norm_of, define
 
 
 class ProjectionArguments(NamedTuple):
-    """The arguments of the ops on pooled values, with the schemas' names, order and defaults."""
+    """The arguments of the ops on pooled values."""
 
     pooled: Tensor
     projection: Tensor
@@ -65,13 +46,20 @@ class ProjectionArguments(NamedTuple):
 
 
 class RescaledArguments(NamedTuple):
-    """The arguments of `rescaled_projection`, with the schema's names, order and defaults."""
+    """The arguments of `rescaled_projection`."""
 
     x: Tensor
     projection: Tensor
     factor: Tensor
     summand: Tensor | None = None
     out_dtype: torch.dtype | None = None
+
+
+GATE_FROM_PROJECTION: Callable[..., Tensor] = define("gate_from_projection", ProjectionArguments, "Tensor")
+AFFINE_FROM_PROJECTION: Callable[..., tuple[Tensor, Tensor]] = define(
+    "affine_from_projection", ProjectionArguments, "(Tensor, Tensor)"
+)
+RESCALED_PROJECTION: Callable[..., Tensor] = define("rescaled_projection", RescaledArguments, "Tensor")
 
 
 def allocate_gate_from_projection(a: ProjectionArguments) -> Tensor:

@@ -16,31 +16,11 @@ from torch import Tensor
 
 from ..activations import SELECTING
 from ..reference import compute_dtype
-from .schema import LIBRARY, SITE, TAGS, batch_norm_of
-
-_OPTIONS = (
-    'float bn_eps=1e-5, bool circular=False, str gate="sigmoid", float gain=1.0, str activation="identity", '
-    'str mask_order="none"'
-)
-LIBRARY.define(
-    f"eca_forward({SITE}, Tensor? residual=None, *, {_OPTIONS}, ScalarType? out_dtype=None) "
-    "-> (Tensor out, Tensor pooled, Tensor mask)",
-    tags=TAGS,
-)
-LIBRARY.define(
-    f"eca_backward(Tensor grad, {SITE.replace('=None', '')}, Tensor? residual, Tensor pooled, "
-    f"Tensor? mask=None, *, {_OPTIONS}, bool wants_x=True, bool wants_residual=False, bool wants_band=True, "
-    "bool wants_bn=False) -> (Tensor d_x, Tensor d_residual, Tensor d_weight, Tensor d_bias, "
-    "Tensor d_bn_weight, Tensor d_bn_bias)",
-    tags=TAGS,
-)
-
-ECA_FORWARD: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.ops.eca_triton.eca_forward.default
-ECA_BACKWARD: Callable[..., tuple[Tensor, ...]] = torch.ops.eca_triton.eca_backward.default
+from .schema import batch_norm_of, define
 
 
 class ForwardArguments(NamedTuple):
-    """The arguments of `eca_forward`, with the schema's names, order and defaults."""
+    """The arguments of `eca_forward`."""
 
     x: Tensor
     weight: Tensor
@@ -70,7 +50,7 @@ class ForwardArguments(NamedTuple):
 
 
 class BackwardArguments(NamedTuple):
-    """The arguments of `eca_backward`, with the schema's names, order and defaults."""
+    """The arguments of `eca_backward`."""
 
     grad: Tensor
     x: Tensor
@@ -129,6 +109,16 @@ class BackwardArguments(NamedTuple):
             self.x.new_empty(0, dtype=dtype) if gradient is None else gradient.to(dtype)
             for gradient, dtype in zip(gradients, dtypes, strict=True)
         )
+
+
+ECA_FORWARD: Callable[..., tuple[Tensor, Tensor, Tensor]] = define(
+    "eca_forward", ForwardArguments, "(Tensor out, Tensor pooled, Tensor mask)"
+)
+ECA_BACKWARD: Callable[..., tuple[Tensor, ...]] = define(
+    "eca_backward",
+    BackwardArguments,
+    "(Tensor d_x, Tensor d_residual, Tensor d_weight, Tensor d_bias, Tensor d_bn_weight, Tensor d_bn_bias)",
+)
 
 
 def changed(arguments: type[ForwardArguments] | type[BackwardArguments], **options: Any) -> dict[str, Any]:
