@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..launch.call import BackwardCall, Call, GateCall, ProductCall
-from ..ops.launched import backward_call, forward_call
+from ..ops.launched import backward_call, eca_call, forward_call, gate_call, product_call
 from ..ops.operators import OPERATORS, checked
 from ..ops.schema import ECA, GATE
 from ..ops.schema_projection import RESCALED_PROJECTION, channels_last
@@ -124,18 +124,16 @@ class Example:
 
 def _gate(**values: Any) -> GateCall:
     # The pooling, which is tuned, is the same for any result, and what is wrong with it shows in this one.
-    a, out = checked(GATE, **values | {"out_dtype": torch.float32})
-    return GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out)
+    return gate_call(*checked(GATE, **values | {"out_dtype": torch.float32}))
 
 
 def _eca(**values: Any) -> Call:
-    a, out = checked(ECA, **values)
-    return Call(a.x, a.weight, a.bias, **a.eca_options, out=out)
+    return eca_call(*checked(ECA, **values))
 
 
 def _rescaled_projection(**values: Any) -> ProductCall | None:
     a, out = checked(RESCALED_PROJECTION, **values)
-    return ProductCall(a.x, a.projection, a.factor, a.summand, out) if channels_last(a.x) else None
+    return product_call(a, out) if channels_last(a.x) else None
 
 
 def _eca_forward(**values: Any) -> Call:

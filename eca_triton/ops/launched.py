@@ -13,23 +13,21 @@ from .schema_projection import ProjectionArguments, RescaledArguments, channels_
 from .schema_training import BackwardArguments, ForwardArguments
 
 if TYPE_CHECKING:
-    from ..launch.call import BackwardCall, Call
+    from ..launch.call import BackwardCall, Call, GateCall, ProductCall
 
 
 def gate(a: SiteArguments, out: Tensor) -> None:
     """Fill the gates."""
     from ..launch import gates
-    from ..launch.call import GateCall
 
-    gates.gate(GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out))
+    gates.gate(gate_call(a, out))
 
 
 def eca(a: SiteArguments, out: Tensor) -> None:
     """Fill the attended map."""
     from ..launch import forward
-    from ..launch.call import Call
 
-    forward.eca(Call(a.x, a.weight, a.bias, **a.eca_options, out=out))
+    forward.eca(eca_call(a, out))
 
 
 def gate_from_pool(a: PoolArguments, out: Tensor) -> None:
@@ -71,9 +69,8 @@ def has_values(a: ProjectionArguments) -> bool:
 def rescaled_projection(a: RescaledArguments, out: Tensor) -> None:
     """Fill the scaled and shifted result of the convolution."""
     from ..launch import projection
-    from ..launch.call import ProductCall
 
-    projection.rescaled(ProductCall(a.x, a.projection, a.factor, a.summand, out))
+    projection.rescaled(product_call(a, out))
 
 
 def has_rows(a: RescaledArguments) -> bool:
@@ -98,6 +95,27 @@ def eca_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
     training.eca_backward(call, a.mask_order)
     if a.wants_band or a.wants_bn:
         training.parameter_gradients(call, *(out if out.numel() else None for out in outs[2:]))
+
+
+def gate_call(a: SiteArguments, out: Tensor) -> GateCall:
+    """Return what the launcher fills the gates by."""
+    from ..launch.call import GateCall
+
+    return GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out)
+
+
+def eca_call(a: SiteArguments, out: Tensor) -> Call:
+    """Return what the launcher fills the attended map by."""
+    from ..launch.call import Call
+
+    return Call(a.x, a.weight, a.bias, **a.eca_options, out=out)
+
+
+def product_call(a: RescaledArguments, out: Tensor) -> ProductCall:
+    """Return what the launcher fills the convolution's result by."""
+    from ..launch.call import ProductCall
+
+    return ProductCall(a.x, a.projection, a.factor, a.summand, out)
 
 
 def forward_call(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> Call:
