@@ -100,5 +100,5 @@ PRE_ACTIVATIONS = {name: each for name, each in ACTIVATIONS.items() if each.befo
 SELECTING = {name: each.passes for name, each in ACTIVATIONS.items() if each.passes is not None}
 """`passes` of those that have it: their backward needs a bit per element, and no feature map."""
 
-BENDING = tuple(name for name in ACTIVATIONS if name not in ("identity", *SELECTING))
+RECOMPUTED = tuple(name for name in ACTIVATIONS if name not in ("identity", *SELECTING))
 """Those whose backward needs what they were applied to."""

@@ -12,7 +12,7 @@ import torch
 from torch._inductor.virtualized import OpsValue, V
 
 from eca_triton import reference
-from eca_triton.activations import ACTIVATIONS, BENDING, PRE_ACTIVATIONS, SELECTING
+from eca_triton.activations import ACTIVATIONS, PRE_ACTIVATIONS, RECOMPUTED, SELECTING
 from eca_triton.compile.emit import fold, rewrite
 from eca_triton.compile.inductor import lowering
 from eca_triton.compile.match import neighbours
@@ -84,7 +84,7 @@ def test_an_unknown_name_raises(call: Callable[[], Any]) -> None:
 
 def test_every_list_of_activations_has_the_same_ones() -> None:
     after = [name for name in ACTIVATIONS if name != "identity"]
-    assert {*SELECTING, *BENDING} == set(neighbours.ACTIVATIONS) == set(after)
+    assert {*SELECTING, *RECOMPUTED} == set(neighbours.ACTIVATIONS) == set(after)
     assert {*fold.FUNCTIONS} == {"gain", "residual", *after}
     assert lowering.PRE_ACTIVATIONS.keys() == PRE_ACTIVATIONS.keys()
     for name in after:
@@ -109,7 +109,9 @@ def test_inductors_rescaling_computes_every_activation_before(name: str) -> None
 @pytest.mark.parametrize("batch_norm", [None, "train"])
 def test_every_activation_costs_a_training_step(batch_norm: str | None, tail: tuple[str, ...]) -> None:
     """gelu and hardswish as silu: stock keeps what their backward needs, and so do we."""
-    site = replace(FACTS, batch_norm=batch_norm, takes_over=batch_norm is not None, whole=batch_norm is None)
+    site = replace(
+        FACTS, batch_norm=batch_norm, takes_over=batch_norm is not None, trains_as_block=batch_norm is None
+    )
     alone, followed = (replace(site, tail=("residual", *more)) for more in ((), tail))
     assert cost.stock(followed).traffic == cost.stock(alone).traffic + 2.0
     if batch_norm is None:

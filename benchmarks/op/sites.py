@@ -108,10 +108,10 @@ class Row:
         forward = (3 if tail.adds else 2) * s
         if not self.trains:
             return forward
-        bends = tail.adds and tail.activation != "identity"  # else d_residual is the output's gradient
+        activated = tail.adds and tail.activation != "identity"  # else d_residual is the output's gradient
         bits = s // DTYPES[self.dtype].itemsize // 8 if self.keeps_bits else 0
-        again = s if bends and not bits else 0
-        backward = 3 * s + s * bends + bits + again + 2 * s * tail.normalises
+        again = s if activated and not bits else 0
+        backward = 3 * s + s * activated + bits + again + 2 * s * tail.normalises
         forward += bits + s * tail.normalises
         return backward if self.direction == "backward" else forward + backward
 
@@ -142,8 +142,8 @@ class Row:
         """Return what the op asks the choice of a kernel for: its forward, its backward, or either."""
         tail, taps, bits = self.tail, self.taps, self.keeps_bits
         dtype, itemsize = DTYPES[self.dtype], DTYPES[self.dtype].itemsize
-        bends = tail.activation != "identity"
-        stored, again = tail.adds and bends, tail.adds and bends and not bits
+        activated = tail.activation != "identity"
+        stored, again = tail.adds and activated, tail.adds and activated and not bits
         front = tail.normalises or tail.pre_activation != "identity"
         found = []
         if self.direction != "backward":

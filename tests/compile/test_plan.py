@@ -40,8 +40,8 @@ PLANS_OF: dict[str, tuple[dict[str, object], str, float, float]] = {
     "alone": ({"batch_norm": None, "tail": ()}, "block", 3.0, 2.0),
     "an Inductor that takes no templates": ({"templates": False}, "gate", 5.0, 4.0),
     "rescaled in place": ({"in_place": True}, "gate", 5.0, 4.0),
-    "a view of the result": ({"spread": True}, "gate", 5.0, 4.0),
-    "only pooled": ({"spread": True, "inlined": True}, "gate", 4.0, 3.0),
+    "a view of the result": ({"reindexed": True}, "gate", 5.0, 4.0),
+    "only pooled": ({"reindexed": True, "inlined": True}, "gate", 4.0, 3.0),
     "casts": ({"batch_norm": None, "source_is_stored": False, "casts": True}, "pool", 4.0, 4.0),
     "padding": ({"batch_norm": None, "source_is_stored": False, "wraps": True}, "pool", 4.0, 4.0),
     "an epilogue": ({"expansion": 0.25, "epilogues": True}, "convfold", 5.0, 1.25),
@@ -59,10 +59,10 @@ PLANS_OF: dict[str, tuple[dict[str, object], str, float, float]] = {
     "training at 28x28": (TRAINED | {"positions": 28 * 28}, "pool", 13.0, 13.0),
     "training without batch norm": (PLAINLY_TRAINED, "pool", 10.0, 10.0),
     "training alone": (PLAINLY_TRAINED | {"tail": ()}, "pool", 7.0, 7.0),
-    "one op alone": (PLAINLY_TRAINED | {"tail": (), "whole": True}, "block", 7.0, 5.0),
-    "one op each way": (PLAINLY_TRAINED | {"whole": True}, "block", 10.0, 7.125),
+    "one op alone": (PLAINLY_TRAINED | {"tail": (), "trains_as_block": True}, "block", 7.0, 5.0),
+    "one op each way": (PLAINLY_TRAINED | {"trains_as_block": True}, "block", 10.0, 7.125),
     "one op each way, which recomputes SiLU": (
-        PLAINLY_TRAINED | {"tail": ("residual", "silu"), "whole": True}, "block", 10.0, 8.0),
+        PLAINLY_TRAINED | {"tail": ("residual", "silu"), "trains_as_block": True}, "block", 10.0, 8.0),
     "one op, without gradients": ({"batch_norm": "train", "takes_over": True}, "batch_norm", 6.0, 4.0),
     "one op, its mask in bits": (TAKEN_OVER | {"mask": PACKED_MASK}, "batch_norm", 15.0, 10.125),
     "one op below 56x56, its mask in bools": (
@@ -82,7 +82,7 @@ def test_the_plan_of_a_site(name: str) -> None:
 TIES: dict[str, dict[str, object]] = {
     "biased convolution": {"batch_norm": None, "source_is_stored": False},
     "batch statistics without gradients": {"batch_norm": "train"},
-    "group norm behind": {"spread": True, "repeated": True},
+    "group norm behind": {"reindexed": True, "repeated": True},
 }
 
 
@@ -135,7 +135,7 @@ def test_in_l2_bytes_do_not_separate_plans_and_launches_do() -> None:
 def test_where_instructions_bound_both_fewer_bytes_are_a_win() -> None:
     """Rows of 7x7, which no vector divides: as slow as stock by instructions, and a map less to move."""
     rows = replace(BOTTLENECK, images=8, channels=512, positions=49, channels_last=False)
-    decision = decide(replace(rows, spread=True, inlined=True), H200)
+    decision = decide(replace(rows, reindexed=True, inlined=True), H200)
     assert decision.plan == "gate"
     assert decision.time_after_s == decision.time_before_s
 
@@ -186,7 +186,7 @@ def test_a_plan_that_is_asked_for_is_taken_where_it_fits(asked: str) -> None:
 
 
 def test_many_inputs_of_a_convolution_cost_nothing_where_nobody_has_to_read_them_again() -> None:
-    many = replace(BOTTLENECK, expansion=6.0, rides=True)
+    many = replace(BOTTLENECK, expansion=6.0, pooled_by_producer=True)
     assert decide(many, Settings(plan="convfold")).plan == "convfold"
 
 
@@ -207,7 +207,7 @@ def test_only_contiguous_rows_need_whole_vectors() -> None:
         ("convblock", {}, reasons.NO_CONVOLUTION),
         ("convblock", {"expansion": 0.25}, reasons.NO_PRODUCT),
         ("convblock", {"expansion": 0.25, "products": True, "in_place": True}, reasons.RESCALED_IN_PLACE),
-        ("convblock", {"expansion": 0.25, "products": True, "spread": True}, reasons.SPREAD),
+        ("convblock", {"expansion": 0.25, "products": True, "reindexed": True}, reasons.SPREAD),
     ],
 )
 def test_a_plan_that_does_not_fit_leaves_the_site(asked: str, changes: dict[str, Any], obstacle: str) -> None:
@@ -267,7 +267,7 @@ def test_bits_for_backward_come_in_whole_bytes_of_channels_that_are_innermost(
         activation=st.sampled_from(["identity", "relu", "silu"]),
         tail=st.sampled_from([(), ("relu",), ("residual",), ("gain", "residual", "silu")]),
         inlined=st.booleans(),
-        spread=st.booleans(),
+        reindexed=st.booleans(),
         repeated=st.booleans(),
         in_place=st.booleans(),
         templates=st.booleans(),

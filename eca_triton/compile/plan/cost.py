@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...activations import BENDING, SELECTING
+from ...activations import RECOMPUTED, SELECTING
 from ...tuning.choice import choose
 from ...tuning.layout import common_layout
 from ...tuning.problem import EcaProblem
@@ -133,7 +133,7 @@ def stock(facts: Facts) -> Work:
     forward = Work(1.0 + residual, trains + widened, written, launches, pool + rescale)
     if not facts.grad:
         return forward
-    activation = not {*SELECTING, *BENDING}.isdisjoint(facts.tail)
+    activation = not {*SELECTING, *RECOMPUTED}.isdisjoint(facts.tail)
     stored = activation and residual
     extra = 0.0 if not trains else 3.0 if facts.positions >= 56 * 56 else 1.0
     return Work(
@@ -175,11 +175,11 @@ def block(facts: Facts) -> Work:
     forward = Work(1.0 + residual, 0.0, 1.0, launches, instructions, halo, scratch)
     if not facts.grad:
         return forward
-    selects, bends = (any(name in facts.tail for name in names) for names in (SELECTING, BENDING))
+    selects, recomputes = (any(name in facts.tail for name in names) for names in (SELECTING, RECOMPUTED))
     return Work(
-        fresh=forward.fresh + 2.0 + PACKED_MASK * selects + (residual and bends),
+        fresh=forward.fresh + 2.0 + PACKED_MASK * selects + (residual and recomputes),
         again=0.0,
-        written=forward.written + PACKED_MASK * selects + 1.0 + (residual and (selects or bends)),
+        written=forward.written + PACKED_MASK * selects + 1.0 + (residual and (selects or recomputes)),
         launches=launches + 2,  # and the sum of the weight's gradient
         instructions=3 * instructions,  # budgets.json: a backward kernel has about twice its forward's
         halo=2 * halo,
@@ -193,7 +193,7 @@ def batch_norm(facts: Facts) -> Work:
     map for the moments of the gradient, which is stored where a residual wants it; both again for the map's.
     """
     residual = "residual" in facts.tail
-    activation = not {*SELECTING, *BENDING}.isdisjoint(facts.tail)
+    activation = not {*SELECTING, *RECOMPUTED}.isdisjoint(facts.tail)
     pool, rescale = _stock_instructions(facts)
     forward = Work(1.0 + residual, 1.0, 0.0 if facts.inlined else 1.0, 4, pool + rescale)
     if not facts.grad:
@@ -218,8 +218,8 @@ def convfold(facts: Facts) -> Work:
     """
     residual = "residual" in facts.tail
     inputs = (facts.expansion or 0.0) * facts.channels
-    pooling = 0.0 if facts.rides else facts.expansion or 0.0
-    launches = 1 + (not facts.rides) + pools_rows_first(facts.images, inputs)
+    pooling = 0.0 if facts.pooled_by_producer else facts.expansion or 0.0
+    launches = 1 + (not facts.pooled_by_producer) + pools_rows_first(facts.images, inputs)
     weight = facts.channels * inputs * facts.dtype.itemsize
     vectors = 4 * facts.images * (inputs + 2 * facts.channels)
     _, rescale = _stock_instructions(facts)

@@ -185,12 +185,12 @@ def _block_obstacle(facts: Facts) -> str | None:
     if facts.shared:
         return GATE_READ
     if facts.grad:
-        return None if facts.whole else NOT_WHOLE
+        return None if facts.trains_as_block else NOT_WHOLE
     if _gate_obstacle(facts) is not None:
         return _gate_obstacle(facts)
     if facts.in_place:
         return RESCALED_IN_PLACE
-    if facts.spread or facts.reordered:
+    if facts.reindexed or facts.reordered:
         return SPREAD
     return None if facts.templates else NO_TEMPLATES
 
@@ -210,7 +210,7 @@ def _convfold_obstacle(facts: Facts) -> str | None:
         return TRAINING
     if facts.repeated:
         return REPEATED
-    costly = facts.expansion is None or (facts.expansion > 1.0 and not facts.rides)
+    costly = facts.expansion is None or (facts.expansion > 1.0 and not facts.pooled_by_producer)
     return NO_CONVOLUTION if costly else None
 
 
@@ -221,7 +221,7 @@ def _convblock_obstacle(facts: Facts) -> str | None:
         return obstacle
     if facts.in_place:
         return RESCALED_IN_PLACE
-    if facts.spread:
+    if facts.reindexed:
         return SPREAD
     return None if facts.products and facts.one_kernel and cost.waits_for_memory(facts) else NO_PRODUCT
 

@@ -55,11 +55,11 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         one_kernel=all(isinstance(size, int) for size in site.shape[1:]) and channels % VECTOR == 0,
         takes_over=site.takes_over,
         mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
-        whole=grad and stays_whole(site),
+        trains_as_block=grad and stays_whole(site),
         wraps=op_name(convolution["input"]) == "pad",
         casts=value(site.weight).dtype != value(site.conv).dtype,
         expansion=site.projection.expansion if site.projection is not None and folds(site) else None,
-        rides=site.projection is not None and not comes_stored(site.projection.input),
+        pooled_by_producer=site.projection is not None and not comes_stored(site.projection.input),
         epilogues=becomes_product(site, device),
         products=becomes_block(site, device)
         and (products_work(x.device) if asked else settings.device == "cuda"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from ...activations import BENDING
+from ...activations import RECOMPUTED
 from ..match.graph import all_behind, bind, op_name, tensor_users
 from ..match.neighbours import ACTIVATIONS, ADDITIONS, MULTIPLICATIONS
 from ..match.probe import SAME_ELEMENTS, VIEWS
@@ -16,12 +16,12 @@ POOLS = {"mean", "sum", "amax", "amin", "std", "var", "adaptive_avg_pool2d"}
 # Inductor puts what these read into them.
 INLINING = {*POOLS, "pad", "interpolate"}
 REPEATING = {"group_norm", "layer_norm", "instance_norm", "interpolate", "chunk", "split", "tensor_split"}
-SPREADING = {"cat", "concat", "concatenate", "unbind", *INLINING, *REPEATING, *VIEWS}
+REINDEXING = {"cat", "concat", "concatenate", "unbind", *INLINING, *REPEATING, *VIEWS}
 PLACED = {"pad", "cat", "concat", "concatenate"}
 # Elementwise calls, and those of them that use their argument twice.
-BENT = {*BENDING, "elu", "leaky_relu", "mish", "prelu", "softplus"}
+USES_TWICE = {*RECOMPUTED, "elu", "leaky_relu", "mish", "prelu", "softplus"}
 ELEMENTWISE = {
-    *BENT, *ACTIVATIONS, *ADDITIONS, *MULTIPLICATIONS, *SAME_ELEMENTS, "batch_norm", "clamp", "div",
+    *USES_TWICE, *ACTIVATIONS, *ADDITIONS, *MULTIPLICATIONS, *SAME_ELEMENTS, "batch_norm", "clamp", "div",
     "dropout", "hardtanh", "sigmoid", "sub", "tanh", "truediv",
 }  # fmt: skip
 
@@ -31,7 +31,7 @@ class Readers:
     """Readers of a map, through elementwise calls: see `Facts` for what is asked."""
 
     inlined: bool
-    spread: bool
+    reindexed: bool
     repeated: bool
     normalized: bool
 
@@ -42,7 +42,7 @@ def readers_of(end: fx.Node) -> Readers:
     names = {op_name(user) for user in found}
     # Batch norm inside makes the value dear enough to be stored, in float32, where its reader is no loop of
     # the same kind and an activation uses it twice.
-    twice = any(op_name(node).rstrip("_") in BENT for node in passed)
+    twice = any(op_name(node).rstrip("_") in USES_TWICE for node in passed)
     pools = [user for user in found if op_name(user) in INLINING]
     behind = all_behind(pools) if len(pools) < len(found) else set()
     # Rescaled by something made of its own mean: squeeze and excitation, spatial attention, another site.
@@ -50,7 +50,7 @@ def readers_of(end: fx.Node) -> Readers:
     inlined = bool(found) and len(pools) == len(found)
     return Readers(
         inlined=inlined,
-        spread=inlined or rescaled or bool(names & (SPREADING - INLINING)),
+        reindexed=inlined or rescaled or bool(names & (REINDEXING - INLINING)),
         repeated=rescaled or bool(names & REPEATING) or (twice and bool(names & PLACED)),
         normalized=any(_normalizes(user) for user in found) and not any(_stores(user) for user in found),
     )
