@@ -1,4 +1,4 @@
-"""Tables of the paper's rows, and docs/paper.md: the prose of paper_page.md with figures computed anew."""
+"""Tables of the paper's rows, and docs/paper.md: the prose of page.md with figures computed anew."""
 
 from __future__ import annotations
 
