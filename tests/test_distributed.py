@@ -50,6 +50,7 @@ def torchrun(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_with_the_joint_batch(tmp_path: Path) -> None:
     """One test, since the processes take long to start: losses, plans, and our ops in the last step."""
     found = torchrun(tmp_path / "found.json")

@@ -46,7 +46,14 @@ def test_all_networks_with_eca_are_listed() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", [name for name in SITES if not OLDEST or SITES[name] <= 10])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (sites > 10))
+        for name, sites in SITES.items()
+        if not OLDEST or sites <= 10
+    ],
+)
 def test_every_eca_module_is_lowered(name: str, training: bool) -> None:
     """On the meta device, where a network takes no memory and its convolutions no time.
 

@@ -39,6 +39,7 @@ DEARER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "site"), CASES)
 def test_no_kernel_costs_more_than_its_budget(target: str, site: str) -> None:
     assert VERSION in TABLE, f"no budgets for Triton {VERSION}: make budgets"
