@@ -6,6 +6,7 @@ import itertools
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -15,8 +16,10 @@ from paths import ROOT
 
 from eca_triton.compile import backend
 
-pytest.importorskip("matplotlib", reason="the extra `demo` draws the plot")
-pytest.importorskip("sklearn", reason="the extra `demo` holds the images")
+pytestmark = pytest.mark.skipif(
+    None in map(find_spec, ("matplotlib", "sklearn")),
+    reason="the extra `demo` draws the plot and holds the images",
+)
 
 EXAMPLES = ROOT / "examples"
 IMAGES = 128
