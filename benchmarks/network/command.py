@@ -14,32 +14,24 @@ from ..counted import tax
 from ..shared.context import COUNTED, NOTHING_MEASURED, RESULTS, Context, now, positive
 from ..shared.document import heading, load
 from ..shared.machine import describe, folder_name
-from ..shared.tensors import DTYPES, LAYOUTS
+from ..shared.tensors import LAYOUTS
 from ..shared.twins import FAMILIES, KINDS
 from . import figures
-from .measure import BACKENDS, CONTENDERS, DIRECTIONS, Plan, failed, measure, settings
+from .measure import BACKENDS, CONTENDERS, DIRECTIONS, Plan, failed, measure
+from .options import add_settings, settings_of
 
 BUDGET_S = 3600.0
 REPEATS = 20
-BATCH = 128
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser.add_argument(
-        "--networks", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME",
-        help=f"{', '.join(FAMILIES)} (default: all)",
-    )  # fmt: skip
+    add_settings(parser, list(FAMILIES), list(LAYOUTS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument(
         "--contenders", nargs="+", choices=BACKENDS, default=list(CONTENDERS),
         help="(default: without max-autotune, whose compilation takes longest)",
     )  # fmt: skip
-    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    parser.add_argument("--batch", type=positive, default=BATCH)
-    parser.add_argument("--size", type=positive, help="side of an image (default: the network's own)")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin nothing that would end later")
     parser.add_argument("--repeats", type=positive, default=REPEATS, help="samples of each")
     parser.add_argument("--out", type=Path, help="folder of JSON and CSV (default: in benchmarks/results)")
@@ -57,10 +49,7 @@ def run(options: argparse.Namespace, context: Context) -> int:
 def _measure(options: argparse.Namespace, context: Context, device: torch.device) -> int:
     machine, date = describe(device), now()
     folder = options.out or RESULTS / folder_name(machine["gpu"], date)
-    wanted = settings(
-        options.networks, options.directions, options.layouts, options.batch, options.size, options.dtype
-    )
-    plan = Plan(wanted, options.kinds, options.contenders, options.budget_s, options.repeats)
+    plan = Plan(settings_of(options), options.kinds, options.contenders, options.budget_s, options.repeats)
     document = measure(plan, machine, date, device, context.clock, folder / "network.json", print)
     context.say(heading(document))
     columns = figures.COLUMNS

@@ -11,27 +11,16 @@ from eca_triton.util.tables import write_table
 
 from ..shared.context import RESULTS, Context, now, positive
 from ..shared.machine import describe, folder_name
-from ..shared.tensors import DTYPES, LAYOUTS
-from ..shared.twins import FAMILIES
 from . import compiling
-from .measure import DIRECTIONS, settings
+from .options import add_settings, settings_of
 
 BUDGET_S = 900.0
 REPEATS = 3
-BATCH = 128
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser.add_argument(
-        "--networks", nargs="+", choices=FAMILIES, default=["ecaresnet50d"], metavar="NAME",
-        help=f"{', '.join(FAMILIES)} (default: ecaresnet50d)",
-    )  # fmt: skip
-    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["channels_last"])
-    parser.add_argument("--batch", type=positive, default=BATCH)
-    parser.add_argument("--size", type=positive, help="side of an image (default: the network's own)")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    add_settings(parser, ["ecaresnet50d"], ["channels_last"])
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="begin nothing that would end later")
     parser.add_argument("--repeats", type=positive, default=REPEATS, help="compilations of each")
     parser.add_argument("--out", type=Path, help="folder of the JSON (default: in benchmarks/results)")
@@ -42,11 +31,8 @@ def run(options: argparse.Namespace, context: Context) -> int:
     once, how = compiling.compiler(context.device)
     machine, date = describe(context.device or torch.device("cpu")), now()
     path = (options.out or RESULTS / folder_name(machine["gpu"], date)) / "compile.json"
-    wanted = settings(
-        options.networks, options.directions, options.layouts, options.batch, options.size, options.dtype
-    )
     document = compiling.measure(
-        wanted, options.repeats, options.budget_s, once, how, machine, date, path, print
+        settings_of(options), options.repeats, options.budget_s, once, how, machine, date, path, print
     )
     context.say(f"{machine['cpu']}, torch {machine['torch']}, Triton {machine['triton']}, {date}: {how}")
     columns = compiling.COLUMNS
