@@ -32,13 +32,13 @@ FEW = Device(num_sms=4, warp_size=32, name="interpreter", capability="9.0", shar
 
 
 def example(operator: object, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype) -> Example:
-    """With batch norm, residual and ReLU."""
+    """With batch norm, a gain, residual and ReLU."""
     x = torch.empty(shape, dtype=dtype, device="meta")
     x = x.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     band, vectors = x.new_empty(1, 1, 5), [x.new_empty(shape[1]) for _ in range(4)]
     order = mask_order_for(x, x, "relu")
     args = [x, band, None, *vectors, x]
-    options = {"activation": "relu"} | ({} if operator is ECA else {"mask_order": order})
+    options = {"activation": "relu", "gain": 0.5} | ({} if operator is ECA else {"mask_order": order})
     if operator is GATE:
         args, options = args[:-1], {"pre_activation": "relu"}
     if operator is ECA_BACKWARD:
