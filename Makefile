@@ -33,7 +33,7 @@ test-for: $(READY)
 	$(BIN)/python tests/which.py $(FILES) -- -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-oldest:
-	$(MAKE) test ENV=$(ENV)-oldest CONSTRAINTS=constraints-oldest.txt
+	$(MAKE) test-all ENV=$(ENV)-oldest CONSTRAINTS=constraints-oldest.txt
 
 # Any torch that tests/versions.py knows: make test-version TORCH=2.12.1
 test-version: $(ENV)-$(or $(TORCH),none).txt
