@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-HERE = Path(__file__).resolve().parent
+from paths import TESTS
+
 Part = tuple[Sequence[Path | str], dict[str, str]]
 """Arguments of pytest, of which the tests are paths, and what the environment has besides."""
 PARTS: dict[str, Part] = {
-    "as they are": ([HERE, f"--ignore={HERE / 'interpreter'}"], {}),
-    "in Triton's interpreter": ([HERE / "interpreter"], {"TRITON_INTERPRET": "1"}),
+    "as they are": ([TESTS, f"--ignore={TESTS / 'interpreter'}"], {}),
+    "in Triton's interpreter": ([TESTS / "interpreter"], {"TRITON_INTERPRET": "1"}),
 }
 
 

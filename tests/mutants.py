@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mutant_list import LISTED
+from paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PROCESSES = 2
 SECONDS = 600  # of one run of tests: a change may make a loop endless
 LEAST = 0.95

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from paths import ROOT
+
 FILES = (ROOT / "constraints-oldest.txt", ROOT / "constraints.txt")
 TORCH: dict[str, dict[str, str]] = {  # version: packages that go with it
     "2.12.1": {"torchvision": "0.27.1", "triton": "3.7.1", "setuptools": "81.0.0"},

@@ -14,9 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import both_parts
+from paths import ROOT, TESTS
 
-TESTS = Path(__file__).resolve().parent
-ROOT = TESTS.parent
 INTERPRETED = TESTS / "interpreter"
 OPS = ("ops", "test_functional.py", "test_module.py", "test_unknown_names.py")
 CONCERNS: dict[str, tuple[str, ...]] = {

@@ -25,10 +25,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> int:
     """Count and print; exit code 1 if a row is off, or has a reason that it does not need."""
-    from . import (
-        page,
-        rows,  # these import timm and torchvision
-    )
+    # These import timm and torchvision.
+    from . import page, rows
 
     found = rows.lines()
     if options.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from eca_triton.compile.settings import Settings
 
 OLDEST = torch.__version__.startswith("2.11.")
 """Whether this is the oldest torch that is supported: it runs what could differ there, for CI's time."""
+WHOLE = os.environ.get("ECA_TRITON_FULL_DEPTH") == "1"
+"""Whether networks of timm have all their blocks: otherwise `network` cuts the deepest."""
 
 
 class Lowering:

@@ -1,11 +1,9 @@
 """Real code: every ECA module of timm's 23 networks is a site, in eval and in training, in one graph each."""
 
-import os
-
 import pytest
 import timm
 import torch
-from harness import OLDEST, Lowering
+from harness import OLDEST, WHOLE, Lowering
 
 from benchmarks.shared.networks import NETWORKS, attention, images, network
 
@@ -34,9 +32,6 @@ SITES = {
     "nf_ecaresnet50": 16,
     "nf_ecaresnet101": 33,
 }
-
-
-WHOLE = os.environ.get("ECA_TRITON_FULL_DEPTH") == "1"
 
 
 def test_all_networks_with_eca_are_listed() -> None:

@@ -6,10 +6,9 @@ takes a quarter of an hour, and `python -m benchmarks tax` in every layout, mode
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
+from harness import OLDEST, WHOLE
 
 from benchmarks.shared.networks import DEEP, NETWORKS, attention, images, network, stages, without_attention
 from eca_triton.deviceless import Comparison, Kernel, compare, lower
@@ -19,8 +18,6 @@ timm = pytest.importorskip("timm")
 # The oldest torch has one of each family.
 FAMILIES = ("ecaresnet26t", "ecaresnext26t_32x4d", "eca_nfnet_l0", "eca_resnet33ts", "eca_vovnet39b")
 AGAIN = {*DEEP, "ecaresnet50t", "ecaresnet101d_pruned", "ecaresnext50t_32x4d", "nf_ecaresnet50"}
-OLDEST = torch.__version__.startswith("2.11.")
-WHOLE = os.environ.get("ECA_TRITON_FULL_DEPTH") == "1"
 LOWERED = [name for name in NETWORKS if WHOLE or (name in FAMILIES if OLDEST else name not in AGAIN)]
 
 

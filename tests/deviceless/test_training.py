@@ -9,13 +9,14 @@ import deviceless_models
 import pytest
 import timm
 import torch
+from harness import OLDEST
 from torch import nn
 
 from eca_triton.compile.compat import packs_bits
 from eca_triton.deviceless import Comparison, Lowering, compare
 
 # Of the networks, for CI's time.
-NEWEST_ONLY = pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="held on the newest torch")
+NEWEST_ONLY = pytest.mark.skipif(OLDEST, reason="held on the newest torch")
 LAYOUT = pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 SIDES = {56: 256, 28: 512, 14: 1024, 7: 2048}  # and channels
 

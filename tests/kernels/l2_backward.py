@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from l2_model import DEVICE, L2, RESNET, SIZES, Cache, layout_of, occupancy, replay
-from l2_programs import ITEMSIZE, Access, Buffer, Program, Turn
+from l2_model import DEVICE, L2, RESNET, SIZES, dram, layout_of, occupancy
+from l2_programs import ITEMSIZE, Access, Buffer, Program, Range, Turn, lagged_place
 
 from eca_triton.tuning.families.lagged import LaggedConfig, lagged_backward_config
 from eca_triton.tuning.families.tile_channels_last import (
@@ -19,7 +19,6 @@ from eca_triton.tuning.layout import Layout
 from eca_triton.util.tables import plain_table
 
 Config = TileChannelsLastConfig | LaggedConfig
-Range = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,7 @@ def tile(maps: Maps, config: TileChannelsLastConfig, pid: int) -> Program:
 
 def lagged(maps: Maps, config: LaggedConfig, arrived: list[int], ticket: int) -> Program:
     """A program of kernels/lagged_backward.py; `arrived`: tiles summed, per image."""
-    tiles = config.tiles(maps.layout)
-    blocks_c = -(-maps.layout.c // config.block_c)
-
-    def place(index: int) -> tuple[int, int, Range, Range]:
-        image, rest = divmod(index, tiles)
-        chunk, block = divmod(rest, blocks_c)
-        c, hw = block * config.block_c, chunk * config.block_hw
-        return image, chunk, (c, c + config.block_c), (hw, hw + config.block_hw)
-
+    tiles, place = config.tiles(maps.layout), partial(lagged_place, maps.layout, config)
     if ticket < maps.layout.n * tiles:
         image, chunk, c, hw = place(ticket)
         yield maps.read(image, c, hw, keep_dy=maps.d_residual is None)
@@ -137,12 +128,8 @@ def traffic(
         maps = maps_of(layout, tail, 64, 1)
         count, kernel = layout.n * -(-layout.c // config.block_c), "tile_channels_last_backward"
         program = partial(tile, maps, config)
-    caches = [Cache(l2) for l2 in sizes]
     slots = occupancy(kernel, shape, True, config.num_warps * DEVICE.warp_size)
-    replay(map(program, range(count)), slots, caches, seed)
-    for held in caches:
-        held.flush()
-    return [held.dram_bytes / (layout.n * layout.c * layout.hw * ITEMSIZE) for held in caches]
+    return dram([(map(program, range(count)), slots)], layout, sizes, seed)
 
 
 def main() -> None:

@@ -212,10 +212,20 @@ def traffic(
             for half in (pool, rescale)
         ]
 
+    def slots(warps: int) -> int:
+        return resident or occupancy(choice.kernel, shape, channels_last, warps * DEVICE.warp_size)
+
+    programs = ((map(program, range(count)), slots(warps)) for count, warps, program in launches)
+    return dram(programs, layout, sizes, seed)
+
+
+def dram(
+    launches: Iterable[tuple[Iterable[Program], int]], layout: Layout, sizes: Sequence[L2], seed: int | None
+) -> list[float]:
+    """Traffic of launches, each its programs and how many are resident, in units of the map, per L2."""
     caches = [Cache(l2) for l2 in sizes]
-    for count, warps, program in launches:
-        slots = resident or occupancy(choice.kernel, shape, channels_last, warps * DEVICE.warp_size)
-        replay(map(program, range(count)), slots, caches, seed)
+    for programs, slots in launches:
+        replay(programs, slots, caches, seed)
     for held in caches:
         held.flush()
     return [held.dram_bytes / (layout.n * layout.c * layout.hw * ITEMSIZE) for held in caches]

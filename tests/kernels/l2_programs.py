@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from eca_triton.tuning.config import Config
@@ -14,6 +15,7 @@ from eca_triton.tuning.families.tile_channels_last import HALO, TileChannelsLast
 from eca_triton.tuning.layout import Layout
 
 ITEMSIZE = 2  # bf16
+Range = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -135,17 +137,17 @@ def tile_channels_last(maps: Maps, config: TileChannelsLastConfig, pid: int) -> 
         yield maps.finish(image, (first, last), hw)
 
 
+def lagged_place(layout: Layout, config: LaggedConfig, index: int) -> tuple[int, int, Range, Range]:
+    """Return image and chunk of a tile of the lagged launches, and its channels and positions."""
+    image, rest = divmod(index, config.tiles(layout))
+    chunk, block = divmod(rest, -(-layout.c // config.block_c))
+    c, hw = block * config.block_c, chunk * config.block_hw
+    return image, chunk, (c, c + config.block_c), (hw, hw + config.block_hw)
+
+
 def lagged(maps: Maps, config: LaggedConfig, arrived: list[int], ticket: int) -> Program:
     """A program of kernels/lagged.py; `arrived`: tiles summed, per image."""
-    tiles = config.tiles(maps.layout)
-    blocks_c = -(-maps.layout.c // config.block_c)
-
-    def place(index: int) -> tuple[int, int, tuple[int, int], tuple[int, int]]:
-        image, rest = divmod(index, tiles)
-        chunk, block = divmod(rest, blocks_c)
-        c, hw = block * config.block_c, chunk * config.block_hw
-        return image, chunk, (c, c + config.block_c), (hw, hw + config.block_hw)
-
+    tiles, place = config.tiles(maps.layout), partial(lagged_place, maps.layout, config)
     if ticket < maps.layout.n * tiles:
         image, chunk, c, hw = place(ticket)
         yield (Access(maps.x, image, c, hw),)
