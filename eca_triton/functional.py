@@ -12,7 +12,7 @@ from torch import Tensor
 from . import ops
 from .activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS
 from .ops import checks
-from .ops.schema import SiteArguments
+from .reference.arguments import SiteArguments
 from .util.private import is_exporting
 
 
@@ -134,7 +134,7 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
 
 
 _NO_BATCH_NORM = (None, None, None, None, 1e-5)
-_OPTIONS = {name: SiteArguments._field_defaults[name] for name in SiteArguments._fields[8:-1]}
+_OPTIONS = {name: SiteArguments._field_defaults[name] for name in SiteArguments._fields[8:-2]}
 _DEFAULTS = tuple(_OPTIONS.values())
 
 

@@ -115,6 +115,14 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     ],
     "eca_triton/reference/inference.py": [
         (DTYPES, "(weight if bias is None else bias).dtype", "weight.dtype"),
+        (
+            DTYPES,
+            "out_dtype = a.out_dtype or a.pooled.dtype\n    return factor",
+            "out_dtype = a.pooled.dtype\n    return factor",
+        ),
+    ],
+    "eca_triton/reference/arguments.py": [
+        (DTYPES, "torch.promote_types(self.grad.dtype, self.residual.dtype)", "self.grad.dtype"),
     ],
     "eca_triton/activations.py": [
         (("tests/test_reference.py",), "torch.where((u > -3) & (u < 3), dy / 6, 0.0)", "dy / 6"),
@@ -122,7 +130,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (TRAINING, "s * (1 + u * (1 - s))", "s * (1 - u * (1 - s))"),
     ],
     "eca_triton/reference/training.py": [
-        (TRAINING, "        u = u * gain", "        u = u / gain"),
+        (TRAINING, "u = u * a.gain", "u = u / a.gain"),
     ],
     "eca_triton/ops/autograd.py": [
         (("tests/ops/test_autograd.py",), "create_graph=torch.is_grad_enabled()", "create_graph=False"),
@@ -131,26 +139,14 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     "eca_triton/ops/implementation.py": [
         (PRODUCT, " and row.takes(a)", ""),
     ],
-    "eca_triton/ops/plain.py": [
-        (
-            DTYPES,
-            "**a.options, out_dtype=a.out_dtype, **parts\n    )\n\n\ndef rescaled",
-            "**a.options, **parts\n    )\n\n\ndef rescaled",
-        ),
-    ],
     "eca_triton/ops/operators.py": [
         (("tests/ops/test_autograd.py",), 'batched=("pooled",), composed=True', 'batched=("pooled",)'),
         (("tests/ops/test_transforms.py",), 'batched=("x", "residual")', 'batched=("x", "weight")'),
     ],
-    "eca_triton/ops/schema.py": [
+    "eca_triton/ops/outputs.py": [
         (DTYPES, "(a.weight if a.bias is None else a.bias).new_empty(1)", "a.weight.new_empty(1)"),
         (DTYPES, "return torch.empty_like(a.x, dtype=a.out_dtype)", "return torch.empty_like(a.x)"),
-    ],
-    "eca_triton/ops/schema_training.py": [
-        (DTYPES, "torch.promote_types(self.grad.dtype, self.residual.dtype)", "self.grad.dtype"),
         (TRAINING, "if x.shape[1] % 8 == 0 else", "if True else"),
-    ],
-    "eca_triton/ops/schema_projection.py": [
         (
             ("tests/ops/test_projection.py",),
             "not x.is_contiguous() and x.movedim(1, -1).is_contiguous()",
@@ -219,7 +215,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (TUNING, "return 2 * programs < problem.device", "return programs < problem.device"),
     ],
     "eca_triton/launch/gates.py": [
-        (GATES, 'call.bn if call.pre_activation == "identity" else None', "None"),
+        (GATES, 'a.bn if a.pre_activation == "identity" else None', "None"),
         (GATES, "n * c, c, 1.0 / hw, *pooled.stride()", "n * c, c, 1.0, *pooled.stride()"),
     ],
     "eca_triton/launch/devices.py": [

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import eca_triton
 from eca_triton.launch.call import ProductCall
+from eca_triton.reference.arguments import RescaledArguments
 from eca_triton.tuning.candidates import candidates
 
 pytestmark = [
@@ -57,9 +58,8 @@ def test_every_candidate_computes_what_torch_does() -> None:
     x, matrix, factor, summand = inputs(2, 96, 160, 20, torch.bfloat16)
     native = by_torch(x, matrix, factor, summand).to(torch.bfloat16)
     exact = by_torch(*(tensor.double() for tensor in (x, matrix, factor, summand)))
-    call = ProductCall(
-        x, matrix, factor, summand, torch.empty_like(native, memory_format=torch.channels_last)
-    )
+    out = torch.empty_like(native, memory_format=torch.channels_last)
+    call = ProductCall(RescaledArguments(x, matrix, factor, summand), out)
     choices = candidates(call.problem(devices.device_of(x.device)))
     assert len(choices) > 1
     for choice in choices:

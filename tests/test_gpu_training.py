@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training_site import FORMATS, NAMES, by_eager, by_op, gradients, site
 
 import eca_triton
-from eca_triton.ops.schema_training import mask_order_for
+from eca_triton.ops.outputs import mask_order_for
 from eca_triton.tuning.choice import choose
 from eca_triton.tuning.layout import common_layout
 from eca_triton.tuning.problem import EcaProblem

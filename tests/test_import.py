@@ -172,10 +172,10 @@ ALLOWED = {
     "tuning": {"version"},
     "launch": {"activations", "kernels", "reference", "tuning", "util"},
     "ops": {"activations", "launch", "reference", "util"},
-    "functional": {"activations", "ops", "util"},
+    "functional": {"activations", "ops", "reference", "util"},
     "module": {"functional"},
     "models": {"functional", "module", "util"},
-    "compile": {"activations", "launch", "ops", "tuning", "__init__"},
+    "compile": {"activations", "launch", "ops", "reference", "tuning", "__init__"},
     "deviceless": {"compile", "tuning", "__init__"},
     "autotune": {
         "activations", "compile", "deviceless", "launch", "ops", "reference", "tuning", "util",

@@ -7,6 +7,7 @@ from eager_block import assert_as_good_as, eager_eca, eager_gate, to_double
 
 from eca_triton import reference
 from eca_triton.activations import ACTIVATIONS
+from eca_triton.reference.arguments import SiteArguments
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SITES = {
@@ -26,6 +27,14 @@ def batch_norm(kind, channels, dtype=torch.float32):
     return (mean, var, weight, bias) if kind == "affine" else (mean, var, None, None)
 
 
+def gate(x, weight, bias=None, *, bn=(None,) * 4, **options):
+    return reference.gate(SiteArguments(x, weight, bias, *bn, **options))
+
+
+def eca(x, weight, bias=None, *, bn=(None,) * 4, **options):
+    return reference.eca(SiteArguments(x, weight, bias, *bn, **options))
+
+
 def options_of(site, channels):
     options = dict(SITES[site])
     if "bn" in options:
@@ -41,8 +50,8 @@ def test_is_at_least_as_exact_as_eager(site, dtype):
     options = options_of(site, 19)
     tail = {"gain": 2.0, "residual": torch.randn_like(x), "activation": "gelu"}
     for ours, eager, given in (
-        (reference.gate, eager_gate, options),
-        (reference.eca, eager_eca, options | tail),
+        (gate, eager_gate, options),
+        (eca, eager_eca, options | tail),
     ):
         got, native = (block(*tensors, **given) for block in (ours, eager))
         assert got.dtype == dtype
@@ -55,7 +64,7 @@ def test_computes_in_float64_for_float64_with_every_activation(site):
     residual, options = torch.randn_like(x) * 4, to_double(options_of(site, 6))
     for activation in ACTIVATIONS:
         tail = {"gain": 0.5, "residual": residual, "activation": activation}
-        got, wanted = (block(x, weight, **options, **tail) for block in (reference.eca, eager_eca))
+        got, wanted = (block(x, weight, **options, **tail) for block in (eca, eager_eca))
         torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-13)
 
 
@@ -63,7 +72,7 @@ def test_computes_in_float64_for_float64_with_every_activation(site):
 def test_any_channels_taps_and_spatial_dims(shape):
     for k in (1, 3, 5, 7, 9):
         x, weight = torch.randn(shape).double(), torch.randn(k).double()
-        torch.testing.assert_close(reference.eca(x, weight), eager_eca(x, weight))
+        torch.testing.assert_close(eca(x, weight), eager_eca(x, weight))
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
@@ -89,7 +98,7 @@ def test_poison_spreads_to_the_channels_of_eager(weight, circular, value):
     x, weight = torch.randn(2, 11, 3, 3), torch.tensor(weight)
     x[0, 4, 1, 1] = value
     x[1, 10, 0, 0] = value
-    got = reference.eca(x, weight, circular=circular, activation="relu")
+    got = eca(x, weight, circular=circular, activation="relu")
     torch.testing.assert_close(
         got, eager_eca(x, weight, circular=circular, activation="relu"), equal_nan=True
     )
@@ -97,13 +106,13 @@ def test_poison_spreads_to_the_channels_of_eager(weight, circular, value):
 
 def test_sums_of_half_precision_maps_neither_overflow_nor_drift():
     x, weight = torch.full((1, 1, 300, 300), 60000.0, dtype=torch.float16), torch.tensor([1e-5])
-    g = reference.gate(x, weight, out_dtype=torch.float32)
+    g = gate(x, weight, out_dtype=torch.float32)
     torch.testing.assert_close(g, torch.sigmoid(torch.tensor([[0.6]])))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_nothing_between_load_and_store_is_rounded_to_half_precision(dtype):
     x, weight = torch.randn(2, 19, 7, 5).to(dtype), torch.randn(5).to(dtype)
-    for ours, eager in ((reference.gate, eager_gate), (reference.eca, eager_eca)):
+    for ours, eager in ((gate, eager_gate), (eca, eager_eca)):
         got = ours(x, weight, out_dtype=torch.float32)
         torch.testing.assert_close(got, eager(x.float(), weight.float()), rtol=1e-5, atol=1e-6)

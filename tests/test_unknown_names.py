@@ -21,13 +21,9 @@ from eca_triton.compile.plan.facts import Facts
 from eca_triton.ops import BATCH_NORM_ECA
 from eca_triton.ops.decompositions import decomposition_table
 from eca_triton.reference import training as reference_training
+from eca_triton.reference.arguments import BackwardArguments, SiteArguments
 
 X, GATES, WEIGHT = torch.ones(2, 8, 2, 2), torch.ones(2, 8), torch.ones(1, 1, 3)
-OPTIONS: dict[str, Any] = {
-    "bn": None, "bn_eps": 1e-5, "circular": False, "gate": "sigmoid", "gain": 1.0, "residual": None,
-    "activation": "identity", "mask_order": "none",
-}  # fmt: skip
-WANTS = {f"wants_{what}": what != "bn" for what in ("x", "residual", "band", "bn")}
 FACTS = Facts(
     images=8, channels=64, positions=196, taps=3, dtype=torch.bfloat16, device="cuda", channels_last=True,
     grad=True, target="h200",
@@ -35,13 +31,12 @@ FACTS = Facts(
 
 
 def forward(**changes: Any) -> Any:
-    options = OPTIONS | changes
-    return reference_training.eca_forward(X, WEIGHT, None, **options, out_dtype=X.dtype)
+    return reference_training.eca_forward(SiteArguments(X, WEIGHT, **changes))
 
 
 def backward(**changes: Any) -> Any:
-    options = OPTIONS | WANTS | changes
-    return reference_training.eca_backward(X, X, WEIGHT, None, **options, pooled=None, mask=None)
+    a = BackwardArguments(X, X, WEIGHT, *[None] * 6, GATES, wants_residual=True, **changes)
+    return reference_training.eca_backward(a)
 
 
 def native_rescaling(name: str) -> Any:
@@ -56,7 +51,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "gate": lambda: reference.gate_from_pool(GATES, WEIGHT, gate="swish"),
     "gate, backward": lambda: reference.gate_from_pool_backward(GATES, GATES, WEIGHT, gate="swish"),
     "activation before": lambda: reference.normalize(X, None, 0.0, "tanh"),
-    "activation": lambda: reference.eca(X, WEIGHT, activation="tanh"),
+    "activation": lambda: reference.eca(SiteArguments(X, WEIGHT, activation="tanh")),
     "activation, forward": lambda: forward(activation="tanh"),
     "activation, forward with bits": lambda: forward(activation="silu", mask_order="contiguous"),
     "activation, backward": lambda: backward(activation="tanh"),

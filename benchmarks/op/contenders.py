@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import eca_triton
 from eca_triton.activations import GATES, PRE_ACTIVATIONS
-from eca_triton.launch.call import Call
+from eca_triton.launch.call import EcaCall
+from eca_triton.reference.arguments import SiteArguments
 
 from ..shared.checks import Check
 from ..shared.tensors import DTYPES, LAYOUTS
@@ -146,10 +147,11 @@ def _op(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
 def _two_pass(tail: Tail, x: Tensor, residual: Tensor | None = None) -> Tensor:
     from eca_triton.launch import forward as launch_forward
 
-    kind, conv, bn = tail.kind, tail.conv, None if tail.norm is None else _vectors(tail.norm)
+    kind, conv, bn = tail.kind, tail.conv, [None] * 4 if tail.norm is None else _vectors(tail.norm)
     out = torch.empty_like(x)
-    options = (1e-5, kind.pre_activation, kind.circular, kind.gate, kind.gain, residual, kind.activation)
-    launch_forward.pool_and_rescale(Call(x, conv.weight, conv.bias, bn, *options, out))
+    options = (1e-5, kind.pre_activation, kind.circular, kind.gate, kind.gain, kind.activation)
+    a = SiteArguments(x, conv.weight, conv.bias, *bn, residual, *options)
+    launch_forward.pool_and_rescale(EcaCall(a, out))
     return out
 
 

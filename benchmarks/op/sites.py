@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eca_triton import adaptive_kernel_size
-from eca_triton.ops.schema_training import mask_order_for
+from eca_triton.ops.outputs import mask_order_for
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.layout import Layout, common_layout
 from eca_triton.tuning.problem import EcaProblem

@@ -9,17 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..launch.call import BackwardCall, Call, GateCall, ProductCall
-from ..ops.launched import backward_call, eca_call, forward_call, gate_call, product_call
+from ..launch.call import BackwardCall, Call, EcaCall, GateCall, ProductCall
+from ..ops.launched import backward_call, forward_call
 from ..ops.operators import OPERATORS, checked
-from ..ops.schema import ECA, GATE
-from ..ops.schema_projection import RESCALED_PROJECTION, channels_last
-from ..ops.schema_training import ECA_BACKWARD, ECA_FORWARD
+from ..ops.outputs import channels_last
+from ..ops.schema import ECA, ECA_BACKWARD, ECA_FORWARD, GATE, RESCALED_PROJECTION
 
 OF_INFERENCE = {GATE, ECA, RESCALED_PROJECTION}
 """Those whose maps Inductor lays out."""
-
-AnyCall = GateCall | Call | BackwardCall | ProductCall
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Example:
             ),
         )
 
-    def call(self, device: torch.device, seed: int = 0) -> AnyCall | None:
+    def call(self, device: torch.device, seed: int = 0) -> Call | None:
         """Return what the launcher would be given, on a device; None where no kernel that can be tuned runs.
 
         Inputs are random, outputs uninitialised. On the meta device neither has elements.
@@ -124,30 +121,28 @@ class Example:
 
 def _gate(**values: Any) -> GateCall:
     # The pooling, which is tuned, is the same for any result, and what is wrong with it shows in this one.
-    return gate_call(*checked(GATE, **values | {"out_dtype": torch.float32}))
+    return GateCall(*checked(GATE, **values | {"out_dtype": torch.float32}))
 
 
-def _eca(**values: Any) -> Call:
-    return eca_call(*checked(ECA, **values))
+def _eca(**values: Any) -> EcaCall:
+    return EcaCall(*checked(ECA, **values))
 
 
 def _rescaled_projection(**values: Any) -> ProductCall | None:
     a, out = checked(RESCALED_PROJECTION, **values)
-    return product_call(a, out) if channels_last(a.x) else None
+    return ProductCall(a, out) if channels_last(a.x) else None
 
 
-def _eca_forward(**values: Any) -> Call:
+def _eca_forward(**values: Any) -> EcaCall:
     from ..launch import training
 
-    a, outs = checked(ECA_FORWARD, **values)
-    return training.arranged(forward_call(a, outs), a.mask_order)
+    return training.arranged(forward_call(*checked(ECA_FORWARD, **values)))
 
 
 def _eca_backward(**values: Any) -> BackwardCall | None:
     from ..launch import training
 
-    a, outs = checked(ECA_BACKWARD, **values)
-    call = training.arranged_backward(backward_call(a, outs), a.mask_order)
+    call = training.arranged_backward(backward_call(*checked(ECA_BACKWARD, **values)))
     return None if call.d_x is None else call
 
 
@@ -168,7 +163,7 @@ def _tensor(name: str, form: Form, device: torch.device, generator: torch.Genera
     return tensor.expand(form.shape)
 
 
-TUNED: dict[Callable[..., Any], Callable[..., AnyCall | None]] = {
+TUNED: dict[Callable[..., Any], Callable[..., Call | None]] = {
     GATE: _gate,
     ECA: _eca,
     RESCALED_PROJECTION: _rescaled_projection,

@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 
-from ..launch.call import BackwardCall, Call, GateCall, ProductCall
+from ..launch.call import BackwardCall, Call, EcaCall, GateCall, ProductCall
 from ..tuning.choice import choose
 from ..tuning.config import Choice, Device
 from ..tuning.problem import EcaProblem, Problem
 from ..tuning.select import Trial, trying
 from ..util.timing import Timer, time_in_turn
-from .examples import AnyCall
 
-Launch = Callable[[AnyCall, Problem, Choice], None]
+Launch = Callable[[Call, Problem, Choice], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def this_machine() -> Machine:
     )
 
 
-def launch_as(call: AnyCall, problem: Problem, choice: Choice) -> None:
+def launch_as(call: Call, problem: Problem, choice: Choice) -> None:
     """Fill the outputs of a call, whose maps are in one order, with this choice for one of its problems.
 
     Raises:
@@ -77,7 +76,7 @@ def launch_as(call: AnyCall, problem: Problem, choice: Choice) -> None:
         raise RuntimeError(f"no launch of this call asks about {problem}")
 
 
-def problems_of(call: AnyCall, device: Device) -> list[Problem]:
+def problems_of(call: Call, device: Device) -> list[Problem]:
     """Return what the launches of a call on the meta device ask about on a GPU, by the heuristics."""
     from .ahead import launches_of
 
@@ -93,7 +92,7 @@ def _gate(call: GateCall) -> None:
     gates.gate(call)
 
 
-def _forward(call: Call) -> None:
+def _forward(call: EcaCall) -> None:
     from ..launch import forward, two_pass
 
     if not forward.one_launch(call):
@@ -118,7 +117,7 @@ def _product(call: ProductCall) -> None:
 
 _LAUNCHERS: dict[type, Callable[[Any], None]] = {
     GateCall: _gate,
-    Call: _forward,
+    EcaCall: _forward,
     BackwardCall: _backward,
     ProductCall: _product,
 }

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from ..launch.call import Call
 from ..ops.schema import ECA
 from ..tuning.allowed import allowed
 from ..tuning.candidates import candidates
@@ -20,7 +21,7 @@ from ..tuning.problem import EcaProblem, Problem
 from ..tuning.table import Entry
 from ..util.timing import Call as Timed
 from ..util.timing import input_sets
-from .examples import AnyCall, Example
+from .examples import Example
 from .machine import Machine, problems_of
 from .verify import disagreement
 
@@ -194,7 +195,7 @@ def _not_worth_trying(task: Task, machine: Machine) -> dict[Choice, str]:
     }
 
 
-def _calls(example: Example, machine: Machine) -> list[AnyCall]:
+def _calls(example: Example, machine: Machine) -> list[Call]:
     """The call on so many sets of tensors that none finds its own in L2."""
     first = example.call(machine.device)
     assert first is not None, "it has a key"
@@ -204,7 +205,7 @@ def _calls(example: Example, machine: Machine) -> list[AnyCall]:
 
 
 def _medians(
-    choices: list[Choice], task: Task, calls: list[AnyCall], machine: Machine, samples: int
+    choices: list[Choice], task: Task, calls: list[Call], machine: Machine, samples: int
 ) -> dict[Choice, float]:
     def launching(choice: Choice) -> Timed:
         return lambda index: machine.launch(calls[index], task.asked, choice)

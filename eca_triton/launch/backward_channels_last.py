@@ -16,17 +16,17 @@ from .replay import run, scratch
 
 def tile_channels_last_backward(call: BackwardCall, config: TileChannelsLastConfig) -> None:
     """Backward of maps that `tile_channels_last_backward_config` takes, as one launch without scratch."""
-    x = call.x
+    x, a = call.a.x, call.a
     n, c = x.shape[:2]
     hw = x.numel() // (n * c)
     # Left to itself, ptxas spills some values of what recomputes u.
-    recomputed = call.activation != "identity" and call.mask is None
+    recomputed = a.activation != "identity" and a.mask is None
     limit = devices.at_most(255, config.num_warps, devices.device_of(x.device)) if recomputed else {}
     run(
         tile_channels_last_backward_kernel, (n * -(-c // config.block_c),),
-        call.dy, x, call.weight, call.bias, call.residual, call.pooled, call.mask,
+        a.grad, x, a.weight, a.bias, a.residual, a.pooled, a.mask,
         call.d_x, call.d_residual, call.d_gate, call.p_sum, call.p_dot_x,
-        *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw, c, hw, call.weight.stride(-1),
+        *vectors(a.bn), a.bn_eps, a.gain, 1.0 / hw, c, hw, a.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, STEPS=config.steps,
         BLOCK_HALO=config.block_halo, HALO_STEPS=config.halo_steps, num_warps=config.num_warps,
         **limit,
@@ -35,10 +35,10 @@ def tile_channels_last_backward(call: BackwardCall, config: TileChannelsLastConf
 
 def lagged_backward(call: BackwardCall, config: LaggedConfig) -> None:
     """Backward of maps that `lagged_backward_config` takes, as one launch with scratch of its own."""
-    x = call.x
+    x, a = call.a.x, call.a
     layout = common_layout(x.shape, x.stride())
     n, c, hw = layout.n, layout.c, layout.hw
-    sums = 1 if call.bn is None and call.p_sum is None else 2
+    sums = 1 if a.bn is None and call.p_sum is None else 2
     partial = scratch((n, sums, -(-hw // config.block_hw), c), torch.float32, x.device)
     dz = scratch((n, c), torch.float32, x.device)
     t = scratch((n, c), torch.float32, x.device)
@@ -47,10 +47,10 @@ def lagged_backward(call: BackwardCall, config: LaggedConfig) -> None:
     limit = devices.at_most(config.max_registers, config.num_warps, devices.device_of(x.device))
     run(
         lagged_backward_kernel, (n * config.tiles(layout) + config.lag,),
-        call.dy, x, call.weight, call.bias, call.residual, call.pooled, call.mask,
+        a.grad, x, a.weight, a.bias, a.residual, a.pooled, a.mask,
         call.d_x, call.d_residual, call.d_gate, call.p_sum, call.p_dot_x, partial, dz, t, arrived,
-        *vectors(call.bn), call.bn_eps, call.gain, 1.0 / hw,
-        n, c, hw, config.lag, stride_c, stride_hw, call.weight.stride(-1),
+        *vectors(a.bn), a.bn_eps, a.gain, 1.0 / hw,
+        n, c, hw, config.lag, stride_c, stride_hw, a.weight.stride(-1),
         **call.flags, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         BLOCK_P=config.block_p, BLOCK_G=config.block_g, VEC_C=config.vec_c, VEC_HW=config.vec_hw,
         PATIENCE=config.patience, num_warps=config.num_warps, **limit,

@@ -12,18 +12,18 @@ from ..kernels.batch_statistics import batch_statistics_kernel, image_statistics
 from ..tuning.families.passes import batch_statistics_blocks, moments_config
 from ..tuning.layout import common_layout
 from . import devices, two_pass
-from .call import BackwardCall, Call
+from .call import BackwardCall, EcaCall
 from .replay import run, scratch
 from .training import arranged, arranged_backward, copy_back, parameter_gradients
 
 
-def forward(call: Call, unbiased: Tensor, mask_order: str) -> None:
-    """Fills call.out, pooled, bn's mean and variance and, in mask_order, mask; unbiased: the other variance.
+def forward(call: EcaCall, unbiased: Tensor) -> None:
+    """Fills the outputs, bn_mean and bn_var; unbiased: the other variance.
 
     Four launches. The call's pre_activation is "identity"; statistics are fp32, of more than one element.
     """
-    with devices.on_device_of(call.x):
-        dense = arranged(call, mask_order)
+    with devices.on_device_of(call.a.x):
+        dense = arranged(call)
         _statistics(dense, unbiased)
         assert dense.pooled is not None, "the means of every image, of which the gates are made"
         two_pass.rescale(dense, dense.pooled[:, None, :], 1.0, None)
@@ -33,7 +33,6 @@ def forward(call: Call, unbiased: Tensor, mask_order: str) -> None:
 
 def backward(
     call: BackwardCall,
-    mask_order: str,
     d_weight: Tensor | None,
     d_bias: Tensor | None,
     d_bn_weight: Tensor | None,
@@ -43,26 +42,26 @@ def backward(
 
     p_sum and p_dot_x are wanted with d_gate; d_gate where more is than d_residual.
     """
-    with devices.on_device_of(call.x):
-        dense = arranged_backward(call, mask_order)
+    with devices.on_device_of(call.a.x):
+        dense = arranged_backward(call)
         parameters = d_weight, d_bias, d_bn_weight, d_bn_bias
         if dense.d_x is None:
             two_pass.backward(dense)
             if dense.d_gate is not None:
                 parameter_gradients(dense, *parameters)
         else:
-            device = call.x.device
-            beta = scratch((call.x.shape[1],), torch.float32, device)
-            gamma = scratch(tuple(call.pooled.shape), torch.float32, device)
-            factor, offset = two_pass.forward_terms(dense, call.pooled[:, None, :], 1.0, None)
+            pooled = call.a.pooled
+            beta = scratch((pooled.shape[1],), torch.float32, pooled.device)
+            gamma = scratch(tuple(pooled.shape), torch.float32, pooled.device)
+            factor, offset = two_pass.forward_terms(dense, pooled[:, None, :], 1.0, None)
             two_pass.moments(dense, factor, offset, None)
             parameter_gradients(dense, *parameters, beta, gamma)
             two_pass.gradients_of_maps(dense, factor, offset, beta, gamma)
         copy_back(call, dense)
 
 
-def _statistics(call: Call, unbiased: Tensor) -> None:
-    x = call.x
+def _statistics(call: EcaCall, unbiased: Tensor) -> None:
+    x = call.a.x
     layout = common_layout(x.shape, x.stride())
     n, c, hw = layout.n, layout.c, layout.hw
     config = moments_config(layout, x.element_size(), devices.device_of(x.device))
@@ -75,12 +74,11 @@ def _statistics(call: Call, unbiased: Tensor) -> None:
         SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
         VEC_C=config.vec_c, VEC_HW=config.vec_hw, num_warps=config.num_warps,
     )  # fmt: skip
-    assert call.bn is not None, "to hold the statistics"
     block_n, block_c = batch_statistics_blocks(n)
     count = n * hw
     run(
         batch_statistics_kernel, (-(-c // block_c),),
-        x, mean, spread, call.pooled, *call.bn[:2], unbiased,
+        x, mean, spread, call.pooled, call.a.bn_mean, call.a.bn_var, unbiased,
         n, c, hw, chunk, strides[0], 1.0 / count, count / (count - 1),
         SPLITS=config.splits, BLOCK_N=block_n, BLOCK_C=block_c,
     )  # fmt: skip

@@ -1,13 +1,22 @@
-"""Calls of operators as the launchers hand them on, checked: what to compute, and where to."""
+"""What launchers are given: the checked arguments of an operator, and the tensors to fill."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..reference import BatchNorm
+from ..reference.arguments import (
+    BackwardArguments,
+    PoolArguments,
+    PoolBackwardArguments,
+    RescaledArguments,
+    SiteArguments,
+    Vectors,
+)
 from ..tuning.config import Device
 from ..tuning.families.blocks import power_of_2
 from ..tuning.layout import Layout, common_layout
@@ -17,25 +26,49 @@ KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Of the maps that kernels take."""
 
 
-class Call(NamedTuple):
-    """activation(gain * xhat * gates + residual) into `out`, where xhat = pre_activation(batch_norm(x)).
+@dataclass(frozen=True)
+class Call(ABC):
+    """A call of an operator on a map, which is not empty; maps have any strides and any float dtypes.
 
-    x: [N, C, *spatial], not empty; residual and out: x's shape, any strides, any float dtype.
-    Where not None, also filled: pooled, fp32 [N, C], with the means of x, before batch norm; mask, uint8
-    [N, C * HW / 8], with a bit per element, in the order of the map's memory: 1 where the gradient passes.
+    Attributes:
+        a: Its arguments.
     """
 
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    bn: BatchNorm | None
-    bn_eps: float
-    pre_activation: str
-    circular: bool
-    gate: str
-    gain: float
-    residual: Tensor | None
-    activation: str
+    a: Any
+
+    @property
+    @abstractmethod
+    def maps(self) -> list[Tensor]:
+        """Everything with spatial dims."""
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes and strides of `maps`."""
+        return common_layout(self.a.x.shape, *(tensor.stride() for tensor in self.maps))
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of the largest element of `maps`."""
+        return max(tensor.element_size() for tensor in self.maps)
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """Return what is filled, by name."""
+        return {name: value for name, value in vars(self).items() if name != "a" and value is not None}
+
+
+@dataclass(frozen=True)
+class EcaCall(Call):
+    """`eca` or `eca_forward`.
+
+    Attributes:
+        out: The attended map.
+        pooled: fp32 [N, C], the means of x, before batch norm.
+        mask: uint8 [N, C * HW / 8], with a bit per element, in the order of the map's memory: 1 where the
+            gradient passes.
+    """
+
+    a: SiteArguments
     out: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
@@ -43,185 +76,121 @@ class Call(NamedTuple):
     @property
     def maps(self) -> list[Tensor]:
         """Everything of x's shape."""
-        return [self.x, self.out] if self.residual is None else [self.x, self.out, self.residual]
-
-    @property
-    def layout(self) -> Layout:
-        """Sizes and strides of `maps`."""
-        return common_layout(self.x.shape, *(tensor.stride() for tensor in self.maps))
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of the largest element of `maps`."""
-        return max(tensor.element_size() for tensor in self.maps)
-
-    @property
-    def front(self) -> bool:
-        """Return whether batch norm or an activation comes before pooling."""
-        return self.bn is not None or self.pre_activation != "identity"
-
-    @property
-    def outputs(self) -> dict[str, Tensor]:
-        """Return what is filled, by name."""
-        return _given(self, "out", "pooled", "mask")
+        return [self.a.x, self.out] if self.a.residual is None else [self.a.x, self.out, self.a.residual]
 
     def problem(self, device: Device) -> EcaProblem:
         """Return what the choice of a kernel depends on."""
+        a = self.a
+        front = a.bn is not None or a.pre_activation != "identity"
         return EcaProblem.forward(
-            self.layout, self.x.dtype, self.x.element_size(), self.itemsize, self.weight.numel(), self.front,
+            self.layout, a.x.dtype, a.x.element_size(), self.itemsize, a.weight.numel(), front,
             device, self.mask is not None,
         )  # fmt: skip
 
     @property
     def flags(self) -> dict[str, Any]:
         """The compile-time arguments that every kernel of the op has."""
-        taps = self.weight.numel()
-        return {
-            "K": taps,
-            "BLOCK_K": power_of_2(taps),
-            "CIRCULAR": self.circular,
-            "GATE": self.gate,
-            "PRE_ACTIVATION": self.pre_activation,
-            "ACTIVATION": self.activation,
-        }
+        return band(self.a) | {"PRE_ACTIVATION": self.a.pre_activation, "ACTIVATION": self.a.activation}
 
 
-class GateCall(NamedTuple):
-    """gate(convolution of the means of xhat) into `out`, where xhat = pre_activation(batch_norm(x)).
+@dataclass(frozen=True)
+class GateCall(Call):
+    """`gate`.
 
-    x: [N, C, *spatial], not empty, any strides; out: [N, C], contiguous, any float dtype.
+    Attributes:
+        out: The gates [N, C], contiguous, any float dtype.
     """
 
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    bn: BatchNorm | None
-    bn_eps: float
-    pre_activation: str
-    circular: bool
-    gate: str
+    a: SiteArguments
     out: Tensor
 
     @property
     def maps(self) -> list[Tensor]:
-        """Everything of x's shape."""
-        return [self.x]
-
-    @property
-    def outputs(self) -> dict[str, Tensor]:
-        """Return what is filled, by name."""
-        return _given(self, "out")
+        """x alone."""
+        return [self.a.x]
 
 
-class BackwardCall(NamedTuple):
-    """Gradients of a `Call` without pre_activation into d_x, d_residual, d_gate and the affine's moments.
+@dataclass(frozen=True)
+class BackwardCall(Call):
+    """`eca_backward` without the gradients of parameters, which are made of these.
 
-    With u what `Call` activates and p = dy * activation'(u), all maps of x's shape, any strides:
-    d_gate = gain * sum of p * xhat, p_sum = sum of p, p_dot_x = sum of p * (x - the running mean).
+    With u what the forward activates and p = grad * activation'(u), all maps of x's shape:
+
+    Attributes:
+        d_x: None where nobody needs it.
+        d_residual: p; None where nobody needs it, or where it is grad itself.
+        d_gate: gain * sum of p * xhat, fp32 [N, C]; None where nobody needs more than d_residual.
+        p_sum: Sum of p, fp32 [N, C].
+        p_dot_x: Sum of p * (x - the running mean), fp32 [N, C]; both or neither.
     """
 
-    dy: Tensor
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    bn: BatchNorm | None
-    bn_eps: float
-    circular: bool
-    gate: str
-    gain: float
-    residual: Tensor | None  # None unless u is recomputed and there was one
-    activation: str
-    pooled: Tensor  # fp32 [N, C], of the forward
-    mask: Tensor | None  # of the forward; without it u is recomputed
-    d_x: Tensor | None  # None where nobody needs it
-    d_residual: Tensor | None  # p; None where nobody needs it, or where it is dy itself
-    d_gate: Tensor | None  # fp32 [N, C]; None where nobody needs more than d_residual
-    p_sum: Tensor | None  # fp32 [N, C]; both or neither
+    a: BackwardArguments
+    d_x: Tensor | None
+    d_residual: Tensor | None
+    d_gate: Tensor | None
+    p_sum: Tensor | None
     p_dot_x: Tensor | None
 
     @property
     def maps(self) -> list[Tensor]:
         """Everything of x's shape."""
-        maps = (self.x, self.dy, self.d_x, self.residual, self.d_residual)
+        maps = (self.a.x, self.a.grad, self.d_x, self.a.residual, self.d_residual)
         return [tensor for tensor in maps if tensor is not None]
-
-    @property
-    def layout(self) -> Layout:
-        """Sizes and strides of `maps`."""
-        return common_layout(self.x.shape, *(tensor.stride() for tensor in self.maps))
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of the largest element of `maps`."""
-        return max(tensor.element_size() for tensor in self.maps)
-
-    @property
-    def outputs(self) -> dict[str, Tensor]:
-        """Return what is filled, by name."""
-        return _given(self, "d_x", "d_residual", "d_gate", "p_sum", "p_dot_x")
 
     def problem(self, device: Device) -> EcaProblem:
         """Return what the choice of a kernel depends on."""
+        a = self.a
         return EcaProblem.backward(
-            self.layout, self.dy.dtype, self.dy.element_size(), self.itemsize, self.weight.numel(),
-            self.activation, self.mask is not None, self.d_residual is not None, device,
+            self.layout, a.grad.dtype, a.grad.element_size(), self.itemsize, a.weight.numel(),
+            a.activation, a.mask is not None, self.d_residual is not None, device,
         )  # fmt: skip
 
     @property
     def flags(self) -> dict[str, Any]:
         """The compile-time arguments that every kernel of the backward has."""
-        taps = self.weight.numel()
-        return {
-            "K": taps,
-            "BLOCK_K": power_of_2(taps),
-            "CIRCULAR": self.circular,
-            "GATE": self.gate,
-            "ACTIVATION": self.activation,
-        }
+        return band(self.a) | {"ACTIVATION": self.a.activation}
 
 
-class ProductCall(NamedTuple):
-    """factor * (projection x) + summand into `out`.
+@dataclass(frozen=True)
+class ProductCall(Call):
+    """`rescaled_projection` of a channels-last map.
 
-    x [N, I, *spatial] and out [N, C, *spatial]: channels-last, not empty, any float dtypes;
-    projection: [C, I] or [C, I, 1, ...]; factor, summand: [N, C].
+    Attributes:
+        out: [N, C, *spatial], channels-last.
     """
 
-    x: Tensor
-    projection: Tensor
-    factor: Tensor
-    summand: Tensor | None
+    a: RescaledArguments
     out: Tensor
 
     @property
     def maps(self) -> list[Tensor]:
-        """Everything with spatial dims."""
-        return [self.x, self.out]
+        """x and the result."""
+        return [self.a.x, self.out]
 
     @property
     def layout(self) -> Layout:
         """Sizes and strides of the result."""
         return common_layout(self.out.shape, self.out.stride())
 
-    @property
-    def outputs(self) -> dict[str, Tensor]:
-        """Return what is filled, by name."""
-        return _given(self, "out")
-
     def problem(self, device: Device) -> ProductProblem:
         """Return what the choice of a config depends on."""
+        x = self.a.x
         return ProductProblem.of(
-            self.layout, self.x.dtype, self.x.element_size(), self.out.element_size(), self.x.shape[1],
-            self.summand is not None, device,
+            self.layout, x.dtype, x.element_size(), self.out.element_size(), x.shape[1],
+            self.a.summand is not None, device,
         )  # fmt: skip
 
 
-def vectors(bn: BatchNorm | None) -> tuple[Tensor | None, ...]:
+def band(
+    a: SiteArguments | BackwardArguments | PoolArguments | PoolBackwardArguments,
+) -> dict[str, Any]:
+    """The compile-time arguments of a convolution over channels and its gate."""
+    taps = a.weight.numel()
+    return {"K": taps, "BLOCK_K": power_of_2(taps), "CIRCULAR": a.circular, "GATE": a.gate}
+
+
+def vectors(bn: Vectors | None) -> tuple[Tensor | None, ...]:
     """The four batch norm arguments of a kernel; None leaves the code for it out."""
     if bn is None:
         return None, None, None, None
     return tuple(None if vector is None else vector.contiguous() for vector in bn)
-
-
-def _given(call: Any, *names: str) -> dict[str, Tensor]:
-    return {name: getattr(call, name) for name in names if getattr(call, name) is not None}

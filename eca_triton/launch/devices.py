@@ -62,7 +62,8 @@ def chosen(x: Tensor, problem: Problem) -> Choice:
 
 def launched(call: Any, kernels: Kernels) -> bool:
     """Launches what is chosen for a call, by the class of its config; False where that is two passes."""
-    config = chosen(call.x, call.problem(device_of(call.x.device))).config
+    x: Tensor = call.a.x
+    config = chosen(x, call.problem(device_of(x.device))).config
     if config is not None:
         kernels[type(config)](call, config)
     return config is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,13 +11,12 @@ from torch import Tensor
 from ..kernels.gate import gate_kernel
 from ..kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from ..kernels.pool import pool_kernel
-from ..reference import BatchNorm
-from ..tuning.families.blocks import power_of_2
+from ..reference.arguments import PoolArguments, PoolBackwardArguments, SiteArguments, Vectors
 from ..tuning.families.passes import backward_block, gate_block
 from ..tuning.layout import common_layout
 from ..tuning.problem import PassProblem
 from . import devices
-from .call import GateCall, vectors
+from .call import GateCall, band, vectors
 from .replay import run, scratch
 
 
@@ -26,65 +26,53 @@ def gate(call: GateCall) -> None:
     Two launches: pool, then gate. Batch norm without an activation after it commutes with the mean, so it is
     applied to the pooled values.
     """
-    x = call.x
-    with devices.on_device_of(x):
-        partial = pool(x, call.bn, call.bn_eps, call.pre_activation)
-        pooled_bn = call.bn if call.pre_activation == "identity" else None
-        hw = x.numel() // (x.shape[0] * x.shape[1])
-        _gate(
-            partial, hw, call.weight, call.bias, pooled_bn, call.bn_eps, call.circular, call.gate, call.out
-        )  # fmt: skip
+    a = call.a
+    with devices.on_device_of(a.x):
+        partial = pool(a.x, a.bn, a.bn_eps, a.pre_activation)
+        pooled_bn = a.bn if a.pre_activation == "identity" else None
+        _gate(a, partial, math.prod(a.x.shape[2:]), call.out, pooled_bn, a.bn_eps)
 
 
-def gate_from_pool(
-    pooled: Tensor, weight: Tensor, bias: Tensor | None, circular: bool, gate: str, out: Tensor
-) -> None:
-    """Fills out [N, C] (contiguous, any float dtype) with the gates of pooled [N, C] (any strides)."""
-    with devices.on_device_of(pooled):
-        _gate(pooled[:, None, :], 1, weight, bias, None, 0.0, circular, gate, out)
+def gate_from_pool(a: PoolArguments, out: Tensor) -> None:
+    """Fills out [N, C] (contiguous, any float dtype) with the gates of a.pooled (any strides)."""
+    with devices.on_device_of(a.pooled):
+        _gate(a, a.pooled[:, None, :], 1, out, None, 0.0)
 
 
 def gate_from_pool_backward(
-    grad: Tensor,
-    pooled: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    circular: bool,
-    gate: str,
+    a: PoolBackwardArguments,
     d_pooled: Tensor,
     d_weight: Tensor,
     d_bias: Tensor,
-    bn: BatchNorm | None = None,
+    bn: Vectors | None = None,
     bn_eps: float = 0.0,
 ) -> None:
-    """Fills d_pooled [N, C] (any strides), d_weight (k values), d_bias (one value); grad, pooled: [N, C].
+    """Fills d_pooled [N, C] (any strides), d_weight (k values) and d_bias (one value).
 
     bn: of the pooled values; d_pooled is the gradient of what it makes of them.
     """
-    n, c = pooled.shape
-    total = n * c
-    taps = weight.numel()
-    block_k = power_of_2(taps)
-    block = backward_block(total, block_k)
+    n, c = a.pooled.shape
+    total, flags = n * c, band(a)
+    block = backward_block(total, flags["BLOCK_K"])
     rows = -(-total // block)
-    with devices.on_device_of(pooled):
-        dz = scratch((n, c), torch.float32, pooled.device)
-        partial = scratch((rows, taps + 1), torch.float32, pooled.device)
+    with devices.on_device_of(a.pooled):
+        dz = scratch((n, c), torch.float32, a.pooled.device)
+        partial = scratch((rows, flags["K"] + 1), torch.float32, a.pooled.device)
         run(
             gate_backward_kernel, (rows,),
-            grad, pooled, weight, bias, *vectors(bn), bn_eps, dz, partial,
-            total, c, *grad.stride(), *pooled.stride(), weight.stride(-1),
-            K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,
+            a.grad, a.pooled, a.weight, a.bias, *vectors(bn), bn_eps, dz, partial,
+            total, c, *a.grad.stride(), *a.pooled.stride(), a.weight.stride(-1),
+            BLOCK=block, **flags,
         )  # fmt: skip
         run(
-            gate_backward_finish_kernel, (rows + taps + 1,),
-            dz, partial, weight, d_pooled, d_weight, d_bias,
-            total, c, *d_pooled.stride(), weight.stride(-1), d_weight.stride(-1),
-            K=taps, CIRCULAR=circular, BLOCK=block, BLOCK_K=block_k,
+            gate_backward_finish_kernel, (rows + flags["K"] + 1,),
+            dz, partial, a.weight, d_pooled, d_weight, d_bias,
+            total, c, *d_pooled.stride(), a.weight.stride(-1), d_weight.stride(-1),
+            K=flags["K"], CIRCULAR=a.circular, BLOCK=block, BLOCK_K=flags["BLOCK_K"],
         )  # fmt: skip
 
 
-def pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
+def pool(x: Tensor, bn: Vectors | None, bn_eps: float, pre_activation: str) -> Tensor:
     """Partial sums over the spatial dims, fp32 [N, splits, C]."""
     layout = common_layout(x.shape, x.stride())
     front = pre_activation != "identity"
@@ -103,24 +91,15 @@ def pool(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) ->
 
 
 def _gate(
-    pooled: Tensor,
-    hw: int,
-    weight: Tensor,
-    bias: Tensor | None,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    circular: bool,
-    gate: str,
-    out: Tensor,
+    a: SiteArguments | PoolArguments, pooled: Tensor, hw: int, out: Tensor, bn: Vectors | None, bn_eps: float
 ) -> None:
     """Gates of partial sums over hw elements, pooled [N, splits, C] with any strides."""
     n, splits, c = pooled.shape
-    taps = weight.numel()
-    block_k = power_of_2(taps)
-    block = gate_block(splits, block_k)
+    flags = band(a)
+    block = gate_block(splits, flags["BLOCK_K"])
     run(
         gate_kernel, (-(-n * c // block),),
-        pooled, weight, bias, *vectors(bn), bn_eps, out,
-        n * c, c, 1.0 / hw, *pooled.stride(), weight.stride(-1),
-        SPLITS=splits, K=taps, CIRCULAR=circular, GATE=gate, BLOCK=block, BLOCK_K=block_k,
+        pooled, a.weight, a.bias, *vectors(bn), bn_eps, out,
+        n * c, c, 1.0 / hw, *pooled.stride(), a.weight.stride(-1),
+        SPLITS=splits, BLOCK=block, **flags,
     )  # fmt: skip

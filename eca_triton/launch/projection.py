@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..kernels.product import product_kernel
 from ..kernels.projection import projection_kernel
-from ..reference import BatchNorm
+from ..reference.arguments import ProjectionArguments
 from ..tuning.config import Choice
 from ..tuning.families import product
 from ..tuning.families.product import ProductConfig
@@ -17,38 +17,24 @@ from .call import ProductCall, vectors
 from .replay import run
 
 
-def gates(
-    pooled: Tensor,
-    projection: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    projection_bias: Tensor | None,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    circular: bool,
-    gate: str,
-    out: Tensor,
-    shift: Tensor | None,
-) -> None:
-    """Fills out [N, C] (contiguous, any float dtype); pooled [N, I], projection [C, I, 1, ...], any strides.
+def gates(a: ProjectionArguments, out: Tensor, shift: Tensor | None) -> None:
+    """Fills out [N, C] (contiguous, any float dtype); tensors of the arguments have any strides.
 
     With shift, like out, the two are the gates times the factor and the summand that follow the product.
 
     For 16-bit weights the product is one of TF32 where a GPU has it: they are exact in it, and the pooled
     values have more digits than the map that they are means of. For fp32 weights it is exact fp32.
     """
-    (n, i), c = pooled.shape, projection.shape[0]
-    taps = weight.numel()
-    device = devices.device_of(pooled.device)
-    config = projection_config(n, c, taps, projection.dtype.itemsize, device)
+    (n, i), c = a.pooled.shape, a.projection.shape[0]
+    taps, device = a.weight.numel(), devices.device_of(a.pooled.device)
+    config = projection_config(n, c, taps, a.projection.dtype.itemsize, device)
     blocks = -(-n // config.block_n) * -(-c // (config.block_c - taps + 1))
-    with devices.on_device_of(pooled):
+    with devices.on_device_of(a.pooled):
         run(
             projection_kernel, (blocks,),
-            pooled, projection, projection_bias, weight, bias, *vectors(bn), bn_eps, out, shift,
-            n, c, i, *pooled.stride(), projection.stride(0), projection.stride(1), weight.stride(-1),
-            K=taps, CIRCULAR=circular, GATE=gate,
-            PRECISION=config.precision,
+            a.pooled, a.projection, a.projection_bias, a.weight, a.bias, *vectors(a.bn), a.bn_eps, out, shift,
+            n, c, i, *a.pooled.stride(), *a.projection.stride()[:2], a.weight.stride(-1),
+            K=taps, CIRCULAR=a.circular, GATE=a.gate, PRECISION=config.precision,
             BLOCK_N=config.block_n, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
             num_warps=config.num_warps,
         )  # fmt: skip
@@ -63,7 +49,7 @@ def takes(x: Tensor) -> bool:
 
 def rescaled(call: ProductCall) -> None:
     """Fills call.out."""
-    x = call.x
+    x = call.a.x
     with devices.on_device_of(x):
         launched(call, devices.chosen(x, call.problem(devices.device_of(x.device))))
 
@@ -73,14 +59,13 @@ def launched(call: ProductCall, choice: Choice) -> None:
 
     For 16-bit maps the product is exact but for its fp32 sums; fp32 ones take no tensor cores.
     """
-    config, x, summand = choice.config, call.x, call.summand
+    a, config, layout = call.a, choice.config, call.layout
     assert isinstance(config, ProductConfig)
-    layout = call.layout
     run(
         product_kernel, (layout.n * config.tiles(layout),),
-        x, call.projection.flatten(1).to(x.dtype).contiguous(), call.factor.contiguous(),
-        None if summand is None else summand.contiguous(), call.out, layout.c,
-        HW=layout.hw, REDUCED=x.shape[1], PRECISION="ieee",
+        a.x, a.projection.flatten(1).to(a.x.dtype).contiguous(), a.factor.contiguous(),
+        None if a.summand is None else a.summand.contiguous(), call.out, layout.c,
+        HW=layout.hw, REDUCED=a.x.shape[1], PRECISION="ieee",
         BLOCK_HW=config.block_hw, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip

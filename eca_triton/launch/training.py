@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ..kernels.batch_norm_backward import batch_norm_backward_kernel
+from ..reference.arguments import PoolBackwardArguments
 from ..tuning.families.lagged import LaggedConfig
 from ..tuning.families.passes import batch_norm_backward_blocks
 from ..tuning.families.tile import TileBackwardConfig
@@ -14,7 +17,7 @@ from ..tuning.layout import common_layout
 from . import devices, forward, gates, two_pass
 from .backward import tile_backward
 from .backward_channels_last import lagged_backward, tile_channels_last_backward
-from .call import BackwardCall, Call, vectors
+from .call import BackwardCall, EcaCall, band, vectors
 from .replay import run, scratch
 
 _KERNELS: devices.Kernels = {
@@ -24,40 +27,40 @@ _KERNELS: devices.Kernels = {
 }
 
 
-def eca_forward(call: Call, mask_order: str) -> None:
-    """Fills call.out, call.pooled and, in mask_order, call.mask. The call's pre_activation is "identity"."""
-    with devices.on_device_of(call.x):
-        dense = arranged(call, mask_order)
+def eca_forward(call: EcaCall) -> None:
+    """Fills all outputs of a call without a pre_activation."""
+    with devices.on_device_of(call.a.x):
+        dense = arranged(call)
         if not forward.one_launch(dense):
             two_pass.forward(dense)
         if dense.out is not call.out:
             call.out.copy_(dense.out)
 
 
-def eca_backward(call: BackwardCall, mask_order: str) -> None:
-    """Fills call.d_x, d_residual, d_gate, p_sum and p_dot_x, as far as there are any."""
-    with devices.on_device_of(call.x):
-        dense = arranged_backward(call, mask_order)
+def eca_backward(call: BackwardCall) -> None:
+    """Fills all outputs of the call."""
+    with devices.on_device_of(call.a.x):
+        dense = arranged_backward(call)
         # Two passes alone leave out d_x and d_gate where nobody needs them.
         if dense.d_x is None or not one_launch(dense):
             two_pass.backward(dense)
         copy_back(call, dense)
 
 
-def arranged(call: Call, mask_order: str) -> Call:
+def arranged(call: EcaCall) -> EcaCall:
     """The call for maps in one order, that of the mask: they themselves, copies, or room for the output."""
-    x = _dense(call.x, mask_order)
-    residual = None if call.residual is None else _arranged(call.residual, x)
-    return call._replace(x=x, residual=residual, out=_room(call.out, x))
+    x = _dense(call.a.x, call.a.mask_order)
+    residual = None if call.a.residual is None else _arranged(call.a.residual, x)
+    return replace(call, a=call.a._replace(x=x, residual=residual), out=_room(call.out, x))
 
 
-def arranged_backward(call: BackwardCall, mask_order: str) -> BackwardCall:
+def arranged_backward(call: BackwardCall) -> BackwardCall:
     """Arrange a backward call as `arranged` does; `copy_back` fills what room was made for."""
-    x = _dense(call.x, mask_order)
-    return call._replace(
-        dy=_arranged(call.dy, x),
-        x=x,
-        residual=None if call.residual is None else _arranged(call.residual, x),
+    x = _dense(call.a.x, call.a.mask_order)
+    residual = None if call.a.residual is None else _arranged(call.a.residual, x)
+    return replace(
+        call,
+        a=call.a._replace(grad=_arranged(call.a.grad, x), x=x, residual=residual),
         d_x=None if call.d_x is None else _room(call.d_x, x),
         d_residual=None if call.d_residual is None else _room(call.d_residual, x),
     )
@@ -88,30 +91,27 @@ def parameter_gradients(
 
     beta [C], gamma [N, C]: as of `batch_norm_backward_kernel`, if the statistics are those of x.
     """
-    x, weight = call.x, call.weight
+    x, a = call.a.x, call.a
     assert call.d_gate is not None, "wanted, as the parameters' gradients are"
-    n, c = call.pooled.shape
+    n, c = a.pooled.shape
     if d_weight is None:
-        d_weight = scratch((weight.numel(),), torch.float32, x.device)
+        d_weight = scratch((a.weight.numel(),), torch.float32, x.device)
     if d_bias is None:
         d_bias = scratch((1,), torch.float32, x.device)
     d_pooled = scratch((n, c), torch.float32, x.device)
     with devices.on_device_of(x):
-        gates.gate_from_pool_backward(
-            call.d_gate, call.pooled, weight, call.bias, call.circular, call.gate,
-            d_pooled, d_weight, d_bias, call.bn, call.bn_eps,
-        )  # fmt: skip
+        pool = PoolBackwardArguments(call.d_gate, a.pooled, a.weight, a.bias, a.circular, a.gate)
+        gates.gate_from_pool_backward(pool, d_pooled, d_weight, d_bias, a.bn, a.bn_eps)
         if d_bn_weight is None and d_bn_bias is None and beta is None:
             return
-        flags = call.flags
+        flags = band(a)
         block_n, block_c = batch_norm_backward_blocks(n, flags["BLOCK_K"])
         run(
             batch_norm_backward_kernel, (-(-c // block_c),),
-            call.p_sum, call.p_dot_x, call.pooled, d_pooled, weight, call.bias, *vectors(call.bn),
-            call.bn_eps, call.gain, d_bn_weight, d_bn_bias, beta, gamma,
-            n, c, n * c / x.numel(), c / x.numel(), weight.stride(-1),
-            K=flags["K"], CIRCULAR=call.circular, GATE=call.gate,
-            BLOCK_N=block_n, BLOCK_C=block_c, BLOCK_K=flags["BLOCK_K"],
+            call.p_sum, call.p_dot_x, a.pooled, d_pooled, a.weight, a.bias, *vectors(a.bn),
+            a.bn_eps, a.gain, d_bn_weight, d_bn_bias, beta, gamma,
+            n, c, n * c / x.numel(), c / x.numel(), a.weight.stride(-1),
+            BLOCK_N=block_n, BLOCK_C=block_c, **flags,
         )  # fmt: skip
 
 

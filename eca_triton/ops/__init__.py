@@ -3,10 +3,18 @@
 from . import autograd, batch_norm, flops, implementation, vmap
 from .autograd import call
 from .operators import OPERATORS
-from .schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
-from .schema_batch_norm import BATCH_NORM_ECA
-from .schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION, RESCALED_PROJECTION
-from .schema_training import ECA_BACKWARD, ECA_FORWARD
+from .schema import (
+    AFFINE_FROM_PROJECTION,
+    BATCH_NORM_ECA,
+    ECA,
+    ECA_BACKWARD,
+    ECA_FORWARD,
+    GATE,
+    GATE_FROM_POOL,
+    GATE_FROM_POOL_BACKWARD,
+    GATE_FROM_PROJECTION,
+    RESCALED_PROJECTION,
+)
 
 flops.register({op: row.flops for op, row in OPERATORS.items()})
 

@@ -19,17 +19,19 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
+from ..reference.arguments import BackwardArguments, PoolArguments, SiteArguments
 from ..util.private import function_modes_are_active, profiler_is_active, untraced
 from .implementation import CALLS
 from .operators import OPERATORS, checked_arguments, name_of
-from .schema import ECA, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY, PoolArguments, SiteArguments
-from .schema_training import (
+from .outputs import mask_order_for
+from .schema import (
+    ECA,
     ECA_BACKWARD,
     ECA_FORWARD,
-    BackwardArguments,
-    ForwardArguments,
+    GATE_FROM_POOL,
+    GATE_FROM_POOL_BACKWARD,
+    LIBRARY,
     changed,
-    mask_order_for,
 )
 
 Formula = Callable[[Any], Any]
@@ -94,7 +96,7 @@ class _Eca(torch.autograd.Function):
             "activation": a.activation,
             "mask_order": mask_order_for(x, residual, a.activation),
         }
-        tensors, arguments = (*site, residual), changed(ForwardArguments, **options, out_dtype=a.out_dtype)
+        tensors, arguments = (*site, residual), changed(SiteArguments, **options, out_dtype=a.out_dtype)
         with torch._C._AutoDispatchBelowAutograd():
             out, pooled, mask = call(ECA_FORWARD, tensors, arguments)
         ctx.options = options
@@ -197,7 +199,7 @@ def _derivative_of(op: Any) -> Callable[..., Any]:
     if OPERATORS[op].composed:
         given["gate_from_pool"] = _differentiable_gate
     if op is ECA_BACKWARD:
-        given["pooled"] = None  # it follows from x, and so does its derivative
+        given["pools"] = True  # the means follow from x, and so does their derivative
     formula, node = functools.partial(OPERATORS[op].formula, **given), NODES.get(op)
 
     def derivative(*args: Any, **kwargs: Any) -> Any:

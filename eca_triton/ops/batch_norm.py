@@ -24,10 +24,10 @@ from torch import Tensor
 
 from ..reference import compute_dtype
 from ..reference import training as reference_training
+from ..reference.arguments import BatchNormArguments
 from . import batch_norm_kernels, checks, joint_batch
 from .autograd import transforms_are_active
 from .schema import GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD, LIBRARY
-from .schema_batch_norm import BatchNormArguments
 
 
 class _Saved(NamedTuple):
@@ -66,7 +66,7 @@ def _forward(a: BatchNormArguments) -> tuple[Tensor, Tensor, _Saved]:
     xhat, pooled = centred * _over_map(scale, x), (means - mean) * scale
     if a.bn_bias is not None:
         xhat, pooled = xhat + _over_map(a.bn_bias.to(dtype), x), pooled + a.bn_bias.to(dtype)
-    gates = GATE_FROM_POOL(pooled, a.weight, a.bias, **a.gate_options)
+    gates = GATE_FROM_POOL(pooled, a.weight, a.bias, circular=a.circular, gate=a.gate)
     out = xhat * _over_map(gates if a.gain == 1.0 else gates * a.gain, x)
     if a.residual is not None:
         out = out + a.residual.to(dtype)
@@ -166,8 +166,9 @@ def _gradients(a: BatchNormArguments, saved: _Saved, dy: Tensor) -> tuple[Tensor
     p_dot = (p.to(dtype) * centred).sum(space)
     d_gates = scale * p_dot if a.bn_bias is None else scale * p_dot + a.bn_bias.to(dtype) * p_sum
     d_pooled, d_weight, d_bias = GATE_FROM_POOL_BACKWARD(
-        d_gates if a.gain == 1.0 else d_gates * a.gain, saved.pooled, a.weight, a.bias, **a.gate_options
-    )
+        d_gates if a.gain == 1.0 else d_gates * a.gain, saved.pooled, a.weight, a.bias,
+        circular=a.circular, gate=a.gate,
+    )  # fmt: skip
     gates = saved.gates if a.gain == 1.0 else saved.gates * a.gain
     wide = _dtype_over_images(p_sum)
     wide_gates, wide_d_pooled = gates.to(wide), d_pooled.to(wide)
@@ -226,7 +227,7 @@ def _gradients_after_kernels(
     pooled = (means - mean) * (rstd if a.bn_weight is None else rstd * a.bn_weight.to(rstd.dtype))
     if a.bn_bias is not None:
         pooled = pooled + a.bn_bias.to(pooled.dtype)
-    gates = GATE_FROM_POOL(pooled, a.weight, a.bias, **a.gate_options)
+    gates = GATE_FROM_POOL(pooled, a.weight, a.bias, circular=a.circular, gate=a.gate)
     return *_gradients(a, _Saved(means, mean, rstd, pooled, gates, None), p)[:5], p
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..launch.replay import Calls, scratch
+from ..reference.arguments import BackwardArguments, BatchNormArguments, SiteArguments
 from ..util.private import number_of_dispatch_modes, untraced
 from . import implementation
-from .schema_batch_norm import BatchNormArguments
-from .schema_training import mask_order_for
+from .outputs import mask_order_for
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
@@ -80,7 +80,7 @@ CALLS.update({forward: Calls(), backward: Calls()})
 
 def _first_forward(a: BatchNormArguments, order: str, options: dict[str, object]) -> tuple[Tensor, ...]:
     from ..launch import batch_norm
-    from ..launch.call import Call
+    from ..launch.call import EcaCall
 
     n, c = a.x.shape[:2]
     bits = 0 if order == "none" else a.x[0].numel() // 8
@@ -90,12 +90,11 @@ def _first_forward(a: BatchNormArguments, order: str, options: dict[str, object]
     )
     mask = a.x.new_empty((n, bits), dtype=torch.uint8)
     outs = (out, means, mean, var, unbiased, mask)
-    call = Call(
-        a.x, a.weight, a.bias, (mean, var, a.bn_weight, a.bn_bias), pre_activation="identity",
-        residual=a.residual, out=out, pooled=means, mask=mask if bits else None, **_options(a),
-    )  # fmt: skip
+    site = SiteArguments(
+        a.x, a.weight, a.bias, mean, var, a.bn_weight, a.bn_bias, a.residual, mask_order=order, **_options(a)
+    )
     with CALLS[forward].first(a[:6], options, outs):
-        batch_norm.forward(call, unbiased, order)
+        batch_norm.forward(EcaCall(site, out, means, mask if bits else None), unbiased)
     return outs
 
 
@@ -129,13 +128,13 @@ def _first_backward(
         d_gate, p_sum, p_dot_x = (
             scratch(shape, torch.float32, device) if any(needs[:5]) else None for _ in range(3)
         )
-        call = BackwardCall(
-            dy=dy, x=a.x, weight=a.weight, bias=a.bias, bn=(mean, var, a.bn_weight, a.bn_bias),
-            residual=a.residual, pooled=means, mask=mask, d_x=d_x, d_residual=d_residual,
-            d_gate=d_gate, p_sum=p_sum, p_dot_x=p_dot_x, **_options(a),
+        site = BackwardArguments(
+            dy, a.x, a.weight, a.bias, mean, var, a.bn_weight, a.bn_bias, a.residual, means, mask,
+            mask_order=order, **_options(a),
         )  # fmt: skip
         if d_x is not None or d_residual is not None or d_gate is not None:
-            batch_norm.backward(call, order, *d_parameters)
+            call = BackwardCall(site, d_x, d_residual, d_gate, p_sum, p_dot_x)
+            batch_norm.backward(call, *d_parameters)
     return outs
 
 

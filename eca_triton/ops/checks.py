@@ -15,32 +15,37 @@ import torch
 from torch import Tensor
 
 from ..activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS, SELECTING
+from ..reference.arguments import (
+    BackwardArguments,
+    BatchNormArguments,
+    PoolArguments,
+    PoolBackwardArguments,
+    ProjectionArguments,
+    RescaledArguments,
+    SiteArguments,
+)
 from ..reference.training import MASK_ORDERS
-from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
-from .schema_batch_norm import BatchNormArguments
-from .schema_projection import ProjectionArguments, RescaledArguments
-from .schema_training import BackwardArguments, ForwardArguments
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
-def check_site(op: str, a: SiteArguments | ForwardArguments | BackwardArguments) -> None:
-    """Checks the arguments that describe a site: all those of `gate` and `eca`.
+def check_site(op: str, a: SiteArguments) -> None:
+    """Checks the arguments of `gate` and `eca`.
 
     Raises:
         TypeError: a dtype is not one of float64, float32, float16 and bfloat16.
         ValueError: a shape, a device, or the name of a gate or activation is wrong.
     """
     _check_map(op, a)
+    _check_out_dtype(op, a.out_dtype)
     _check_name(op, "pre_activation", a.pre_activation, PRE_ACTIVATIONS)
-    _check_name(op, "activation", a.activation, ACTIVATIONS)
-    if a.bn_mean is not None or a.bn_var is not None or a.bn_weight is not None or a.bn_bias is not None:
-        _check_batch_norm(op, a, a.x.shape[1], "x", a.x)
+    _check_neighbours(op, a)
 
 
 def check_batch_norm_eca(op: str, a: BatchNormArguments) -> None:
     """Checks the arguments of `batch_norm_eca`; raises as `check_site`."""
     _check_map(op, a)
+    _check_out_dtype(op, a.out_dtype)
     _check_name(op, "activation", a.activation, ("identity", "relu"))
     channels = a.x.shape[1]
     for name in ("bn_weight", "bn_bias"):
@@ -54,8 +59,7 @@ def check_batch_norm_eca(op: str, a: BatchNormArguments) -> None:
 def check_pool(op: str, a: PoolArguments) -> None:
     """Checks the arguments of `gate_from_pool`; raises as `check_site`."""
     _check_pooled(op, a)
-    if a.out_dtype is not None:
-        _check_floating(op, "out_dtype", a.out_dtype)
+    _check_out_dtype(op, a.out_dtype)
 
 
 def check_pool_backward(op: str, a: PoolBackwardArguments) -> None:
@@ -76,10 +80,8 @@ def check_projection(op: str, a: ProjectionArguments) -> None:
     _check_name(op, "gate", a.gate, GATES)
     if a.projection_bias is not None:
         _check_vector(op, "projection_bias", a.projection_bias, channels, "projection", projection)
-    if a.bn_mean is not None or a.bn_var is not None or a.bn_weight is not None or a.bn_bias is not None:
-        _check_batch_norm(op, a, channels, "projection", projection)
-    if a.out_dtype is not None:
-        _check_floating(op, "out_dtype", a.out_dtype)
+    _check_batch_norm(op, a, channels, "projection", projection)
+    _check_out_dtype(op, a.out_dtype)
 
 
 def check_rescaled(op: str, a: RescaledArguments) -> None:
@@ -93,8 +95,7 @@ def check_rescaled(op: str, a: RescaledArguments) -> None:
         if term is not None:
             _check_floating(op, name, term.dtype)
             _check_matrix(op, name, term, a.projection.shape[0], a.x)
-    if a.out_dtype is not None:
-        _check_floating(op, "out_dtype", a.out_dtype)
+    _check_out_dtype(op, a.out_dtype)
 
 
 def _check_convolution(op: str, projection: Tensor, name: str, x: Tensor) -> None:
@@ -110,7 +111,7 @@ def _check_convolution(op: str, projection: Tensor, name: str, x: Tensor) -> Non
     )
 
 
-def check_forward(op: str, a: ForwardArguments) -> None:
+def check_forward(op: str, a: SiteArguments) -> None:
     """Checks the arguments of `eca_forward`; raises as `check_site`."""
     check_site(op, a)
     _check_mask_order(op, a)
@@ -118,7 +119,8 @@ def check_forward(op: str, a: ForwardArguments) -> None:
 
 def check_backward(op: str, a: BackwardArguments) -> None:
     """Checks the arguments of `eca_backward`; raises as `check_site`."""
-    check_site(op, a)
+    _check_map(op, a)
+    _check_neighbours(op, a)
     _check_mask_order(op, a)
     _check_companion(op, "grad", a.grad, "x", a.x)
     _check_matrix(op, "pooled", a.pooled, a.x.shape[1], a.x)
@@ -145,7 +147,7 @@ def check_same_dtype(op: str, x: Tensor, weight: Tensor) -> None:
         _fail(op, f"x and weight must share their dtype outside autocast, got {dtypes}", TypeError)
 
 
-def _check_map(op: str, a: SiteArguments | ForwardArguments | BackwardArguments | BatchNormArguments) -> None:
+def _check_map(op: str, a: SiteArguments | BackwardArguments | BatchNormArguments) -> None:
     """Check what every operator on maps has."""
     x = a.x
     _check_floating(op, "x", x.dtype)
@@ -153,10 +155,19 @@ def _check_map(op: str, a: SiteArguments | ForwardArguments | BackwardArguments 
         _fail(op, f"x must be (N, C, *spatial) with at least 3 dims, got {_shape(x)}")
     _check_kernel(op, "x", x.shape[1], x, a.weight, a.bias, a.circular)
     _check_name(op, "gate", a.gate, GATES)
-    if a.out_dtype is not None:
-        _check_floating(op, "out_dtype", a.out_dtype)
     if a.residual is not None:
         _check_companion(op, "residual", a.residual, "x", x)
+
+
+def _check_neighbours(op: str, a: SiteArguments | BackwardArguments) -> None:
+    """Check the batch norm before the site and the activation behind it."""
+    _check_name(op, "activation", a.activation, ACTIVATIONS)
+    _check_batch_norm(op, a, a.x.shape[1], "x", a.x)
+
+
+def _check_out_dtype(op: str, dtype: torch.dtype | None) -> None:
+    if dtype is not None:
+        _check_floating(op, "out_dtype", dtype)
 
 
 def _check_pooled(op: str, a: PoolArguments | PoolBackwardArguments) -> None:
@@ -199,11 +210,13 @@ def _check_kernel(
 
 def _check_batch_norm(
     op: str,
-    a: SiteArguments | ForwardArguments | BackwardArguments | ProjectionArguments,
+    a: SiteArguments | BackwardArguments | ProjectionArguments,
     channels: int,
     owner: str,
     x: Tensor,
 ) -> None:
+    if a.bn_mean is None and a.bn_var is None and a.bn_weight is None and a.bn_bias is None:
+        return
     if a.bn_mean is None or a.bn_var is None:
         missing = "bn_mean" if a.bn_mean is None else "bn_var"
         _fail(op, f"a batch norm must have bn_mean and bn_var, got {missing}=None")
@@ -213,7 +226,7 @@ def _check_batch_norm(
             _check_vector(op, name, vector, channels, owner, x)
 
 
-def _check_mask_order(op: str, a: ForwardArguments | BackwardArguments) -> None:
+def _check_mask_order(op: str, a: SiteArguments | BackwardArguments) -> None:
     _check_name(op, "mask_order", a.mask_order, MASK_ORDERS)
     if a.mask_order == "none":
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 from .batch_norm import plain as plain_batch_norm_eca
 from .operators import OPERATORS, Operator
-from .schema_batch_norm import BATCH_NORM_ECA
+from .schema import BATCH_NORM_ECA
 
 
 def decomposition_table() -> dict[Any, Callable[..., Any]]:

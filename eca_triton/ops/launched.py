@@ -8,44 +8,48 @@ import torch
 from torch import Tensor
 
 from ..launch.replay import scratch
-from .schema import PoolArguments, PoolBackwardArguments, SiteArguments
-from .schema_projection import ProjectionArguments, RescaledArguments, channels_last
-from .schema_training import BackwardArguments, ForwardArguments
+from ..reference.arguments import (
+    BackwardArguments,
+    PoolArguments,
+    PoolBackwardArguments,
+    ProjectionArguments,
+    RescaledArguments,
+    SiteArguments,
+)
+from .outputs import channels_last
 
 if TYPE_CHECKING:
-    from ..launch.call import BackwardCall, Call, GateCall, ProductCall
+    from ..launch.call import BackwardCall, EcaCall
 
 
 def gate(a: SiteArguments, out: Tensor) -> None:
     """Fill the gates."""
     from ..launch import gates
+    from ..launch.call import GateCall
 
-    gates.gate(gate_call(a, out))
+    gates.gate(GateCall(a, out))
 
 
 def eca(a: SiteArguments, out: Tensor) -> None:
     """Fill the attended map."""
     from ..launch import forward
+    from ..launch.call import EcaCall
 
-    forward.eca(eca_call(a, out))
+    forward.eca(EcaCall(a, out))
 
 
 def gate_from_pool(a: PoolArguments, out: Tensor) -> None:
     """Fill the gates."""
     from ..launch import gates
 
-    gates.gate_from_pool(a.pooled, a.weight, a.bias, circular=a.circular, gate=a.gate, out=out)
+    gates.gate_from_pool(a, out)
 
 
 def gate_from_pool_backward(a: PoolBackwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> None:
     """Fill the three gradients."""
     from ..launch import gates
 
-    d_pooled, d_weight, d_bias = outs
-    gates.gate_from_pool_backward(
-        a.grad, a.pooled, a.weight, a.bias, circular=a.circular, gate=a.gate,
-        d_pooled=d_pooled, d_weight=d_weight, d_bias=d_bias,
-    )  # fmt: skip
+    gates.gate_from_pool_backward(a, *outs)
 
 
 def gate_from_projection(a: ProjectionArguments, out: Tensor) -> None:
@@ -57,8 +61,7 @@ def affine_from_projection(a: ProjectionArguments, outs: tuple[Tensor, Tensor | 
     """Fill factor and summand."""
     from ..launch import projection
 
-    out, shift = outs
-    projection.gates(a.pooled, a.projection, a.weight, a.bias, **a.options, out=out, shift=shift)
+    projection.gates(a, *outs)
 
 
 def has_values(a: ProjectionArguments) -> bool:
@@ -69,8 +72,9 @@ def has_values(a: ProjectionArguments) -> bool:
 def rescaled_projection(a: RescaledArguments, out: Tensor) -> None:
     """Fill the scaled and shifted result of the convolution."""
     from ..launch import projection
+    from ..launch.call import ProductCall
 
-    projection.rescaled(product_call(a, out))
+    projection.rescaled(ProductCall(a, out))
 
 
 def has_rows(a: RescaledArguments) -> bool:
@@ -80,11 +84,11 @@ def has_rows(a: RescaledArguments) -> bool:
     return a.projection.shape[0] > 0 and channels_last(a.x) and projection.takes(a.x)
 
 
-def eca_forward(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> None:
+def eca_forward(a: SiteArguments, outs: tuple[Tensor, Tensor, Tensor]) -> None:
     """Fill the attended map, the means and the bits."""
     from ..launch import training
 
-    training.eca_forward(forward_call(a, outs), a.mask_order)
+    training.eca_forward(forward_call(a, outs))
 
 
 def eca_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
@@ -92,41 +96,17 @@ def eca_backward(a: BackwardArguments, outs: tuple[Tensor, ...]) -> None:
     from ..launch import training
 
     call = backward_call(a, outs)
-    training.eca_backward(call, a.mask_order)
+    training.eca_backward(call)
     if a.wants_band or a.wants_bn:
         training.parameter_gradients(call, *(out if out.numel() else None for out in outs[2:]))
 
 
-def gate_call(a: SiteArguments, out: Tensor) -> GateCall:
-    """Return what the launcher fills the gates by."""
-    from ..launch.call import GateCall
-
-    return GateCall(a.x, a.weight, a.bias, **a.gate_options, out=out)
-
-
-def eca_call(a: SiteArguments, out: Tensor) -> Call:
-    """Return what the launcher fills the attended map by."""
-    from ..launch.call import Call
-
-    return Call(a.x, a.weight, a.bias, **a.eca_options, out=out)
-
-
-def product_call(a: RescaledArguments, out: Tensor) -> ProductCall:
-    """Return what the launcher fills the convolution's result by."""
-    from ..launch.call import ProductCall
-
-    return ProductCall(a.x, a.projection, a.factor, a.summand, out)
-
-
-def forward_call(a: ForwardArguments, outs: tuple[Tensor, Tensor, Tensor]) -> Call:
+def forward_call(a: SiteArguments, outs: tuple[Tensor, Tensor, Tensor]) -> EcaCall:
     """Return what the launcher fills `eca_forward`'s outputs by."""
-    from ..launch.call import Call
+    from ..launch.call import EcaCall
 
     out, pooled, mask = outs
-    return Call(
-        a.x, a.weight, a.bias, pre_activation="identity", **a.options,
-        out=out, pooled=pooled, mask=None if a.mask_order == "none" else mask,
-    )  # fmt: skip
+    return EcaCall(a, out, pooled, None if a.mask_order == "none" else mask)
 
 
 def backward_call(a: BackwardArguments, outs: tuple[Tensor, ...]) -> BackwardCall:
@@ -138,10 +118,7 @@ def backward_call(a: BackwardArguments, outs: tuple[Tensor, ...]) -> BackwardCal
     shape, device = tuple(a.pooled.shape), a.x.device
     pooled = a.pooled.to(torch.float32).contiguous()  # as it left `eca_forward`, unless somebody moved it
     mask = None if a.mask is None else a.mask.contiguous()
-    return BackwardCall(
-        dy=a.grad, x=a.x, weight=a.weight, bias=a.bias, **a.options, pooled=pooled, mask=mask,
-        d_x=d_x, d_residual=d_residual,
-        d_gate=scratch(shape, torch.float32, device) if sums else None,
-        p_sum=scratch(shape, torch.float32, device) if a.wants_bn else None,
-        p_dot_x=scratch(shape, torch.float32, device) if a.wants_bn else None,
-    )  # fmt: skip
+    d_gate, p_sum, p_dot_x = (
+        scratch(shape, torch.float32, device) if wanted else None for wanted in (sums, a.wants_bn, a.wants_bn)
+    )
+    return BackwardCall(a._replace(pooled=pooled, mask=mask), d_x, d_residual, d_gate, p_sum, p_dot_x)

@@ -9,24 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import checks, flops, launched, plain, schema, schema_projection, schema_training
+from .. import reference
+from ..reference import training as reference_training
+from ..reference.arguments import (
+    BackwardArguments,
+    PoolArguments,
+    PoolBackwardArguments,
+    ProjectionArguments,
+    RescaledArguments,
+    SiteArguments,
+)
+from . import checks, flops, launched, outputs
 from .schema import (
+    AFFINE_FROM_PROJECTION,
     ECA,
+    ECA_BACKWARD,
+    ECA_FORWARD,
     GATE,
     GATE_FROM_POOL,
     GATE_FROM_POOL_BACKWARD,
-    PoolArguments,
-    PoolBackwardArguments,
-    SiteArguments,
-)  # fmt: skip
-from .schema_projection import (
-    AFFINE_FROM_PROJECTION,
     GATE_FROM_PROJECTION,
     RESCALED_PROJECTION,
-    ProjectionArguments,
-    RescaledArguments,
-)  # fmt: skip
-from .schema_training import ECA_BACKWARD, ECA_FORWARD, BackwardArguments, ForwardArguments
+)
 
 
 def _always(_: Any) -> bool:
@@ -62,43 +66,44 @@ class Operator(NamedTuple):
 
 OPERATORS: dict[Any, Operator] = {
     GATE: Operator(
-        SiteArguments, checks.check_site, schema.allocate_gate, plain.gate, launched.gate,
+        SiteArguments, checks.check_site, outputs.gate, reference.gate, launched.gate,
         flops.convolution, batched=("x",), composed=True,
     ),
     ECA: Operator(
-        SiteArguments, checks.check_site, schema.allocate_eca, plain.eca, launched.eca,
+        SiteArguments, checks.check_site, outputs.eca, reference.eca, launched.eca,
         flops.convolution, batched=("x", "residual"), composed=True,
     ),
     ECA_FORWARD: Operator(
-        ForwardArguments, checks.check_forward, schema_training.allocate_eca_forward,
-        plain.eca_forward, launched.eca_forward, flops.convolution,
+        SiteArguments, checks.check_forward, outputs.eca_forward, reference_training.eca_forward,
+        launched.eca_forward, flops.convolution,
     ),
     ECA_BACKWARD: Operator(
-        BackwardArguments, checks.check_backward, schema_training.allocate_eca_backward,
-        plain.eca_backward, launched.eca_backward, flops.site_backward,
+        BackwardArguments, checks.check_backward, outputs.eca_backward, reference_training.eca_backward,
+        launched.eca_backward, flops.site_backward,
     ),
     GATE_FROM_POOL: Operator(
-        PoolArguments, checks.check_pool, schema.allocate_gate_from_pool,
-        plain.gate_from_pool, launched.gate_from_pool, flops.convolution, batched=("pooled",),
+        PoolArguments, checks.check_pool, outputs.gate_from_pool, lambda a: reference.gate_from_pool(*a),
+        launched.gate_from_pool, flops.convolution, batched=("pooled",),
     ),
     # Its weight gradient is a sum over N that the samples do not share.
     GATE_FROM_POOL_BACKWARD: Operator(
-        PoolBackwardArguments, checks.check_pool_backward, schema.allocate_gate_from_pool_backward,
-        plain.gate_from_pool_backward, launched.gate_from_pool_backward, flops.convolution_backward,
+        PoolBackwardArguments, checks.check_pool_backward, outputs.gate_from_pool_backward,
+        lambda a: reference.gate_from_pool_backward(*a), launched.gate_from_pool_backward,
+        flops.convolution_backward,
     ),
     GATE_FROM_PROJECTION: Operator(
-        ProjectionArguments, checks.check_projection, schema_projection.allocate_gate_from_projection,
-        plain.gate_from_projection, launched.gate_from_projection, flops.projection,
+        ProjectionArguments, checks.check_projection, outputs.gate_from_projection,
+        reference.gate_from_projection, launched.gate_from_projection, flops.projection,
         batched=("pooled",), composed=True, takes=launched.has_values,
     ),
     AFFINE_FROM_PROJECTION: Operator(
-        ProjectionArguments, checks.check_projection, schema_projection.allocate_affine_from_projection,
-        plain.affine_from_projection, launched.affine_from_projection, flops.projection,
+        ProjectionArguments, checks.check_projection, outputs.affine_from_projection,
+        reference.affine_from_projection, launched.affine_from_projection, flops.projection,
         composed=True, takes=launched.has_values,
     ),
     RESCALED_PROJECTION: Operator(
-        RescaledArguments, checks.check_rescaled, schema_projection.allocate_rescaled_projection,
-        plain.rescaled_projection, launched.rescaled_projection, flops.rescaled,
+        RescaledArguments, checks.check_rescaled, outputs.rescaled_projection,
+        reference.rescaled_projection, launched.rescaled_projection, flops.rescaled,
         batched=("x", "factor", "summand"), takes=launched.has_rows,
     ),
 }  # fmt: skip

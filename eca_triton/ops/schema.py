@@ -1,4 +1,4 @@
-"""The operators of the `eca_triton` namespace: arguments, which schemas are made of, and outputs.
+"""The operators of the `eca_triton` namespace, defined by the records of their arguments.
 
 Registered with `torch.library.Library` rather than `custom_op`, which takes two to four times as long to
 dispatch. `flexible_layout` lets Inductor pass the map in whatever dense layout it has; the default tag would
@@ -9,12 +9,20 @@ shape recompiles nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from ..reference import BatchNorm
+from ..reference.arguments import (
+    BackwardArguments,
+    BatchNormArguments,
+    PoolArguments,
+    PoolBackwardArguments,
+    ProjectionArguments,
+    RescaledArguments,
+    SiteArguments,
+)
 
 LIBRARY: Any = torch.library.Library("eca_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
@@ -50,101 +58,37 @@ def define(name: str, arguments: Any, returns: str, without: Collection[str] = (
     return getattr(torch.ops.eca_triton, name).default
 
 
-class SiteArguments(NamedTuple):
-    """The arguments of `gate`, which has no tail, and `eca`."""
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None = None
-    bn_mean: Tensor | None = None
-    bn_var: Tensor | None = None
-    bn_weight: Tensor | None = None
-    bn_bias: Tensor | None = None
-    residual: Tensor | None = None
-    bn_eps: float = 1e-5
-    pre_activation: str = "identity"
-    circular: bool = False
-    gate: str = "sigmoid"
-    gain: float = 1.0
-    activation: str = "identity"
-    out_dtype: torch.dtype | None = None
-
-    @property
-    def gate_options(self) -> dict[str, Any]:
-        """The keyword arguments of a gate, as the reference and the launcher take them."""
-        return {
-            "bn": batch_norm_of(self),
-            "bn_eps": self.bn_eps,
-            "pre_activation": self.pre_activation,
-            "circular": self.circular,
-            "gate": self.gate,
-        }
-
-    @property
-    def eca_options(self) -> dict[str, Any]:
-        """The keyword arguments of the whole block, as the reference and the launcher take them."""
-        return {
-            **self.gate_options,
-            "gain": self.gain,
-            "residual": self.residual,
-            "activation": self.activation,
-        }
-
-
-class PoolArguments(NamedTuple):
-    """The arguments of `gate_from_pool`."""
-
-    pooled: Tensor
-    weight: Tensor
-    bias: Tensor | None = None
-    circular: bool = False
-    gate: str = "sigmoid"
-    out_dtype: torch.dtype | None = None
-
-
-class PoolBackwardArguments(NamedTuple):
-    """The arguments of `gate_from_pool_backward`."""
-
-    grad: Tensor
-    pooled: Tensor
-    weight: Tensor
-    bias: Tensor | None = None
-    circular: bool = False
-    gate: str = "sigmoid"
-
+Two = tuple[Tensor, Tensor]
+Three = tuple[Tensor, Tensor, Tensor]
 
 GATE: Callable[..., Tensor] = define(
-    "gate", SiteArguments, "Tensor", without=("residual", "gain", "activation")
+    "gate", SiteArguments, "Tensor", without=("residual", "gain", "activation", "mask_order")
 )
-ECA: Callable[..., Tensor] = define("eca", SiteArguments, "Tensor")
+ECA: Callable[..., Tensor] = define("eca", SiteArguments, "Tensor", without=("mask_order",))
+ECA_FORWARD: Callable[..., Three] = define(
+    "eca_forward", SiteArguments, "(Tensor out, Tensor pooled, Tensor mask)", without=("pre_activation",)
+)
+ECA_BACKWARD: Callable[..., tuple[Tensor, ...]] = define(
+    "eca_backward",
+    BackwardArguments,
+    "(Tensor d_x, Tensor d_residual, Tensor d_weight, Tensor d_bias, Tensor d_bn_weight, Tensor d_bn_bias)",
+)
 GATE_FROM_POOL: Callable[..., Tensor] = define("gate_from_pool", PoolArguments, "Tensor")
-GATE_FROM_POOL_BACKWARD: Callable[..., tuple[Tensor, Tensor, Tensor]] = define(
+GATE_FROM_POOL_BACKWARD: Callable[..., Three] = define(
     "gate_from_pool_backward", PoolBackwardArguments, "(Tensor, Tensor, Tensor)"
 )
+# The gates alone; or gates times the factor and the summand that bias and batch norm are behind the product,
+# so that one multiplication and one addition follow it; and the convolution with both behind it.
+GATE_FROM_PROJECTION: Callable[..., Tensor] = define("gate_from_projection", ProjectionArguments, "Tensor")
+AFFINE_FROM_PROJECTION: Callable[..., Two] = define(
+    "affine_from_projection", ProjectionArguments, "(Tensor, Tensor)"
+)
+RESCALED_PROJECTION: Callable[..., Tensor] = define("rescaled_projection", RescaledArguments, "Tensor")
+BATCH_NORM_ECA: Callable[..., Three] = define(
+    "batch_norm_eca", BatchNormArguments, "(Tensor out, Tensor mean, Tensor var)"
+)
 
 
-def batch_norm_of(a: Any) -> BatchNorm | None:
-    """The four vectors of the batch norm among an operator's arguments, if there is one."""
-    return None if a.bn_mean is None or a.bn_var is None else (a.bn_mean, a.bn_var, a.bn_weight, a.bn_bias)
-
-
-def allocate_gate(a: SiteArguments) -> Tensor:
-    """The output of `gate`, uninitialised, as all of these: the same for the operator and for its fake."""
-    return a.x.new_empty(a.x.shape[:2], dtype=a.out_dtype)
-
-
-def allocate_eca(a: SiteArguments) -> Tensor:
-    """The output of `eca`."""
-    return torch.empty_like(a.x, dtype=a.out_dtype)
-
-
-def allocate_gate_from_pool(a: PoolArguments) -> Tensor:
-    """The output of `gate_from_pool`."""
-    return a.pooled.new_empty(a.pooled.shape, dtype=a.out_dtype)
-
-
-def allocate_gate_from_pool_backward(a: PoolBackwardArguments) -> tuple[Tensor, Tensor, Tensor]:
-    """The outputs of `gate_from_pool_backward`."""
-    d_pooled = a.pooled.new_empty(a.pooled.shape)
-    d_bias = (a.weight if a.bias is None else a.bias).new_empty(1)
-    return d_pooled, a.weight.new_empty(a.weight.shape), d_bias
+def changed(arguments: Any, **options: Any) -> dict[str, Any]:
+    """Return the options of an operator that differ from their defaults, in the schema's order."""
+    return {name: v for name, v in options.items() if v != arguments._field_defaults[name]}

@@ -1,7 +1,6 @@
 """Efficient Channel Attention in plain torch: the truth for tests, and what runs where no kernel does."""
 
 from .inference import (
-    BatchNorm,
     affine_from_projection,
     compute_dtype,
     eca,
@@ -15,7 +14,6 @@ from .inference import (
 )
 
 __all__ = [
-    "BatchNorm",
     "affine_from_projection",
     "compute_dtype",
     "eca",

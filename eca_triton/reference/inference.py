@@ -19,16 +19,13 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from ..activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS
-
-BatchNorm = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-"""Running mean, running variance, weight and bias of a batch norm in eval mode, each [C]."""
+from .arguments import ProjectionArguments, RescaledArguments, SiteArguments, Vectors
 
 
 def gate_from_pool(
     pooled: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    *,
     circular: bool = False,
     gate: str = "sigmoid",
     out_dtype: torch.dtype | None = None,
@@ -43,7 +40,6 @@ def gate_from_pool_backward(
     pooled: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    *,
     circular: bool = False,
     gate: str = "sigmoid",
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,139 +66,74 @@ def gate_from_pool_backward(
 GateFromPool = Callable[..., Tensor]
 
 
-def gate(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    bn: BatchNorm | None = None,
-    bn_eps: float = 1e-5,
-    pre_activation: str = "identity",
-    circular: bool = False,
-    gate: str = "sigmoid",
-    out_dtype: torch.dtype | None = None,
-    gate_from_pool: GateFromPool = gate_from_pool,
-) -> Tensor:
-    """Gates [N, C] of a map x [N, C, *spatial].
+def gate(a: SiteArguments, gate_from_pool: GateFromPool = gate_from_pool) -> Tensor:
+    """Gates [N, C] of a map, in `out_dtype` (None: the dtype of x).
 
     `gate_from_pool` may be replaced by an operator with the same arguments, which brings its own backward.
     """
-    pooled = pool(normalize(x, bn, bn_eps, pre_activation))
-    return gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype or x.dtype)
+    pooled = pool(normalize(a.x, a.bn, a.bn_eps, a.pre_activation))
+    out_dtype = a.out_dtype or a.x.dtype
+    return gate_from_pool(pooled, a.weight, a.bias, circular=a.circular, gate=a.gate, out_dtype=out_dtype)
 
 
-def gate_from_projection(
-    pooled: Tensor,
-    projection: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    projection_bias: Tensor | None = None,
-    *,
-    bn: BatchNorm | None = None,
-    bn_eps: float = 1e-5,
-    circular: bool = False,
-    gate: str = "sigmoid",
-    out_dtype: torch.dtype | None = None,
-    gate_from_pool: GateFromPool = gate_from_pool,
-) -> Tensor:
-    """Gates [N, C] of the result of a 1x1 convolution, from its pooled input [N, I].
+def gate_from_projection(a: ProjectionArguments, gate_from_pool: GateFromPool = gate_from_pool) -> Tensor:
+    """Gates [N, C] of the result of a 1x1 convolution, in `out_dtype` (None: the dtype of `pooled`).
 
-    `projection` [C, I] or [C, I, 1, ...] and `projection_bias` [C] are the convolution's: the mean of what it
-    makes is what it makes of the mean.
+    The mean of what the convolution makes is what it makes of the mean.
     """
-    dtype = compute_dtype(pooled)
-    with torch.autocast(pooled.device.type, enabled=False):
-        y = pooled.to(dtype) @ projection.flatten(1).to(dtype).T
-    if projection_bias is not None:
-        y = y + projection_bias.to(dtype)
-    y = normalize(y, bn, bn_eps, "identity")
-    out_dtype = out_dtype or pooled.dtype
-    return gate_from_pool(y, weight, bias, circular=circular, gate=gate, out_dtype=out_dtype)
-
-
-def rescaled_projection(
-    x: Tensor,
-    projection: Tensor,
-    factor: Tensor,
-    summand: Tensor | None = None,
-    *,
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """factor * (projection x) + summand [N, C, *spatial], of x [N, I, *spatial]: a 1x1 convolution, rescaled.
-
-    `projection` is [C, I] or [C, I, 1, ...]; `factor` and `summand` [N, C] are for whole channels.
-    """
-    dtype = compute_dtype(x)
-    spread = (..., *[None] * (x.ndim - 2))
-    with torch.autocast(x.device.type, enabled=False):
-        y = x.to(dtype).movedim(1, -1) @ projection.flatten(1).to(dtype).T
-    y = y.movedim(-1, 1) * factor.to(dtype)[spread]
-    if summand is not None:
-        y = y + summand.to(dtype)[spread]
-    return y.to(out_dtype or x.dtype)
+    dtype = compute_dtype(a.pooled)
+    with torch.autocast(a.pooled.device.type, enabled=False):
+        y = a.pooled.to(dtype) @ a.projection.flatten(1).to(dtype).T
+    if a.projection_bias is not None:
+        y = y + a.projection_bias.to(dtype)
+    y = normalize(y, a.bn, a.bn_eps, "identity")
+    out_dtype = a.out_dtype or a.pooled.dtype
+    return gate_from_pool(y, a.weight, a.bias, circular=a.circular, gate=a.gate, out_dtype=out_dtype)
 
 
 def affine_from_projection(
-    pooled: Tensor,
-    projection: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    projection_bias: Tensor | None = None,
-    *,
-    bn: BatchNorm | None = None,
-    bn_eps: float = 1e-5,
-    circular: bool = False,
-    gate: str = "sigmoid",
-    out_dtype: torch.dtype | None = None,
-    gate_from_pool: GateFromPool = gate_from_pool,
+    a: ProjectionArguments, gate_from_pool: GateFromPool = gate_from_pool
 ) -> tuple[Tensor, Tensor]:
-    """Factor and summand [N, C]: gates * batch_norm(v + projection_bias) = factor * v + summand.
-
-    Arguments are those of `gate_from_projection`.
-    """
-    dtype = compute_dtype(pooled)
-    factor = gate_from_projection(
-        pooled, projection, weight, bias, projection_bias, bn=bn, bn_eps=bn_eps,
-        circular=circular, gate=gate, out_dtype=dtype, gate_from_pool=gate_from_pool,
-    )  # fmt: skip
+    """Factor and summand [N, C]: gates * batch_norm(v + projection_bias) = factor * v + summand."""
+    dtype = compute_dtype(a.pooled)
+    factor = gate_from_projection(a._replace(out_dtype=dtype), gate_from_pool)
     shift = torch.zeros_like(factor)
-    if projection_bias is not None:
-        shift = shift + projection_bias.to(dtype)
-    shift = factor * normalize(shift, bn, bn_eps, "identity")
-    if bn is not None:
-        scale = torch.rsqrt(bn[1].to(dtype) + bn_eps)
-        factor = factor * (scale if bn[2] is None else scale * bn[2].to(dtype))
-    out_dtype = out_dtype or pooled.dtype
+    if a.projection_bias is not None:
+        shift = shift + a.projection_bias.to(dtype)
+    shift = factor * normalize(shift, a.bn, a.bn_eps, "identity")
+    if a.bn_var is not None:
+        scale = torch.rsqrt(a.bn_var.to(dtype) + a.bn_eps)
+        factor = factor * (scale if a.bn_weight is None else scale * a.bn_weight.to(dtype))
+    out_dtype = a.out_dtype or a.pooled.dtype
     return factor.to(out_dtype), shift.to(out_dtype)
 
 
-def eca(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    bn: BatchNorm | None = None,
-    bn_eps: float = 1e-5,
-    pre_activation: str = "identity",
-    circular: bool = False,
-    gate: str = "sigmoid",
-    gain: float = 1.0,
-    residual: Tensor | None = None,
-    activation: str = "identity",
-    out_dtype: torch.dtype | None = None,
-    gate_from_pool: GateFromPool = gate_from_pool,
-) -> Tensor:
-    """The attended map of x [N, C, *spatial], rounded once to `out_dtype` (None: x's dtype)."""
-    xhat = normalize(x, bn, bn_eps, pre_activation)
+def rescaled_projection(a: RescaledArguments) -> Tensor:
+    """factor * (projection x) + summand [N, C, *spatial]: a 1x1 convolution, rescaled."""
+    dtype = compute_dtype(a.x)
+    spread = (..., *[None] * (a.x.ndim - 2))
+    with torch.autocast(a.x.device.type, enabled=False):
+        y = a.x.to(dtype).movedim(1, -1) @ a.projection.flatten(1).to(dtype).T
+    y = y.movedim(-1, 1) * a.factor.to(dtype)[spread]
+    if a.summand is not None:
+        y = y + a.summand.to(dtype)[spread]
+    return y.to(a.out_dtype or a.x.dtype)
+
+
+def eca(a: SiteArguments, gate_from_pool: GateFromPool = gate_from_pool) -> Tensor:
+    """The attended map [N, C, *spatial], rounded once to `out_dtype` (None: x's dtype)."""
+    xhat = normalize(a.x, a.bn, a.bn_eps, a.pre_activation)
     pooled = pool(xhat)
-    g = gate_from_pool(pooled, weight, bias, circular=circular, gate=gate, out_dtype=pooled.dtype)
+    g = gate_from_pool(
+        pooled, a.weight, a.bias, circular=a.circular, gate=a.gate, out_dtype=pooled.dtype
+    )  # fmt: skip
     # The product promotes to g's wider dtype by itself: no float32 copy of x is made, or kept for backward.
-    out = xhat * g.reshape(*g.shape, *[1] * (x.ndim - 2))
-    if gain != 1.0:
-        out = out * gain
-    if residual is not None:
-        out = out + residual.to(out.dtype)
-    return ACTIVATIONS[activation].function(out).to(out_dtype or x.dtype)
+    out = xhat * g.reshape(*g.shape, *[1] * (a.x.ndim - 2))
+    if a.gain != 1.0:
+        out = out * a.gain
+    if a.residual is not None:
+        out = out + a.residual.to(out.dtype)
+    return ACTIVATIONS[a.activation].function(out).to(a.out_dtype or a.x.dtype)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -210,7 +141,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def normalize(x: Tensor, bn: BatchNorm | None, bn_eps: float, pre_activation: str) -> Tensor:
+def normalize(x: Tensor, bn: Vectors | None, bn_eps: float, pre_activation: str) -> Tensor:
     """pre_activation(batch_norm(x)); x itself, uncast, where there is nothing to do."""
     if bn is None and pre_activation == "identity":
         return x

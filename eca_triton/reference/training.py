@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..activations import ACTIVATIONS, SELECTING
 from . import inference
-from .inference import BatchNorm, compute_dtype
+from .arguments import BackwardArguments, SiteArguments, Vectors
+from .inference import compute_dtype
 
 MASK_ORDERS = ("none", "contiguous", "channels_last")
 """Orders of the bits of a mask: no bits, as [N, C, *spatial], as [N, *spatial, C]; eight to a byte."""
@@ -36,93 +37,74 @@ class Gradients(NamedTuple):
     bn_bias: Tensor | None
 
 
-def eca_forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    circular: bool,
-    gate: str,
-    gain: float,
-    residual: Tensor | None,
-    activation: str,
-    mask_order: str,
-    out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The attended map of x [N, C, *spatial]; the means of x [N, C]; a bit per element where u passes."""
-    pooled = inference.pool(x)
-    y = inference.normalize(pooled, bn, bn_eps, "identity")
-    g = inference.gate_from_pool(y, weight, bias, circular=circular, gate=gate)
-    u = _before_activation(x, g, bn, bn_eps, gain, residual)
-    mask = x.new_empty(0, dtype=torch.uint8)
-    if mask_order != "none":
-        mask = pack(SELECTING[activation](u), mask_order)
-    return ACTIVATIONS[activation].function(u).to(out_dtype), pooled, mask
+def eca_forward(a: SiteArguments) -> tuple[Tensor, Tensor, Tensor]:
+    """The attended map; the means of x [N, C]; a bit per element where u passes, in `mask_order`."""
+    pooled = inference.pool(a.x)
+    u = before_activation(a, gates(a, _normalized(a, pooled)))
+    mask = a.x.new_empty(0, dtype=torch.uint8)
+    if a.mask_order != "none":
+        mask = pack(SELECTING[a.activation](u), a.mask_order)
+    return ACTIVATIONS[a.activation].function(u).to(a.out_dtype or a.x.dtype), pooled, mask
 
 
-def eca_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    bn: BatchNorm | None,
-    bn_eps: float,
-    circular: bool,
-    gate: str,
-    gain: float,
-    residual: Tensor | None,
-    activation: str,
-    pooled: Tensor | None,
-    mask: Tensor | None,
-    mask_order: str,
-    wants_x: bool,
-    wants_residual: bool,
-    wants_band: bool,
-    wants_bn: bool,
-) -> Gradients:
-    """Gradients for `grad`, shaped as x. Band: weight and bias; bn: the batch norm's weight and bias.
+def eca_backward(a: BackwardArguments, pools: bool = False) -> tuple[Tensor, ...]:
+    """`gradients` in the dtypes of their inputs; [0] where one is not wanted."""
+    return a.outputs(gradients(a, pools))
 
-    pooled, the means of x [N, C]: where None they are computed, so that they are differentiated by x too.
-    mask: as `eca_forward` made it in `mask_order`; where None u is recomputed, from `residual` too.
+
+def gradients(a: BackwardArguments, pools: bool = False) -> Gradients:
+    """Gradients of the inputs of `eca`, in the dtype of the arithmetic. Band: weight and bias.
+
+    The mask is that of `eca_forward`; where it is None u is recomputed, from `residual` too.
+    pools: whether the means of x are computed, so that they are differentiated by x too, and not `pooled`.
     """
-    dtype = compute_dtype(x)
-    if pooled is None:
-        pooled = inference.pool(x)
-    y = inference.normalize(pooled, bn, bn_eps, "identity")
-    g = inference.gate_from_pool(y, weight, bias, circular=circular, gate=gate)
-    p = grad.to(dtype)
-    if mask is not None:
-        p = torch.where(unpack(mask, x.shape, mask_order), p, 0.0)
-    elif activation != "identity":
-        p = ACTIVATIONS[activation].gradient(p, _before_activation(x, g, bn, bn_eps, gain, residual))
-    d_residual = p if wants_residual else None
-    if not (wants_x or wants_band or wants_bn):
+    x, dtype = a.x, compute_dtype(a.x)
+    pooled = inference.pool(x) if pools else a.pooled
+    y = _normalized(a, pooled)
+    g = gates(a, y)
+    p = a.grad.to(dtype)
+    if a.mask is not None:
+        p = torch.where(unpack(a.mask, x.shape, a.mask_order), p, 0.0)
+    elif a.activation != "identity":
+        p = ACTIVATIONS[a.activation].gradient(p, before_activation(a, g))
+    d_residual = p if a.wants_residual else None
+    if not (a.wants_x or a.wants_band or a.wants_bn):
         return Gradients(None, d_residual, None, None, None, None)
 
     space = tuple(range(2, x.ndim))
-    d_gate = gain * (p * inference.normalize(x, bn, bn_eps, "identity")).sum(space)
+    d_gate = a.gain * (p * _normalized(a, x)).sum(space)
     d_y, d_weight, d_bias = inference.gate_from_pool_backward(
-        d_gate, y, weight, bias, circular=circular, gate=gate
+        d_gate, y, a.weight, a.bias, circular=a.circular, gate=a.gate
     )
     d_x = d_bn_weight = d_bn_bias = None
-    factor = gain * g
-    if wants_x:
+    factor = a.gain * g
+    if a.wants_x:
         d_x = p * _over_space(factor, x) + _over_space(d_y / math.prod(x.shape[2:]), x)
-        if bn is not None:
-            d_x = d_x * _over_space(_scale(bn, bn_eps, dtype)[None], x)
-    if wants_bn and bn is not None:
-        mean, var, bn_weight, bn_bias = bn
+        if a.bn is not None:
+            d_x = d_x * _over_space(_scale(a.bn, a.bn_eps, dtype)[None], x)
+    if a.wants_bn and a.bn is not None:
+        mean, var, bn_weight, bn_bias = a.bn
         d_bn_bias = (factor * p.sum(space) + d_y).sum(0)
         centred = (p * (x.to(dtype) - _over_space(mean.to(dtype)[None], x))).sum(space)
         d_scale = (factor * centred + d_y * (pooled - mean)).sum(0)
-        d_bn_weight = d_scale * torch.rsqrt(var.to(dtype) + bn_eps)
+        d_bn_weight = d_scale * torch.rsqrt(var.to(dtype) + a.bn_eps)
         d_bn_weight, d_bn_bias = _as(d_bn_weight, bn_weight), _as(d_bn_bias, bn_bias)
-    if not wants_band:
+    if not a.wants_band:
         return Gradients(d_x, d_residual, None, None, d_bn_weight, d_bn_bias)
-    return Gradients(d_x, d_residual, d_weight, _as(d_bias, bias), d_bn_weight, d_bn_bias)
+    return Gradients(d_x, d_residual, d_weight, _as(d_bias, a.bias), d_bn_weight, d_bn_bias)
+
+
+def gates(a: SiteArguments | BackwardArguments, y: Tensor) -> Tensor:
+    """Gates [N, C] of the means of xhat."""
+    return inference.gate_from_pool(y, a.weight, a.bias, circular=a.circular, gate=a.gate)
+
+
+def before_activation(a: SiteArguments | BackwardArguments, g: Tensor) -> Tensor:
+    """u, by the gates [N, C]."""
+    u = _normalized(a, a.x) * _over_space(g, a.x)
+    if a.gain != 1.0:
+        u = u * a.gain
+    return u if a.residual is None else u + a.residual.to(u.dtype)
 
 
 def pack(passes: Tensor, order: str) -> Tensor:
@@ -153,16 +135,11 @@ def _places(octets: Tensor) -> Tensor:
     return torch.arange(8, dtype=octets.dtype, device=octets.device)
 
 
-def _before_activation(
-    x: Tensor, g: Tensor, bn: BatchNorm | None, bn_eps: float, gain: float, residual: Tensor | None
-) -> Tensor:
-    u = inference.normalize(x, bn, bn_eps, "identity") * _over_space(g, x)
-    if gain != 1.0:
-        u = u * gain
-    return u if residual is None else u + residual.to(u.dtype)
+def _normalized(a: SiteArguments | BackwardArguments, x: Tensor) -> Tensor:
+    return inference.normalize(x, a.bn, a.bn_eps, "identity")
 
 
-def _scale(bn: BatchNorm, eps: float, dtype: torch.dtype) -> Tensor:
+def _scale(bn: Vectors, eps: float, dtype: torch.dtype) -> Tensor:
     _, var, weight, _ = bn
     scale = torch.rsqrt(var.to(dtype) + eps)
     return scale if weight is None else scale * weight.to(dtype)

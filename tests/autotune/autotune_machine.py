@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from tuned import H200
 
-from eca_triton.autotune.examples import AnyCall, Example
+from eca_triton.autotune.examples import Example
 from eca_triton.autotune.machine import Machine
 from eca_triton.autotune.search import Task, name_of, tasks_of
 from eca_triton.autotune.verify import _reference
+from eca_triton.launch.call import Call
 from eca_triton.ops.schema import ECA
 from eca_triton.reference.training import pack
 from eca_triton.tuning.config import Choice, Device
@@ -20,11 +21,11 @@ from eca_triton.util import timing
 SHAPE = (2, 64, 8, 8)
 
 
-def by_reference(call: AnyCall, choice: Choice | None = None) -> None:
+def by_reference(call: Call, choice: Choice | None = None) -> None:
     """A launch that is right, whatever was chosen."""
-    if call.x.is_meta:
+    if call.a.x.is_meta:
         return
-    made = _reference(call)
+    made = _reference(call, call.a)
     for name, out in call.outputs.items():
         if name == "mask":
             order = "contiguous" if call.layout.contiguous else "channels_last"
@@ -47,7 +48,7 @@ class Bench:
     """
 
     time_us: Callable[[str], float] = lambda name: 100.0
-    launch: Callable[[AnyCall, Choice], None] = by_reference
+    launch: Callable[[Call, Choice], None] = by_reference
     objection: Callable[[Choice], str] = lambda choice: ""
     properties: Device = H200
     l2_bytes: int = 1

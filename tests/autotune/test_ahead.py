@@ -28,8 +28,7 @@ from eca_triton.kernels.pool import pool_kernel
 from eca_triton.kernels.product import product_kernel
 from eca_triton.kernels.rescale import rescale_kernel
 from eca_triton.kernels.tile import tile_kernel
-from eca_triton.ops.schema import ECA
-from eca_triton.ops.schema_projection import RESCALED_PROJECTION
+from eca_triton.ops.schema import ECA, RESCALED_PROJECTION
 from eca_triton.tuning import store
 from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.choice import choose

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from autotune_machine import H200, SHAPE, Bench, by_reference, faster, meta, plain, task
 
-from eca_triton.autotune.examples import AnyCall, Example
+from eca_triton.autotune.examples import Example
 from eca_triton.autotune.search import FINALISTS, SAMPLES, SCREENING, Task, name_of, search, tasks_of
 from eca_triton.autotune.verify import disagreement
-from eca_triton.ops.schema import ECA, GATE
-from eca_triton.ops.schema_projection import RESCALED_PROJECTION
-from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
+from eca_triton.launch.call import Call
+from eca_triton.ops.outputs import mask_order_for
+from eca_triton.ops.schema import ECA, ECA_BACKWARD, ECA_FORWARD, GATE, RESCALED_PROJECTION
 from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.config import Choice
 
@@ -129,7 +130,7 @@ def test_a_winner_with_any_wrong_output_is_not_taken(example: Example) -> None:
     assert search(each, Bench(faster(second)).machine()).choice == second, "if it is right, it is taken"
     for index in range(len(each.example.call(torch.device("meta")).outputs)):
 
-        def spoil(call: AnyCall, index: int = index) -> None:
+        def spoil(call: Call, index: int = index) -> None:
             by_reference(call)
             name, out = list(call.outputs.items())[index]
             last = out.view(-1)[-1:] if name == "mask" else out[-1:, -1:]
@@ -138,12 +139,12 @@ def test_a_winner_with_any_wrong_output_is_not_taken(example: Example) -> None:
         assert why_wrong(each, spoil).startswith("images 0 to 1: ")
 
 
-def why_wrong(each: Task, launch: Callable[[AnyCall], None]) -> str:
+def why_wrong(each: Task, launch: Callable[[Call], None]) -> str:
     """What is said of the second candidate, the fastest, which launches this."""
     _, second, *_ = candidates(each.problem)
 
-    def launch_one(call: AnyCall, choice: Choice) -> None:
-        if choice != second or call.x.is_meta:
+    def launch_one(call: Call, choice: Choice) -> None:
+        if choice != second or call.a.x.is_meta:
             by_reference(call, choice)
         else:
             launch(call)
@@ -157,8 +158,8 @@ def why_wrong(each: Task, launch: Callable[[AnyCall], None]) -> str:
 
 @pytest.mark.parametrize("activation", ["identity", "silu"])
 def test_gates_are_verified_so_that_one_position_too_few_shows(activation: str) -> None:
-    def without_the_last_of_64(call: AnyCall) -> None:
-        by_reference(call._replace(x=call.x.flatten(2)[..., :-1]))
+    def without_the_last_of_64(call: Call) -> None:
+        by_reference(replace(call, a=call.a._replace(x=call.a.x.flatten(2)[..., :-1])))
 
     each = task(gates(activation))
     assert each.key.kernel == "pool"
@@ -173,7 +174,7 @@ def test_gates_are_verified_so_that_one_position_too_few_shows(activation: str) 
 def test_sums_of_16_bit_maps_are_verified_to_more_digits_than_the_maps_have(
     operator: object, name: str
 ) -> None:
-    def nearly(call: AnyCall) -> None:
+    def nearly(call: Call) -> None:
         by_reference(call)
         call.outputs[name].mul_(1 + 1e-4)
 

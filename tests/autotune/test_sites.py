@@ -54,8 +54,8 @@ def channels_last(n: int, channels: int, side: int, dtype: torch.dtype = torch.b
 
 def tail_of(task: Task) -> tuple[float, Any, str]:
     """Its gain, the dtype of its residual, its activation."""
-    call = task.example.call(torch.device("meta"))
-    return call.gain, None if call.residual is None else call.residual.dtype, call.activation
+    a = task.example.call(torch.device("meta")).a
+    return a.gain, None if a.residual is None else a.residual.dtype, a.activation
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from benchmarks.shared.document import load, percentile
 from benchmarks.shared.machine import folder_name
 from benchmarks.shared.tensors import LAYOUTS
 from eca_triton.activations import ACTIVATIONS, PRE_ACTIVATIONS
-from eca_triton.launch.call import BackwardCall, Call
+from eca_triton.launch.call import BackwardCall, EcaCall
+from eca_triton.reference.arguments import BackwardArguments, SiteArguments
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Choice
@@ -199,9 +200,10 @@ class TestKernel:
     def test_the_forward_asks_as_its_launch_does(self, variant: str, layout: str) -> None:
         row = Row((16, 6, 6), 2, layout, variant)
         tail, x, residual = row.tail, map_of(layout), map_of(layout) if row.tail.adds else None
-        bn = (torch.ones(16), torch.ones(16), None, None) if tail.normalises else None
-        options = (1e-5, tail.pre_activation, tail.circular, tail.gate, tail.gain, residual, tail.activation)
-        assert row.problems(H200) == [Call(x, torch.ones(3), None, bn, *options, x).problem(H200)]
+        bn = (torch.ones(16), torch.ones(16)) if tail.normalises else (None, None)
+        options = (1e-5, tail.pre_activation, tail.circular, tail.gate, tail.gain, tail.activation)
+        a = SiteArguments(x, torch.ones(3), None, *bn, None, None, residual, *options)
+        assert row.problems(H200) == [EcaCall(a, x).problem(H200)]
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize(
@@ -218,11 +220,11 @@ class TestKernel:
     ) -> None:
         row, x = Row((16, 6, 6), 2, layout, variant, direction="backward"), map_of(layout)
         tail, gates = row.tail, torch.ones(2, 16)
-        options = (1e-5, False, "sigmoid", tail.gain, x if residual else None, tail.activation)
-        call = BackwardCall(
-            x, x, torch.ones(3), None, None, *options, gates, gates if bits else None, x,
-            x if d_residual else None, gates, None, None,
+        a = BackwardArguments(
+            x, x, torch.ones(3), *[None] * 5, x if residual else None, gates, gates if bits else None,
+            activation=tail.activation,
         )  # fmt: skip
+        call = BackwardCall(a, x, x if d_residual else None, gates, None, None)
         assert row.problems(H200) == [call.problem(H200)]
 
     def test_a_table_has_its_say_on_a_gpu_that_it_knows(

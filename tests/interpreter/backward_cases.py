@@ -12,6 +12,7 @@ from torch import Tensor
 from eca_triton.launch import training as launch_training
 from eca_triton.launch import two_pass as launch_two_pass
 from eca_triton.launch.call import BackwardCall
+from eca_triton.reference.arguments import BackwardArguments
 from eca_triton.tuning.config import Device
 
 Results = dict[str, Tensor]
@@ -53,11 +54,15 @@ class Step:
         site, recomputed = self.site, self.site.activation != "identity" and not self.bits
         n, c = site.x.shape[:2]
         channels = torch.full((3, n, c), NAN)
+        a = BackwardArguments(
+            self.dy, site.x, site.weight, site.bias, *(site.bn or [None] * 4),
+            site.residual if recomputed else None,
+            site.x.float().flatten(2).mean(2) if pooled is None else pooled,
+            bits_by_torch(site) if self.bits and mask is None else mask,
+            site.bn_eps, site.circular, site.gate, site.gain, site.activation,
+        )  # fmt: skip
         return BackwardCall(
-            self.dy, site.x, site.weight, site.bias, site.bn, site.bn_eps, site.circular, site.gate,
-            site.gain, site.residual if recomputed else None, site.activation,
-            pooled=site.x.float().flatten(2).mean(2) if pooled is None else pooled,
-            mask=bits_by_torch(site) if self.bits and mask is None else mask,
+            a,
             d_x=torch.empty_like(site.x).fill_(NAN),
             d_residual=torch.empty_like(self.dy).fill_(NAN) if self.store_p else None,
             d_gate=channels[0],

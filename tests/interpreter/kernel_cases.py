@@ -17,8 +17,8 @@ from torch import Tensor
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import gates as launch_gates
 from eca_triton.launch import two_pass as launch_two_pass
-from eca_triton.launch.call import Call, GateCall
-from eca_triton.reference import BatchNorm
+from eca_triton.launch.call import EcaCall, GateCall
+from eca_triton.reference.arguments import SiteArguments, Vectors
 from eca_triton.tuning.config import Device
 
 LAYOUTS: dict[str, Callable[[tuple[int, ...], torch.dtype], Tensor]] = {
@@ -43,12 +43,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Site:
-    """A `launch.Call` without out."""
+    """The arguments of a call, with the batch norm as one."""
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None = None
-    bn: BatchNorm | None = None
+    bn: Vectors | None = None
     bn_eps: float = 1e-3
     pre_activation: str = "identity"
     circular: bool = False
@@ -70,11 +70,7 @@ class Site:
     def gates_by_kernel(self, dtype: torch.dtype | None = None) -> Tensor:
         """[N, C] from `launch_gates.gate`, into a buffer full of NaN."""
         out = torch.full(self.x.shape[:2], float("nan"), dtype=dtype or self.x.dtype)
-        call = GateCall(
-            self.x, self.weight, self.bias, self.bn, self.bn_eps,
-            self.pre_activation, self.circular, self.gate, out,
-        )  # fmt: skip
-        launch_gates.gate(call)
+        launch_gates.gate(GateCall(self.arguments, out))
         return out
 
     def map_by_kernel(
@@ -92,7 +88,7 @@ class Site:
             in_vain: As of `one_launch.launch`.
             **saved: pooled and mask, to be filled.
         """
-        call = self.call(torch.empty_like(self.x).fill_(NAN))._replace(**saved)
+        call = self.call(torch.empty_like(self.x).fill_(NAN), **saved)
         if kernel in FORWARD:
             launch(kernel, call, device, in_vain)
         elif saved:
@@ -101,9 +97,17 @@ class Site:
             {"chosen": launch_forward.eca, "two_pass": launch_forward.pool_and_rescale}[kernel](call)
         return call.out
 
-    def call(self, out: Tensor) -> Call:
+    def call(self, out: Tensor, **saved: Tensor) -> EcaCall:
         """What the launchers take."""
-        return Call(**{field.name: getattr(self, field.name) for field in fields(self)}, out=out)
+        return EcaCall(self.arguments, out, **saved)
+
+    @property
+    def arguments(self) -> SiteArguments:
+        """Return them with the vectors of the batch norm apart."""
+        return SiteArguments(
+            self.x, self.weight, self.bias, *(self.bn or [None] * 4), self.residual, self.bn_eps,
+            self.pre_activation, self.circular, self.gate, self.gain, self.activation,
+        )  # fmt: skip
 
     def by_torch(self) -> tuple[Tensor, Tensor]:
         """Gates and map in plain torch, every step in x's dtype."""
@@ -120,7 +124,7 @@ class Site:
         return gates, ACTIVATIONS[self.activation](out)
 
 
-def batch_norm(channels: int, dtype: torch.dtype, affine: bool = True) -> BatchNorm:
+def batch_norm(channels: int, dtype: torch.dtype, affine: bool = True) -> Vectors:
     """Statistics far from (0, 1), so that forgetting any of them shows."""
     mean, var = torch.randn(channels), torch.rand(channels) + 0.5
     weight, bias = torch.rand(channels) + 0.5, torch.randn(channels)

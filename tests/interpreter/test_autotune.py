@@ -18,9 +18,8 @@ from eca_triton.autotune.search import Task, search, tasks_of
 from eca_triton.autotune.sites import sites_of
 from eca_triton.autotune.verify import disagreement
 from eca_triton.launch import devices
-from eca_triton.ops.schema import ECA, GATE
-from eca_triton.ops.schema_projection import RESCALED_PROJECTION
-from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
+from eca_triton.ops.outputs import mask_order_for
+from eca_triton.ops.schema import ECA, ECA_BACKWARD, ECA_FORWARD, GATE, RESCALED_PROJECTION
 from eca_triton.tuning.candidates import candidates
 from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Choice, Device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from backward_cases import Step, differing_bits
@@ -24,7 +26,8 @@ from one_launch import config_of
 from torch import Tensor
 
 from eca_triton.launch import two_pass as launch_two_pass
-from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD, mask_order_for
+from eca_triton.ops.outputs import mask_order_for
+from eca_triton.ops.schema import ECA_BACKWARD, ECA_FORWARD
 from eca_triton.tuning.config import Device
 
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
@@ -356,7 +359,7 @@ def test_what_nobody_needs_changes_nothing_else(wanted: str, activation: str) ->
     site = Site(x, torch.randn(1, 1, 5), residual=residual, activation=activation)
     step = Step(site, dy, bits=activation == "relu", moments=True, store_p=activation != "identity")
     everything, call = step.backward("two_pass"), step.call()
-    call = call._replace(**{name: None for name in ("d_x", "d_residual") if name != wanted})
+    call = replace(call, **{name: None for name in ("d_x", "d_residual") if name != wanted})
     launch_two_pass.backward(call)
     assert ("d_x" in call.outputs) == (wanted == "d_x")
     for name, got in call.outputs.items():

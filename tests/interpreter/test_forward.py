@@ -25,6 +25,7 @@ from one_launch import config_of
 
 from eca_triton.launch import devices
 from eca_triton.launch import gates as launch_gates
+from eca_triton.reference.arguments import PoolArguments
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.families.passes import pool_config
 from eca_triton.tuning.layout import common_layout
@@ -202,7 +203,7 @@ def test_gates_from_pooled_values_of_any_stride(dtype: torch.dtype, circular: bo
     wide = torch.randn(40, 6).to(dtype)
     for pooled in (wide, wide.t(), wide.t()[::2, 1::2], wide[:1].expand(5, 6)):
         out = torch.full(pooled.shape, NAN, dtype=dtype)
-        launch_gates.gate_from_pool(pooled, weight, bias, circular, gate, out)
+        launch_gates.gate_from_pool(PoolArguments(pooled, weight, bias, circular, gate), out)
         native, exact = (
             eager_gate_from_pool(
                 *(tensor.to(to) for tensor in (pooled, weight, bias)), circular=circular, gate=gate

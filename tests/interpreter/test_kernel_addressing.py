@@ -8,6 +8,7 @@ from kernel_cases import Site
 
 from eca_triton.launch import forward as launch_forward
 from eca_triton.launch import gates as launch_gates
+from eca_triton.reference.arguments import PoolArguments
 
 FAR = 2**30 + 16  # elements; fits int32, twice as much does not
 
@@ -41,13 +42,13 @@ def test_pooled_rows_past_int32() -> None:
     far = torch.empty(2 * FAR + 64, dtype=torch.float16).as_strided((3, 5), (FAR, 1)).copy_(near)
     weight = torch.randn(3)
     got, expected = (torch.empty(3, 5) for _ in range(2))
-    launch_gates.gate_from_pool(far, weight, None, False, "sigmoid", got)
-    launch_gates.gate_from_pool(near, weight, None, False, "sigmoid", expected)
+    launch_gates.gate_from_pool(PoolArguments(far, weight), got)
+    launch_gates.gate_from_pool(PoolArguments(near, weight), expected)
     assert torch.equal(got, expected)
 
 
 def test_more_images_than_a_grid_axis_takes() -> None:
     pooled, weight = torch.randn(65_537, 2), torch.randn(1)
     out = torch.full((65_537, 2), float("nan"))
-    launch_gates.gate_from_pool(pooled, weight, None, False, "sigmoid", out)
+    launch_gates.gate_from_pool(PoolArguments(pooled, weight), out)
     torch.testing.assert_close(out, torch.sigmoid(pooled * weight))

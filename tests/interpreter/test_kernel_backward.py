@@ -11,6 +11,7 @@ from kernel_cases import Row, assert_earned, covering, label
 from torch import Tensor
 
 from eca_triton.launch import gates as launch_gates
+from eca_triton.reference.arguments import PoolBackwardArguments
 
 CASES = covering(
     {
@@ -43,7 +44,7 @@ def by_kernel(
     """The same from the kernels, into buffers full of NaN."""
     pooled, weight, _ = inputs
     outs = tuple(torch.full_like(like, float("nan")) for like in (pooled, weight, weight.flatten()[:1]))
-    launch_gates.gate_from_pool_backward(grad, *inputs, circular, gate, *outs)
+    launch_gates.gate_from_pool_backward(PoolBackwardArguments(grad, *inputs, circular, gate), *outs)
     return outs
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from eca_triton.launch import projection as launch_projection
 from eca_triton.launch.call import ProductCall
-from eca_triton.ops.schema_projection import RESCALED_PROJECTION
+from eca_triton.ops.schema import RESCALED_PROJECTION
+from eca_triton.reference.arguments import ProjectionArguments, RescaledArguments
 from eca_triton.tuning.families.product import product_config
 from eca_triton.tuning.families.projection import projection_config
 
@@ -60,10 +61,10 @@ def test_gates_are_as_exact_as_eager(row: Row) -> None:
     bn = None if row["bn"] == "none" else batch_norm(c, dtype, affine=row["bn"] == "affine")
 
     out, shift = (torch.full((n, c), float("nan"), dtype=dtype) for _ in range(2))
-    launch_projection.gates(
-        pooled, projection, weight, bias, projection_bias, bn, 1e-3, circular, row["gate"], out,
-        shift if terms else None,
-    )  # fmt: skip
+    a = ProjectionArguments(
+        pooled, projection, weight, bias, projection_bias, *(bn or [None] * 4), 1e-3, circular, row["gate"]
+    )
+    launch_projection.gates(a, out, shift if terms else None)
 
     def cast(tensor: Tensor | None, to: torch.dtype) -> Tensor | None:
         return None if tensor is None else tensor.to(to)
@@ -82,9 +83,7 @@ def test_what_is_not_finite_stays_in_its_image_and_within_reach_of_its_channel()
     pooled, projection, weight = torch.rand(20, 5), torch.rand(70, 5), torch.rand(3)
     pooled[7, 2], projection[40, 1] = float("nan"), float("nan")
     out = torch.zeros(20, 70)
-    launch_projection.gates(
-        pooled, projection, weight, None, None, None, 0.0, False, "sigmoid", out, shift=None
-    )
+    launch_projection.gates(ProjectionArguments(pooled, projection, weight), out, shift=None)
     poisoned = torch.zeros(20, 70, dtype=torch.bool)
     poisoned[7], poisoned[:, 39:42] = True, True
     assert torch.equal(out.isnan(), poisoned)
@@ -124,7 +123,7 @@ def test_products_are_as_exact_as_eager(row: Row) -> None:
     matrix = torch.randn(c, row["reduced"], 1, 1).to(dtype)
     factor, summand = torch.rand(n, c), torch.randn(n, c) if row["summand"] else None
     out = torch.full((n, *row["side"], c), float("nan"), dtype=row["out_dtype"] or dtype).movedim(-1, 1)
-    launch_projection.rescaled(ProductCall(x, matrix, factor, summand, out))
+    launch_projection.rescaled(ProductCall(RescaledArguments(x, matrix, factor, summand), out))
     native, exact = (
         product_by_torch(x.to(to), matrix.to(to), factor, summand).double() for to in (dtype, torch.float64)
     )
@@ -145,7 +144,7 @@ def test_of_a_product_what_is_not_finite_stays_at_its_position() -> None:
     x, matrix = torch.rand(2, 5, 9, 9).to(memory_format=torch.channels_last), torch.rand(20, 5, 1, 1)
     x[1, 3, 8, 2] = float("inf")
     out = torch.zeros(2, 9, 9, 20).movedim(-1, 1)
-    launch_projection.rescaled(ProductCall(x, matrix, torch.ones(2, 20), None, out))
+    launch_projection.rescaled(ProductCall(RescaledArguments(x, matrix, torch.ones(2, 20)), out))
     poisoned = torch.zeros(2, 20, 9, 9, dtype=torch.bool)
     poisoned[1, :, 8, 2] = True
     assert torch.equal(out.isinf(), poisoned)

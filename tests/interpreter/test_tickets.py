@@ -92,7 +92,7 @@ def test_a_launch_on_counters_of_another_one(layout: str, direction: str, again:
     bits = direction != "backward that recomputes"
     if direction == "forward":
         mask = torch.empty(2, x[0].numel() // 8, dtype=torch.uint8)
-        call = site.call(torch.empty_like(x))._replace(mask=mask)
+        call = site.call(torch.empty_like(x), mask=mask)
     else:
         call = Step(site, dy, bits=bits, moments=True, store_p=bits).call()
     with direct.launching(again):

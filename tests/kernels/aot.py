@@ -22,7 +22,8 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from eca_triton.launch import devices
-from eca_triton.launch.call import BackwardCall, Call, GateCall
+from eca_triton.launch.call import BackwardCall, EcaCall, GateCall
+from eca_triton.reference.arguments import BackwardArguments, SiteArguments
 from eca_triton.tuning.config import Device
 
 TARGETS = {  # of Triton's compiler
@@ -117,14 +118,15 @@ class Site:
 
     @property
     def _front(self) -> tuple[object, ...]:
-        """weight, bias, bn and its epsilon."""
-        bn = tuple(meta(self.shape[1]) for _ in range(4)) if self.bn else None
-        return meta(1, 1, self.taps), meta(1) if self.rare else None, bn, 1e-5
+        """weight, bias and bn."""
+        bn = [meta(self.shape[1]) if self.bn else None for _ in range(4)]
+        return meta(1, 1, self.taps), meta(1) if self.rare else None, *bn
 
     @property
-    def _gate(self) -> tuple[bool, str, float]:
-        """circular, gate and gain."""
-        return (True, "hard_sigmoid", 2.0) if self.rare else (False, "sigmoid", 1.0)
+    def _options(self) -> dict[str, object]:
+        rare = {"circular": True, "gate": "hard_sigmoid", "gain": 2.0} if self.rare else {}
+        order = "channels_last" if self.last else "contiguous"
+        return {"activation": self.after, "mask_order": order if self.bits else "none"} | rare
 
     @property
     def _mask(self) -> torch.Tensor | None:
@@ -133,24 +135,28 @@ class Site:
 
     def gate(self) -> GateCall:
         """The call of the gates alone."""
-        out = meta(*self.shape[:2], dtype=self.dtype)
-        return GateCall(self.a_map(), *self._front, self.before, *self._gate[:2], out)
+        return GateCall(self._site(), meta(*self.shape[:2], dtype=self.dtype))
 
-    def forward(self, saved: bool = False) -> Call:
-        """The call; `saved`: with the means and bits that the backward needs."""
+    def _site(self) -> SiteArguments:
         residual = None if self.after == "identity" else self.a_map()
-        call = Call(self.a_map(), *self._front, self.before, *self._gate, residual, self.after, self.a_map())
-        return call._replace(pooled=meta(*self.shape[:2]), mask=self._mask) if saved else call
+        return SiteArguments(
+            self.a_map(), *self._front, residual, pre_activation=self.before, **self._options
+        )
+
+    def forward(self, saved: bool = False) -> EcaCall:
+        """The call; `saved`: with the means and bits that the backward needs."""
+        kept = (meta(*self.shape[:2]), self._mask) if saved else ()
+        return EcaCall(self._site(), self.a_map(), *kept)
 
     def backward(self) -> BackwardCall:
         """The backward's call."""
         recomputed, channels = self.after != "identity" and not self.bits, meta(*self.shape[:2])
-        return BackwardCall(
-            self.a_map(), self.a_map(), *self._front, *self._gate,
-            self.a_map() if recomputed and self.stored else None, self.after, channels, self._mask,
-            self.a_map(), self.a_map() if self.stored else None, channels,
-            *[channels if self.bn else None] * 2,
-        )  # fmt: skip
+        residual = self.a_map() if recomputed and self.stored else None
+        a = BackwardArguments(
+            self.a_map(), self.a_map(), *self._front, residual, channels, self._mask, **self._options
+        )
+        d_residual = self.a_map() if self.stored else None
+        return BackwardCall(a, self.a_map(), d_residual, channels, *[channels if self.bn else None] * 2)
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ def captured(target: str, function: Callable[..., None], *arguments: object) -> 
     return launches
 
 
-def launched(kernel: str, call: Call | BackwardCall, target: str) -> Launch:
+def launched(kernel: str, call: EcaCall | BackwardCall, target: str) -> Launch:
     """The one launch of a kernel of `one_launch`, with the config that its rule makes."""
     config = config_of(kernel, call, DEVICES[target])
     assert config is not None

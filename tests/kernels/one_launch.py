@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from eca_triton.launch import backward, backward_channels_last, channels_last, forward
-from eca_triton.launch.call import BackwardCall, Call
+from eca_triton.launch.call import BackwardCall, EcaCall
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.families.lagged import lagged_backward_config, lagged_config
 from eca_triton.tuning.families.tile import tile_backward_config, tile_config
@@ -29,17 +29,17 @@ BACKWARD: dict[str, Launcher] = {
 }
 
 
-def launcher_of(kernel: str, call: Call | BackwardCall) -> Launcher:
+def launcher_of(kernel: str, call: EcaCall | BackwardCall) -> Launcher:
     """What takes the call and a config."""
-    return (FORWARD if isinstance(call, Call) else BACKWARD)[kernel]
+    return (FORWARD if isinstance(call, EcaCall) else BACKWARD)[kernel]
 
 
-def config_of(kernel: str, call: Call | BackwardCall, device: Device) -> Any:
+def config_of(kernel: str, call: EcaCall | BackwardCall, device: Device) -> Any:
     """The config of this kernel, whichever one `choose` would take; None if the kernel takes no such map."""
     problem = call.problem(device)
     layout, kept, size, taps = problem.layout, problem.kept_itemsize, problem.itemsize, problem.taps
     bits, recomputed = problem.bits, problem.recomputed
-    if isinstance(call, Call):
+    if isinstance(call, EcaCall):
         if kernel == "tile":
             return tile_config(layout, kept, size, taps, device, bits)
         if kernel == "lagged":
@@ -53,7 +53,7 @@ def config_of(kernel: str, call: Call | BackwardCall, device: Device) -> Any:
 
 
 def launch(
-    kernel: str, call: Call | BackwardCall, device: Device, in_vain: tuple[int, int] | None = None
+    kernel: str, call: EcaCall | BackwardCall, device: Device, in_vain: tuple[int, int] | None = None
 ) -> None:
     """Fill the call's outputs.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,12 @@ from eca_triton.launch import training as launch_training
 from eca_triton.launch import two_pass as launch_two_pass
 from eca_triton.launch.call import ProductCall
 from eca_triton.ops import BATCH_NORM_ECA
+from eca_triton.reference.arguments import (
+    PoolArguments,
+    PoolBackwardArguments,
+    ProjectionArguments,
+    RescaledArguments,
+)
 from eca_triton.tuning.families.product import takes
 
 pytestmark = COMPILER
@@ -241,12 +248,11 @@ def test_the_passes_of_a_training_step_stream_vectors(last: bool, activation: st
 @in_both_layouts
 def test_statistics_of_a_batch_stream_vectors_and_what_uses_them_does_not_spill(last: bool) -> None:
     site = Site(HUGE, last=last, bn=True, after="relu", bits=True, stored=True)
-    order = "channels_last" if last else "contiguous"
-    launches = captured("sm_90", launch_batch_norm.forward, site.forward(saved=True), meta(256), order)
+    launches = captured("sm_90", launch_batch_norm.forward, site.forward(saved=True), meta(256))
     assert [item.kernel.__name__ for item in launches] == [
         "image_statistics_kernel", "batch_statistics_kernel", "forward_terms_kernel", "affine_kernel",
     ]  # fmt: skip
-    backward = captured("sm_90", launch_batch_norm.backward, site.backward(), order, *PARAMETERS)
+    backward = captured("sm_90", launch_batch_norm.backward, site.backward(), *PARAMETERS)
     assert [item.kernel.__name__ for item in backward] == [
         "forward_terms_kernel", "moments_kernel", "backward_terms_kernel", "gate_backward_kernel",
         "gate_backward_finish_kernel", "batch_norm_backward_kernel", "affine_backward_kernel",
@@ -278,11 +284,10 @@ def test_a_step_made_again_is_launched_as_the_first() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_gates_of_pooled_values_and_their_backward(target: str) -> None:
     pooled, weight, bias = meta(128, 2048, dtype=BF16), meta(1, 1, 7), meta(1)
-    launches = captured(target, launch_gates.gate_from_pool, pooled, weight, bias, True, "sigmoid", pooled)
-    launches += captured(
-        target, launch_gates.gate_from_pool_backward,
-        pooled, pooled, weight, bias, True, "sigmoid", pooled, weight, bias,
-    )  # fmt: skip
+    a = PoolArguments(pooled, weight, bias, True)
+    launches = captured(target, launch_gates.gate_from_pool, a, pooled)
+    back = PoolBackwardArguments(pooled, pooled, weight, bias, True)
+    launches += captured(target, launch_gates.gate_from_pool_backward, back, pooled, weight, bias)
     assert len(launches) == 3
     for item in launches:
         assert compiled_within(REGISTERS[target], item).registers <= REGISTERS[target]
@@ -290,7 +295,7 @@ def test_gates_of_pooled_values_and_their_backward(target: str) -> None:
 
 def test_maps_with_gaps_and_many_taps_do_not_spill() -> None:
     call = Site((8, 64, 32, 32), 31, bn=True, before="silu", after="gelu", rare=True).forward()
-    with_gaps = call._replace(x=meta(8, 64, 34, 34, dtype=BF16)[..., 1:-1, 1:-1])
+    with_gaps = replace(call, a=call.a._replace(x=meta(8, 64, 34, 34, dtype=BF16)[..., 1:-1, 1:-1]))
     for item in captured("sm_90", launch_forward.eca, with_gaps):
         assert compiled(item).spilled_bytes == 0
 
@@ -338,12 +343,10 @@ def test_whoever_sums_a_lagged_tile_adds_in_the_same_order(direction: str, site:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("channels", "dtype"), [(256, BF16), (2048, BF16), (2048, FP32)], ids=str)
 def test_a_projection_takes_no_more_than_its_tile(channels: int, dtype: torch.dtype, target: str) -> None:
-    n, bn = 128, tuple(meta(channels) for _ in range(4))
-    (gates,) = captured(
-        target, launch_projection.gates,
-        meta(n, channels // 4), meta(channels, channels // 4, 1, 1, dtype=dtype), meta(1, 1, 5, dtype=dtype),
-        None, None, bn, 1e-5, False, "sigmoid", meta(n, channels), meta(n, channels),
-    )  # fmt: skip
+    n, reduced, bn = 128, channels // 4, [meta(channels) for _ in range(4)]
+    matrix = meta(channels, reduced, 1, 1, dtype=dtype)
+    a = ProjectionArguments(meta(n, reduced), matrix, meta(1, 1, 5, dtype=dtype), None, None, *bn)
+    (gates,) = captured(target, launch_projection.gates, a, meta(n, channels), meta(n, channels))
     code = compiled_within(REGISTERS[target], gates)
     assert code.spilled_bytes == 0 or (channels, dtype) == (2048, FP32)
     assert code.shared_bytes <= 48 * 1024
@@ -373,7 +376,9 @@ def test_a_product_fits_where_it_is_admitted(
 ) -> None:
     x, out = (meta(128, c, side, side, dtype=dtype, last=True) for c in (reduced, channels))
     matrix, terms = meta(channels, reduced, 1, 1, dtype=dtype), meta(128, channels)
-    (product,) = captured(target, launch_projection.rescaled, ProductCall(x, matrix, terms, terms, out))
+    (product,) = captured(
+        target, launch_projection.rescaled, ProductCall(RescaledArguments(x, matrix, terms, terms), out)
+    )
     code = compiled(product)
     assert code.shared_bytes <= DEVICES[target].shared_bytes
     assert code.spilled_bytes == 0

@@ -16,8 +16,14 @@ from torch import Tensor
 
 import eca_triton
 from eca_triton.launch import replay as direct
-from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
-from eca_triton.ops.schema_training import ECA_BACKWARD, ECA_FORWARD
+from eca_triton.ops.schema import (
+    ECA,
+    ECA_BACKWARD,
+    ECA_FORWARD,
+    GATE,
+    GATE_FROM_POOL,
+    GATE_FROM_POOL_BACKWARD,
+)
 
 OPS = torch.ops.eca_triton
 
@@ -78,17 +84,18 @@ def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: li
     x = torch.randn(1, 256, 56, 56, dtype=torch.float16).to(memory_format=torch.channels_last)
     from eca_triton.launch import channels_last as launch_channels_last
     from eca_triton.launch import devices
-    from eca_triton.launch.call import Call
+    from eca_triton.launch.call import EcaCall
+    from eca_triton.reference.arguments import SiteArguments
     from eca_triton.tuning.families.lagged import lagged_config
 
     out, calls = torch.empty_like(x), direct.Calls()
-    call = Call(x, weight(), None, None, 0.0, "identity", False, "sigmoid", 1.0, None, "identity", out)
+    call = EcaCall(SiteArguments(x, weight()), out)
     config = lagged_config(call.layout, 2, False, devices.device_of(x.device))
     assert config is not None
     zeros = mock.Mock(side_effect=torch.zeros)
-    with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.weight), {}, (out,)):
+    with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.a.weight), {}, (out,)):
         launch_channels_last.lagged(call, config)
-    calls.again((x, call.weight), {})
+    calls.again((x, call.a.weight), {})
     assert [launch.grid for launch in launches] == [launches[0].grid] * 2
     assert zeros.call_count == 2
     for _ in range(2):

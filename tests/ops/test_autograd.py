@@ -11,9 +11,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from training_site import OperatorsRun
 
 from eca_triton import reference
-from eca_triton.ops.schema import ECA, GATE, GATE_FROM_POOL, GATE_FROM_POOL_BACKWARD
-from eca_triton.ops.schema_projection import AFFINE_FROM_PROJECTION, GATE_FROM_PROJECTION
-from eca_triton.ops.schema_training import ECA_BACKWARD
+from eca_triton.ops.schema import (
+    AFFINE_FROM_PROJECTION,
+    ECA,
+    ECA_BACKWARD,
+    GATE,
+    GATE_FROM_POOL,
+    GATE_FROM_POOL_BACKWARD,
+    GATE_FROM_PROJECTION,
+)
 
 
 def doubles(*shapes):

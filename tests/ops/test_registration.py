@@ -15,10 +15,11 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from training_site import site
 
-from eca_triton.ops import schema, schema_training
+from eca_triton.ops import outputs, schema
 from eca_triton.ops.flops import register
 from eca_triton.ops.operators import OPERATORS, name_of
-from eca_triton.ops.schema_batch_norm import BATCH_NORM_ECA, BatchNormArguments
+from eca_triton.ops.schema import BATCH_NORM_ECA
+from eca_triton.reference.arguments import BatchNormArguments
 
 TRAINING = ["eca_forward", "eca_backward"]
 NAMES = [name_of(op) for op in OPERATORS if name_of(op) not in TRAINING]
@@ -51,6 +52,12 @@ def test_tags_leave_the_layout_to_inductor_and_no_schema_has_an_integer(name):
 
 
 ARGUMENTS = {op: row.arguments for op, row in OPERATORS.items()} | {BATCH_NORM_ECA: BatchNormArguments}
+ABSENT = {
+    schema.GATE: {"residual", "gain", "activation", "mask_order"},
+    schema.ECA: {"mask_order"},
+    schema.ECA_FORWARD: {"pre_activation"},
+}
+"""Fields of a record that several operators share, and one of them has not."""
 
 
 def test_every_operator_has_a_row():
@@ -62,8 +69,7 @@ def test_every_operator_has_a_row():
 
 @pytest.mark.parametrize("op", ARGUMENTS, ids=name_of)
 def test_parsed_arguments_have_the_names_order_and_defaults_of_the_schema(op):
-    arguments, declared = ARGUMENTS[op], op._schema.arguments
-    absent = {"residual", "gain", "activation"} if op is schema.GATE else set()
+    arguments, declared, absent = ARGUMENTS[op], op._schema.arguments, ABSENT.get(op, set())
     assert [a.name for a in declared] == [field for field in arguments._fields if field not in absent]
     defaults = {a.name: a.default_value for a in declared if a.has_default_value()}
     assert defaults == {field: v for field, v in arguments._field_defaults.items() if field not in absent}
@@ -111,15 +117,15 @@ def test_opcheck_of_a_training_step(activation):
     statistics, tensors = site((2, 8, 3, 3), memory_format=torch.channels_last, k=3)
     x, weight, bias, bn_weight, bn_bias, residual = (t.requires_grad_() for t in tensors.values())
     args = (x, weight, bias, *statistics, bn_weight, bn_bias, residual)
-    order = schema_training.mask_order_for(x, residual, activation)
+    order = outputs.mask_order_for(x, residual, activation)
     options = {"activation": activation, "mask_order": order, "gain": 0.5}
     with torch.no_grad():
-        _, pooled, mask = schema_training.ECA_FORWARD(*args, **options)
-    torch.library.opcheck(schema_training.ECA_FORWARD, args, options)
+        _, pooled, mask = schema.ECA_FORWARD(*args, **options)
+    torch.library.opcheck(schema.ECA_FORWARD, args, options)
     saved = (pooled, None if order == "none" else mask)
     wants = {"wants_residual": True, "wants_bn": True}
     grad = torch.randn_like(x, requires_grad=True)
-    torch.library.opcheck(schema_training.ECA_BACKWARD, (grad, *args, *saved), options | wants)
+    torch.library.opcheck(schema.ECA_BACKWARD, (grad, *args, *saved), options | wants)
 
 
 @pytest.mark.parametrize("options", BATCH_NORM_OPTIONS.values(), ids=BATCH_NORM_OPTIONS)
@@ -132,14 +138,14 @@ def test_opcheck_with_batch_norm(options):
 def test_fakes_know_strides_and_dtypes(layout, dtype):
     x, weight = LAYOUTS[layout](), torch.randn(1, 1, 3)
     grad = torch.randn(x.shape, dtype=torch.float64)
-    order = schema_training.mask_order_for(x, None, "relu")
+    order = outputs.mask_order_for(x, None, "relu")
 
     def every(x, weight, grad):
         options = {"activation": "relu", "mask_order": order}
         gate = schema.GATE(x, weight, out_dtype=dtype)
-        out, pooled, mask = schema_training.ECA_FORWARD(x, weight, out_dtype=dtype, **options)
+        out, pooled, mask = schema.ECA_FORWARD(x, weight, out_dtype=dtype, **options)
         site = (grad, x, weight, *[None] * 6, pooled, None if order == "none" else mask)
-        gradients = schema_training.ECA_BACKWARD(*site, wants_residual=True, **options)
+        gradients = schema.ECA_BACKWARD(*site, wants_residual=True, **options)
         return gate, schema.ECA(x, weight, out_dtype=dtype), out, pooled, mask, *gradients
 
     with FakeTensorMode(shape_env=ShapeEnv()) as mode:

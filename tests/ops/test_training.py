@@ -8,8 +8,8 @@ from eager_block import ACTIVATIONS, assert_as_good_as, to_double
 from training_site import FORMATS, NAMES, OperatorsRun, by_eager, by_op, gradients, site
 
 import eca_triton
+from eca_triton.ops.outputs import mask_order_for
 from eca_triton.ops.schema import ECA
-from eca_triton.ops.schema_training import mask_order_for
 from eca_triton.reference.training import pack, unpack
 
 

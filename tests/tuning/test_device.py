@@ -17,6 +17,7 @@ from eca_triton.compile.plan.gather import _served
 from eca_triton.compile.settings import Settings
 from eca_triton.launch import devices
 from eca_triton.ops import RESCALED_PROJECTION, implementation
+from eca_triton.reference.arguments import RescaledArguments
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.families.projection import projection_config
 
@@ -87,7 +88,7 @@ def test_an_eager_product_is_launched_where_matrix_units_multiply(target: str, d
     multiplied = target == "sm_90" and dtype == torch.float16
     assert len(launches) == multiplied
     if not multiplied:
-        exact = reference.rescaled_projection(x, *others, out_dtype=torch.float32)
+        exact = reference.rescaled_projection(RescaledArguments(x, *others, torch.float32))
         torch.testing.assert_close(out, exact.to(dtype))
 
 

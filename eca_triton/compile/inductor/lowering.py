@@ -22,8 +22,8 @@ from torch._inductor.lowering import fallback_handler, lowerings, register_lower
 from torch._inductor.virtualized import V, ops
 
 from ...launch.call import KERNEL_DTYPES
-from ...ops.schema import ECA, GATE, SiteArguments
-from ...ops.schema_projection import RESCALED_PROJECTION
+from ...ops.schema import ECA, GATE, RESCALED_PROJECTION
+from ...reference.arguments import SiteArguments
 from ...tuning.config import Device
 from ...tuning.families.blocks import power_of_2
 from ...tuning.layout import common_layout

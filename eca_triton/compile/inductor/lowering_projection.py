@@ -10,7 +10,7 @@ from torch._inductor import ir
 from torch._inductor.lowering import lowerings
 from torch._inductor.virtualized import V, ops
 
-from ...ops.schema_projection import RescaledArguments
+from ...reference.arguments import RescaledArguments
 from ...tuning.config import Device
 from ...tuning.families.product import ProductConfig, takes
 from ...tuning.layout import common_layout

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...ops.schema import ECA
-from ...ops.schema_projection import RESCALED_PROJECTION
+from ...ops.schema import ECA, RESCALED_PROJECTION
 from ..compat import generated_code
 
 log = logging.getLogger("eca_triton")
