@@ -120,9 +120,10 @@ class PoolBackwardArguments(NamedTuple):
 
 
 class ProjectionArguments(NamedTuple):
-    """The arguments of the operators for gates before a 1x1 convolution: pooled [N, I] is the mean of its input.
+    """The arguments of the operators for gates before a 1x1 convolution.
 
-    projection: its weight, [C, I] or [C, I, 1, ...]; the batch norm is behind it.
+    pooled: the means of its input [N, I]; projection: its weight, [C, I] or [C, I, 1, ...]; the batch norm is
+    behind it.
     """
 
     pooled: Tensor
@@ -146,7 +147,7 @@ class ProjectionArguments(NamedTuple):
 
 
 class RescaledArguments(NamedTuple):
-    """The arguments of `rescaled_projection`: x is [N, I, *spatial]; factor and summand [N, C] are for whole channels."""
+    """The arguments of `rescaled_projection`; x: [N, I, *spatial]; factor, summand: [N, C]."""
 
     x: Tensor
     projection: Tensor
