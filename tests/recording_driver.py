@@ -17,11 +17,13 @@ from triton.runtime.jit import JITFunction
 
 from eca_triton.launch import (
     batch_norm,
-    channels_last,
     devices,
     forward,
     gates,
+    lagged,
     projection,
+    tile,
+    tile_channels_last,
     training,
     two_pass,
 )
@@ -32,7 +34,9 @@ from eca_triton.tuning.config import Device
 
 KERNELS = {
     value
-    for module in (batch_norm, channels_last, forward, gates, projection, training, two_pass)
+    for module in (
+        batch_norm, forward, gates, lagged, projection, tile, tile_channels_last, training, two_pass
+    )
     for value in vars(module).values()
     if isinstance(value, JITFunction)
 }  # fmt: skip

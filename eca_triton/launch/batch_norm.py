@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.batch_statistics import batch_statistics_kernel, image_statistics_kernel
+from ..tuning.config import constants
 from ..tuning.families.passes import batch_statistics_blocks, moments_config
 from ..tuning.layout import common_layout
 from . import devices, two_pass
@@ -70,9 +71,7 @@ def _statistics(call: EcaCall, unbiased: Tensor) -> None:
     mean, spread = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))
     run(
         image_statistics_kernel, (n * config.tiles(layout),),
-        x, mean, spread, c, hw, chunk, *strides,
-        SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
-        VEC_C=config.vec_c, VEC_HW=config.vec_hw, num_warps=config.num_warps,
+        x, mean, spread, c, hw, chunk, *strides, **constants(config, {"window"}),
     )  # fmt: skip
     block_n, block_c = batch_statistics_blocks(n)
     count = n * hw

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernels.rescale import rescale_kernel
-from ..kernels.tile import tile_kernel
+from ..tuning.config import constants
 from ..tuning.families.lagged import LaggedConfig
 from ..tuning.families.tile import TileConfig
 from ..tuning.families.tile_channels_last import TileChannelsLastConfig
 from ..tuning.problem import PassProblem
-from . import devices, gates
+from . import devices, gates, lagged, tile, tile_channels_last
 from .call import EcaCall, vectors
-from .channels_last import lagged, tile_channels_last
 from .replay import run
 
 
@@ -26,20 +25,6 @@ def eca(call: EcaCall) -> None:
 def one_launch(call: EcaCall) -> bool:
     """Fills call.out, pooled and mask from one read of the map, and says so, if `select` knows a kernel."""
     return devices.launched(call, _KERNELS)
-
-
-def tile(call: EcaCall, config: TileConfig) -> None:
-    """`eca` for maps that `tile_config` takes, as one launch without scratch."""
-    x, a = call.a.x, call.a
-    n, c = x.shape[:2]
-    run(
-        tile_kernel, (n * -(-c // config.block_c),),
-        x, a.weight, a.bias, a.residual, call.out, call.pooled, call.mask,
-        *vectors(a.bn), a.bn_eps, a.gain, c, a.weight.stride(-1), HW=x.numel() // (n * c),
-        **call.flags, BLOCK_HALO=config.block_halo, BLOCK_C=config.block_c,
-        BLOCK_HW=config.block_hw, CHUNKS=config.chunks, BLOCK_TAIL=config.block_tail,
-        VEC=config.vec, WINDOWED=config.windowed, PACKED=config.packed, num_warps=config.num_warps,
-    )  # fmt: skip
 
 
 def pool_and_rescale(call: EcaCall) -> None:
@@ -56,13 +41,12 @@ def pool_and_rescale(call: EcaCall) -> None:
         a.gain, 1.0 / layout.hw,
         layout.n, layout.c, layout.hw, *layout.spatial[1:], a.weight.stride(-1),
         *x_strides, *residual_strides, *out_strides, **call.flags,
-        POOL_SPLITS=partial.shape[1], SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
-        VEC_C=config.vec_c, VEC_HW=config.vec_hw, FLAT=layout.flat, num_warps=config.num_warps,
+        POOL_SPLITS=partial.shape[1], FLAT=layout.flat, **constants(config, {"window"}),
     )  # fmt: skip
 
 
 _KERNELS: devices.Kernels = {
-    TileConfig: tile,
-    TileChannelsLastConfig: tile_channels_last,
-    LaggedConfig: lagged,
+    TileConfig: tile.forward,
+    TileChannelsLastConfig: tile_channels_last.forward,
+    LaggedConfig: lagged.forward,
 }

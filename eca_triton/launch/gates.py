@@ -12,6 +12,7 @@ from ..kernels.gate import gate_kernel
 from ..kernels.gate_backward import gate_backward_finish_kernel, gate_backward_kernel
 from ..kernels.pool import pool_kernel
 from ..reference.arguments import PoolArguments, PoolBackwardArguments, SiteArguments, Vectors
+from ..tuning.config import constants
 from ..tuning.families.passes import backward_block, gate_block
 from ..tuning.layout import common_layout
 from ..tuning.problem import PassProblem
@@ -83,9 +84,7 @@ def pool(x: Tensor, bn: Vectors | None, bn_eps: float, pre_activation: str) -> T
         pool_kernel, (layout.n * config.tiles(layout),),
         x, partial, *vectors(bn if front else None), bn_eps,
         layout.c, layout.hw, *layout.spatial[1:], *layout.strides[0],
-        PRE_ACTIVATION=pre_activation, SPLITS=config.splits, BLOCK_C=config.block_c, BLOCK_HW=config.block_hw,
-        VEC_C=config.vec_c, VEC_HW=config.vec_hw, WINDOW=config.window, FLAT=layout.flat,
-        num_warps=config.num_warps,
+        PRE_ACTIVATION=pre_activation, FLAT=layout.flat, **constants(config),
     )  # fmt: skip
     return partial
 

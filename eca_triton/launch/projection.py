@@ -8,7 +8,7 @@ from torch import Tensor
 from ..kernels.product import product_kernel
 from ..kernels.projection import projection_kernel
 from ..reference.arguments import ProjectionArguments
-from ..tuning.config import Choice
+from ..tuning.config import Choice, constants
 from ..tuning.families import product
 from ..tuning.families.product import ProductConfig
 from ..tuning.families.projection import projection_config
@@ -34,9 +34,7 @@ def gates(a: ProjectionArguments, out: Tensor, shift: Tensor | None) -> None:
             projection_kernel, (blocks,),
             a.pooled, a.projection, a.projection_bias, a.weight, a.bias, *vectors(a.bn), a.bn_eps, out, shift,
             n, c, i, *a.pooled.stride(), *a.projection.stride()[:2], a.weight.stride(-1),
-            K=taps, CIRCULAR=a.circular, GATE=a.gate, PRECISION=config.precision,
-            BLOCK_N=config.block_n, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
-            num_warps=config.num_warps,
+            K=taps, CIRCULAR=a.circular, GATE=a.gate, **constants(config),
         )  # fmt: skip
 
 
@@ -65,7 +63,5 @@ def launched(call: ProductCall, choice: Choice) -> None:
         product_kernel, (layout.n * config.tiles(layout),),
         a.x, a.projection.flatten(1).to(a.x.dtype).contiguous(), a.factor.contiguous(),
         None if a.summand is None else a.summand.contiguous(), call.out, layout.c,
-        HW=layout.hw, REDUCED=a.x.shape[1], PRECISION="ieee",
-        BLOCK_HW=config.block_hw, BLOCK_C=config.block_c, BLOCK_I=config.block_i,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        HW=layout.hw, REDUCED=a.x.shape[1], PRECISION="ieee", **constants(config),
     )  # fmt: skip

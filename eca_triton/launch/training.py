@@ -14,16 +14,14 @@ from ..tuning.families.passes import batch_norm_backward_blocks
 from ..tuning.families.tile import TileBackwardConfig
 from ..tuning.families.tile_channels_last import TileChannelsLastConfig
 from ..tuning.layout import common_layout
-from . import devices, forward, gates, two_pass
-from .backward import tile_backward
-from .backward_channels_last import lagged_backward, tile_channels_last_backward
+from . import devices, forward, gates, lagged, tile, tile_channels_last, two_pass
 from .call import BackwardCall, EcaCall, band, vectors
 from .replay import run, scratch
 
 _KERNELS: devices.Kernels = {
-    TileBackwardConfig: tile_backward,
-    TileChannelsLastConfig: tile_channels_last_backward,
-    LaggedConfig: lagged_backward,
+    TileBackwardConfig: tile.backward,
+    TileChannelsLastConfig: tile_channels_last.backward,
+    LaggedConfig: lagged.backward,
 }
 
 

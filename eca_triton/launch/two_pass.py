@@ -11,7 +11,7 @@ from ..kernels.affine import affine_backward_kernel, affine_kernel
 from ..kernels.moments import moments_kernel
 from ..kernels.terms import backward_terms_kernel, forward_terms_kernel
 from ..reference.arguments import Vectors
-from ..tuning.config import Config, FlatConfig, Pass
+from ..tuning.config import Config, FlatConfig, Pass, constants
 from ..tuning.families.passes import gate_block, near_gate_block
 from ..tuning.layout import Layout
 from ..tuning.problem import PassProblem
@@ -68,9 +68,7 @@ def moments(call: BackwardCall, factor: Tensor | None, offset: Tensor | None, ga
         moments_kernel, (n * config.tiles(layout),),
         a.grad, x, a.residual, a.mask, _center(a.bn), factor, offset, call.d_residual,
         p_sum, p_dot_x, c, hw, *((hw, 1) if layout.contiguous else (1, c)),
-        ACTIVATION=a.activation, BITS_ALONG=_bits_along(layout, config), SPLITS=config.splits,
-        BLOCK_C=config.block_c, BLOCK_HW=config.block_hw, VEC_C=config.vec_c, VEC_HW=config.vec_hw,
-        num_warps=config.num_warps,
+        ACTIVATION=a.activation, BITS_ALONG=_bits_along(layout, config), **constants(config, {"window"}),
     )  # fmt: skip
     flags = band(a)
     block = near_gate_block(flags["BLOCK_K"])
@@ -137,13 +135,8 @@ def _chosen(call: EcaCall | BackwardCall, step: Pass) -> Any:
     return devices.chosen(call.a.x, problem).config
 
 
-def _flat(layout: Layout, config: FlatConfig) -> dict[str, int | bool]:
+def _flat(layout: Layout, config: FlatConfig) -> dict[str, Any]:
     """Return the constants by which the affine kernels walk an image."""
     run_length = layout.hw if layout.contiguous else layout.c
     vec = next(vec for vec in (8, 4, 2, 1) if run_length % vec == 0)
-    return {
-        "CHANNELS_LAST": not layout.contiguous,
-        "BLOCK": config.block,
-        "VEC": vec,
-        "num_warps": config.num_warps,
-    }
+    return {"CHANNELS_LAST": not layout.contiguous, "VEC": vec, **constants(config)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -124,6 +125,16 @@ class AnyConfig(Protocol):
 
     def tiles(self, layout: Layout) -> int:
         """Programs of one image."""
+
+
+OPTIONS = {"num_warps", "num_stages"}
+"""Fields of configs that are options of Triton's compiler."""
+
+
+def constants(config: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return a config as its kernel takes it: constants in capitals, options of the compiler as they are."""
+    fields = {name: value for name, value in asdict(config).items() if name not in without}
+    return {name if name in OPTIONS else name.upper(): value for name, value in fields.items()}
 
 
 @dataclass(frozen=True)

@@ -98,19 +98,6 @@ def in_force(may_read: bool) -> InForce:
     return found
 
 
-def lookup(key: Key | None, may_read: bool = True) -> Choice | None:
-    """Return what was tuned for a key, or None.
-
-    Args:
-        key: As `Key.of` makes it; None has no entry.
-        may_read: False in a graph capture: only what was read before counts.
-    """
-    if key is None:
-        return None
-    entry = in_force(may_read).table.get(key)
-    return None if entry is None else entry.choice
-
-
 def save(entries: Mapping[Key, Entry], *, path: Path | None = None) -> Path:
     """Merge entries into a table, by default the user's; in force for every later call of this process.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from eca_triton.launch import backward, backward_channels_last, channels_last, forward
+from eca_triton.launch import lagged, tile, tile_channels_last
 from eca_triton.launch.call import BackwardCall, EcaCall
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.families.lagged import lagged_backward_config, lagged_config
@@ -18,14 +18,14 @@ from eca_triton.tuning.families.tile_channels_last import (
 
 Launcher = Callable[[Any, Any], None]
 FORWARD: dict[str, Launcher] = {
-    "tile": forward.tile,
-    "tile_channels_last": channels_last.tile_channels_last,
-    "lagged": channels_last.lagged,
+    "tile": tile.forward,
+    "tile_channels_last": tile_channels_last.forward,
+    "lagged": lagged.forward,
 }
 BACKWARD: dict[str, Launcher] = {
-    "tile": backward.tile_backward,
-    "tile_channels_last": backward_channels_last.tile_channels_last_backward,
-    "lagged": backward_channels_last.lagged_backward,
+    "tile": tile.backward,
+    "tile_channels_last": tile_channels_last.backward,
+    "lagged": lagged.backward,
 }
 
 

@@ -82,8 +82,8 @@ def _as_tuple(value: object) -> tuple[Tensor, ...]:
 
 def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: list[Launch]) -> None:
     x = torch.randn(1, 256, 56, 56, dtype=torch.float16).to(memory_format=torch.channels_last)
-    from eca_triton.launch import channels_last as launch_channels_last
     from eca_triton.launch import devices
+    from eca_triton.launch import lagged as launch_lagged
     from eca_triton.launch.call import EcaCall
     from eca_triton.reference.arguments import SiteArguments
     from eca_triton.tuning.families.lagged import lagged_config
@@ -94,7 +94,7 @@ def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: li
     assert config is not None
     zeros = mock.Mock(side_effect=torch.zeros)
     with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.a.weight), {}, (out,)):
-        launch_channels_last.lagged(call, config)
+        launch_lagged.forward(call, config)
     calls.again((x, call.a.weight), {})
     assert [launch.grid for launch in launches] == [launches[0].grid] * 2
     assert zeros.call_count == 2

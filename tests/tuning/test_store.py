@@ -14,6 +14,7 @@ from tuned import H200, entry, forward, key_of, table, written
 from eca_triton.tuning import store
 from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Choice
+from eca_triton.tuning.key import Key
 from eca_triton.tuning.table import serialize
 
 pytestmark = pytest.mark.usefixtures("table_folder")
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.usefixtures("table_folder")
 PROBLEM, OTHER = forward(128, 256, 3136), forward(128, 1024, 196)
 KEY = key_of(PROBLEM)
 TWO_PASS = Choice("two_pass", None)
+
+
+def lookup(key: Key, may_read: bool = True) -> Choice | None:
+    """What was tuned for a key."""
+    found = store.in_force(may_read).table.get(key)
+    return None if found is None else found.choice
 
 
 # Where, and in which order.
@@ -51,16 +58,16 @@ def test_the_users_entries_count_more_than_shipped_ones(
     table_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(table_folder / "shipped" / "h200.json", serialize(table(PROBLEM, OTHER)))
-    assert store.lookup(KEY) == choose(PROBLEM)
+    assert lookup(KEY) == choose(PROBLEM)
     store.save({KEY: entry(TWO_PASS)})
-    assert store.lookup(KEY) == TWO_PASS
-    assert store.lookup(key_of(OTHER)) == choose(OTHER)
+    assert lookup(KEY) == TWO_PASS
+    assert lookup(key_of(OTHER)) == choose(OTHER)
     monkeypatch.setenv("ECA_TRITON_TUNED", "shipped")
-    assert store.lookup(KEY) == choose(PROBLEM)
+    assert lookup(KEY) == choose(PROBLEM)
     monkeypatch.setenv("ECA_TRITON_TUNED", "off")
-    assert store.lookup(KEY) is None
+    assert lookup(KEY) is None
     monkeypatch.setenv("ECA_TRITON_TUNED", "user")
-    assert store.lookup(KEY) == TWO_PASS
+    assert lookup(KEY) == TWO_PASS
 
 
 def test_a_wrong_variable_reads_nothing_and_says_so_once(
@@ -68,7 +75,7 @@ def test_a_wrong_variable_reads_nothing_and_says_so_once(
 ) -> None:
     store.save(table(PROBLEM))
     monkeypatch.setenv("ECA_TRITON_TUNED", "yes")
-    assert store.lookup(KEY) is store.lookup(KEY) is None
+    assert lookup(KEY) is lookup(KEY) is None
     assert [record.getMessage() for record in caplog.records] == [
         "ECA_TRITON_TUNED must be one of user, shipped, off, got 'yes': no table is read"
     ]
@@ -78,25 +85,25 @@ def test_a_wrong_variable_reads_nothing_and_says_so_once(
 
 
 def test_a_table_is_read_once_and_again_after_reload_or_save(table_folder: Path) -> None:
-    assert store.lookup(KEY) is None
+    assert lookup(KEY) is None
     path = written(store.user_table(), serialize(table(PROBLEM)))
-    assert store.lookup(KEY) is None
+    assert lookup(KEY) is None
     store.reload()
-    assert store.lookup(KEY) == choose(PROBLEM)
+    assert lookup(KEY) == choose(PROBLEM)
     path.write_text(serialize({KEY: entry(TWO_PASS)}))
-    assert store.lookup(KEY) == choose(PROBLEM)
+    assert lookup(KEY) == choose(PROBLEM)
     store.save(table(OTHER))
-    assert store.lookup(KEY) == TWO_PASS
+    assert lookup(KEY) == TWO_PASS
 
 
 def test_nothing_is_read_where_nothing_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     store.save(table(PROBLEM))
     with monkeypatch.context() as patch:
         patch.setattr(store, "load", None)
-        assert store.lookup(KEY, may_read=False) is None
-    assert store.lookup(KEY) == choose(PROBLEM)
+        assert lookup(KEY, may_read=False) is None
+    assert lookup(KEY) == choose(PROBLEM)
     monkeypatch.setattr(store, "load", None)
-    assert store.lookup(KEY, may_read=False) == choose(PROBLEM)
+    assert lookup(KEY, may_read=False) == choose(PROBLEM)
 
 
 def test_the_fingerprint_is_that_of_the_choices(table_folder: Path) -> None:
@@ -137,7 +144,7 @@ def test_a_broken_table_is_ignored_with_one_warning(
 ) -> None:
     store.user_table().parent.mkdir()
     make(store.user_table())
-    assert store.lookup(KEY) is None
+    assert lookup(KEY) is None
     assert store.fingerprint() == ""
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -163,7 +170,7 @@ def test_a_bad_entry_costs_one_warning_and_no_other_entry(caplog: pytest.LogCapt
     document = json.loads(serialize(table(PROBLEM)))
     document["gpus"][H200.name] |= {"nonsense": {}, "more": {}}
     written(store.user_table(), json.dumps(document))
-    assert store.lookup(KEY) == choose(PROBLEM)
+    assert lookup(KEY) == choose(PROBLEM)
     (record,) = caplog.records
     assert "has 2 entries that are ignored" in record.getMessage()
 
@@ -171,9 +178,9 @@ def test_a_bad_entry_costs_one_warning_and_no_other_entry(caplog: pytest.LogCapt
 def test_a_problem_is_told_once_however_often_tables_are_read(caplog: pytest.LogCaptureFixture) -> None:
     path = written(store.user_table(), "nonsense")
     for _ in range(3):
-        assert store.lookup(KEY) is None
+        assert lookup(KEY) is None
         store.reload()
     assert len(caplog.records) == 1
     path.write_text("[]")
-    assert store.lookup(KEY) is None
+    assert lookup(KEY) is None
     assert len(caplog.records) == 2
