@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import ops
 from .activations import ACTIVATIONS, GATES, PRE_ACTIVATIONS
 from .ops import checks
+from .ops.autograd import call
+from .ops.schema import ECA, GATE
 from .reference.arguments import SiteArguments
 from .util.private import is_exporting
 
@@ -80,9 +81,9 @@ def eca(
     options = (eps, pre_activation, circular, gate, gain, activation)
     if torch.compiler.is_compiling():
         if _stays_an_op():
-            return ops.ECA(*tensors, **_changed(options))
+            return ECA(*tensors, **_changed(options))
         return _native_eca(SiteArguments(*tensors, *options))
-    return ops.call(ops.ECA, tensors, _changed(options))  # type: ignore[no-any-return]
+    return call(ECA, tensors, _changed(options))  # type: ignore[no-any-return]
 
 
 def eca_gate(
@@ -108,9 +109,9 @@ def eca_gate(
     options = (eps, pre_activation, circular, gate)
     if torch.compiler.is_compiling():
         if _stays_an_op():
-            return ops.GATE(*tensors, **_changed(options))
+            return GATE(*tensors, **_changed(options))
         return _native_gate(SiteArguments(*tensors, None, *options))
-    return ops.call(ops.GATE, tensors, _changed(options))  # type: ignore[no-any-return]
+    return call(GATE, tensors, _changed(options))  # type: ignore[no-any-return]
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:

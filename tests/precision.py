@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from eager_block import eager_eca
 from torch import Tensor
 
-from eca_triton.ops import BATCH_NORM_ECA
+from eca_triton.ops.schema import BATCH_NORM_ECA
 
 NAMES = ("x", "bn_weight", "bn_bias")
 EPS = torch.finfo(torch.float32).eps

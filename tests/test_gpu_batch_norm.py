@@ -9,7 +9,7 @@ import torch
 from batch_norm_call import NAMES, plain
 from torch import Tensor
 
-from eca_triton.ops import BATCH_NORM_ECA
+from eca_triton.ops.schema import BATCH_NORM_ECA
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,8 +18,8 @@ from eca_triton.compile.inductor import lowering
 from eca_triton.compile.match import neighbours
 from eca_triton.compile.plan import cost
 from eca_triton.compile.plan.facts import Facts
-from eca_triton.ops import BATCH_NORM_ECA
 from eca_triton.ops.decompositions import decomposition_table
+from eca_triton.ops.schema import BATCH_NORM_ECA
 from eca_triton.reference import training as reference_training
 from eca_triton.reference.arguments import BackwardArguments, SiteArguments
 

@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.export import ExportedProgram
 
-from ..ops import ECA
 from ..ops.decompositions import decomposition_table
+from ..ops.schema import ECA
 from .inductor.inline import inline
 from .inductor.trial import templates_work
 from .match.graph import keep_names, value

@@ -31,7 +31,7 @@ from eca_triton.compile.passes import LoweringPass
 from eca_triton.compile.reasons import PACKAGED
 from eca_triton.compile.record import recording
 from eca_triton.deviceless.mocks import absent_gpu
-from eca_triton.ops import ECA
+from eca_triton.ops.schema import ECA
 from eca_triton.tuning.targets import TARGETS
 
 BY_NAME = "aoti_torch_proxy_executor_call_function"

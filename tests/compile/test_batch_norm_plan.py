@@ -25,7 +25,7 @@ from styles import Network, ResNetTail
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eca_triton.ops import BATCH_NORM_ECA
+from eca_triton.ops.schema import BATCH_NORM_ECA
 
 
 def step(run: Callable[..., Any], state: nn.Module, x: Tensor, grad: bool = True) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
 from eca_triton.compile.reasons import GATE_PATH, NOT_MEAN, POOL_PATH, SHARED, WRAPPED
-from eca_triton.ops import BATCH_NORM_ECA
+from eca_triton.ops.schema import BATCH_NORM_ECA
 
 Program = Callable[..., Any]
 SHAPE = 3, 8, 6, 5

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eca_triton.kernels.batch_statistics import image_statistics_kernel
 from eca_triton.launch import batch_norm as launch_batch_norm
-from eca_triton.ops import BATCH_NORM_ECA
+from eca_triton.ops.schema import BATCH_NORM_ECA
 
 Tensors = dict[str, Tensor | None]
 

@@ -30,7 +30,7 @@ from eca_triton.launch import projection as launch_projection
 from eca_triton.launch import training as launch_training
 from eca_triton.launch import two_pass as launch_two_pass
 from eca_triton.launch.call import ProductCall
-from eca_triton.ops import BATCH_NORM_ECA
+from eca_triton.ops.schema import BATCH_NORM_ECA
 from eca_triton.reference.arguments import (
     PoolArguments,
     PoolBackwardArguments,

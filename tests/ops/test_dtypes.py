@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from eca_triton import ops, reference
+from eca_triton import reference
+from eca_triton.ops import schema
 from eca_triton.ops.decompositions import decomposition_table
 
 N, C, INPUTS = 2, 8, 6
@@ -43,28 +44,28 @@ class Case(NamedTuple):
 BACKWARD = {"grad": SITE["x"], **SITE, **MAP, "pooled": (N, C)}
 WANTS = {"wants_residual": True, "wants_bn": True}
 CASES = {
-    "gate": Case(ops.GATE, SITE, {}),
-    "gate, activation before": Case(ops.GATE, SITE, {"pre_activation": "silu"}),
-    "eca, bits for backward": Case(ops.ECA, SITE | MAP, {"activation": "relu", "gain": 1.5}),
-    "eca, residual for backward": Case(ops.ECA, SITE | MAP, {"activation": "silu", "gain": 1.5}),
-    "eca, activation before": Case(ops.ECA, SITE | MAP, {"pre_activation": "relu"}),
-    "gate_from_pool": Case(ops.GATE_FROM_POOL, POOL, {}),
-    "gate_from_pool_backward": Case(ops.GATE_FROM_POOL_BACKWARD, {"grad": (N, C), **POOL}, {}),
-    "gate_from_projection": Case(ops.GATE_FROM_PROJECTION, PROJECTION, {}),
-    "affine_from_projection": Case(ops.AFFINE_FROM_PROJECTION, PROJECTION, {}),
+    "gate": Case(schema.GATE, SITE, {}),
+    "gate, activation before": Case(schema.GATE, SITE, {"pre_activation": "silu"}),
+    "eca, bits for backward": Case(schema.ECA, SITE | MAP, {"activation": "relu", "gain": 1.5}),
+    "eca, residual for backward": Case(schema.ECA, SITE | MAP, {"activation": "silu", "gain": 1.5}),
+    "eca, activation before": Case(schema.ECA, SITE | MAP, {"pre_activation": "relu"}),
+    "gate_from_pool": Case(schema.GATE_FROM_POOL, POOL, {}),
+    "gate_from_pool_backward": Case(schema.GATE_FROM_POOL_BACKWARD, {"grad": (N, C), **POOL}, {}),
+    "gate_from_projection": Case(schema.GATE_FROM_PROJECTION, PROJECTION, {}),
+    "affine_from_projection": Case(schema.AFFINE_FROM_PROJECTION, PROJECTION, {}),
     "rescaled_projection": Case(
-        ops.RESCALED_PROJECTION,
+        schema.RESCALED_PROJECTION,
         {"x": (N, INPUTS, 3, 5), "projection": (C, INPUTS), "factor": (N, C), "summand": (N, C)},
         {},
     ),
     "batch_norm_eca": Case(
-        ops.BATCH_NORM_ECA,
+        schema.BATCH_NORM_ECA,
         {name: shape for name, shape in (SITE | MAP).items() if name not in CONSTANT},
         {"activation": "relu"},
     ),
-    "eca_forward": Case(ops.ECA_FORWARD, SITE | MAP, {"activation": "relu", "mask_order": "contiguous"}),
-    "eca_backward, relu": Case(ops.ECA_BACKWARD, BACKWARD, {"activation": "relu", **WANTS}),
-    "eca_backward, gelu": Case(ops.ECA_BACKWARD, BACKWARD, {"activation": "gelu", **WANTS}),
+    "eca_forward": Case(schema.ECA_FORWARD, SITE | MAP, {"activation": "relu", "mask_order": "contiguous"}),
+    "eca_backward, relu": Case(schema.ECA_BACKWARD, BACKWARD, {"activation": "relu", **WANTS}),
+    "eca_backward, gelu": Case(schema.ECA_BACKWARD, BACKWARD, {"activation": "gelu", **WANTS}),
 }
 DIFFERENTIABLE = [name for name in CASES if not name.startswith(("eca_", "gate_from_pool_backward"))]
 
@@ -162,7 +163,7 @@ def test_gradients_are_those_of_the_decomposition(name: str) -> None:
     def gradients(op: Callable[..., Any], inputs: dict[str, Tensor], options: dict[str, Any]) -> Any:
         arguments = leaves(inputs)
         outs = results(op, arguments, options)
-        outs = outs[:1] if case.op is ops.BATCH_NORM_ECA else outs  # beside statistics
+        outs = outs[:1] if case.op is schema.BATCH_NORM_ECA else outs  # beside statistics
         upstream = [torch.linspace(-2, 3, out.numel()).reshape(out.shape).to(out.dtype) for out in outs]
         return torch.autograd.grad(outs, [arguments[i] for i in wanted], upstream)
 

@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from eca_triton import ops
 from eca_triton.functional import eca, eca_gate
+from eca_triton.ops import schema
 from eca_triton.ops.operators import name_of
 
 X, W, POOLED, VECTOR = (2, 6, 4, 4), (1, 1, 3), (2, 6), (6,)
 SITE = {"x": X, "weight": W}
 RIGHT = {
-    ops.GATE: SITE,
-    ops.ECA: SITE,
-    ops.GATE_FROM_POOL: {"pooled": POOLED, "weight": W},
-    ops.GATE_FROM_POOL_BACKWARD: {"grad": POOLED, "pooled": POOLED, "weight": W},
-    ops.RESCALED_PROJECTION: {"x": X, "projection": (4, 6, 1, 1), "factor": (2, 4), "summand": (2, 4)},
-    ops.BATCH_NORM_ECA: SITE | {"bias": (1,), "bn_weight": VECTOR, "bn_bias": VECTOR, "residual": X},
-    ops.ECA_FORWARD: SITE,
-    ops.ECA_BACKWARD: SITE
+    schema.GATE: SITE,
+    schema.ECA: SITE,
+    schema.GATE_FROM_POOL: {"pooled": POOLED, "weight": W},
+    schema.GATE_FROM_POOL_BACKWARD: {"grad": POOLED, "pooled": POOLED, "weight": W},
+    schema.RESCALED_PROJECTION: {"x": X, "projection": (4, 6, 1, 1), "factor": (2, 4), "summand": (2, 4)},
+    schema.BATCH_NORM_ECA: SITE | {"bias": (1,), "bn_weight": VECTOR, "bn_bias": VECTOR, "residual": X},
+    schema.ECA_FORWARD: SITE,
+    schema.ECA_BACKWARD: SITE
     | dict.fromkeys(("bias", "bn_mean", "bn_var", "bn_weight", "bn_bias", "residual"))
     | {"grad": X, "pooled": POOLED},
 }
@@ -140,14 +140,14 @@ OF_POOLED_GRADIENTS = {
     "shape of grad": ({"grad": (1, 6)}, "grad must have the shape of pooled (2, 6), got (1, 6)")
 }
 WRONG = {
-    ops.GATE: OF_A_SITE,
-    ops.ECA: OF_A_SITE | OF_A_TAIL,
-    ops.GATE_FROM_POOL: OF_POOLED_VALUES,
-    ops.GATE_FROM_POOL_BACKWARD: OF_POOLED_GRADIENTS,
-    ops.RESCALED_PROJECTION: OF_A_PROJECTION,
-    ops.BATCH_NORM_ECA: OF_BATCH_NORM,
-    ops.ECA_FORWARD: OF_A_FORWARD,
-    ops.ECA_BACKWARD: OF_A_BACKWARD,
+    schema.GATE: OF_A_SITE,
+    schema.ECA: OF_A_SITE | OF_A_TAIL,
+    schema.GATE_FROM_POOL: OF_POOLED_VALUES,
+    schema.GATE_FROM_POOL_BACKWARD: OF_POOLED_GRADIENTS,
+    schema.RESCALED_PROJECTION: OF_A_PROJECTION,
+    schema.BATCH_NORM_ECA: OF_BATCH_NORM,
+    schema.ECA_FORWARD: OF_A_FORWARD,
+    schema.ECA_BACKWARD: OF_A_BACKWARD,
 }
 
 
@@ -184,10 +184,10 @@ def test_a_wrong_call_is_refused_under_fake_tensors(op, case):
 
 @pytest.mark.parametrize("case", ["even taps", "gate", "residual of another shape"])
 def test_a_wrong_call_is_refused_where_gradients_are_wanted(case):
-    wrong = arguments(ops.ECA, case)
+    wrong = arguments(schema.ECA, case)
     wrong["x"].requires_grad_()
-    with refusal(ops.ECA, case):
-        ops.ECA(**wrong)
+    with refusal(schema.ECA, case):
+        schema.ECA(**wrong)
 
 
 @pytest.mark.parametrize(("name", "function"), [("eca", eca), ("gate", eca_gate)], ids=["eca", "eca_gate"])
@@ -206,7 +206,7 @@ def test_a_compiled_and_an_exported_function_fail_the_same_way(case):
             return eca(**arguments)
 
     torch._dynamo.reset()
-    with refusal(ops.ECA, case):
-        torch.compile(eca, backend="eager")(**arguments(ops.ECA, case))
-    with refusal(ops.ECA, case):
-        torch.export.export(Block(), (), arguments(ops.ECA, case), strict=False)
+    with refusal(schema.ECA, case):
+        torch.compile(eca, backend="eager")(**arguments(schema.ECA, case))
+    with refusal(schema.ECA, case):
+        torch.export.export(Block(), (), arguments(schema.ECA, case), strict=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eca_triton.ops import RESCALED_PROJECTION
+from eca_triton.ops.schema import RESCALED_PROJECTION
 
 LAYOUTS = {
     "contiguous": lambda x: x,

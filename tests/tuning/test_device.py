@@ -16,7 +16,8 @@ from eca_triton.cli import doctor
 from eca_triton.compile.plan.gather import _served
 from eca_triton.compile.settings import Settings
 from eca_triton.launch import devices
-from eca_triton.ops import RESCALED_PROJECTION, implementation
+from eca_triton.ops import implementation
+from eca_triton.ops.schema import RESCALED_PROJECTION
 from eca_triton.reference.arguments import RescaledArguments
 from eca_triton.tuning.config import Device
 from eca_triton.tuning.families.projection import projection_config

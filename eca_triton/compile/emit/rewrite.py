@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ...ops import BATCH_NORM_ECA
+from ...ops.schema import BATCH_NORM_ECA
 from ..match.graph import bind, op_name, places, value
 from ..match.mutation import storage
 from ..match.neighbours import IN_PLACE_MULTIPLICATIONS, Closing
