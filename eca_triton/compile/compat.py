@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor.custom_graph_pass import CustomGraphPass as CustomGraphPass
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -23,29 +23,6 @@ R = TypeVar("R")
 
 # Until torch 2.11 Inductor fuses two kernels only if their loops over a map have the same dims.
 EPILOGUES_IN_ANY_LOOPS = torch.__version__ >= TorchVersion("2.12")
-
-__all__ = [
-    "EPILOGUES_IN_ANY_LOOPS",
-    "CustomGraphPass",
-    "as_passes",
-    "change_default",
-    "epilogues_of_products",
-    "generated_code",
-    "graph_breaks",
-    "inductor_compile",
-    "inductor_config",
-    "is_wrapped",
-    "makes_package",
-    "mode_options",
-    "needs_data",
-    "needs_storage",
-    "packs_bits",
-    "products_keep_precision",
-    "reset_cudagraphs",
-    "set_option",
-    "settings_of",
-    "without_modes",
-]
 
 
 def is_wrapped(x: Any) -> bool:
