@@ -11,7 +11,6 @@ import functools
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
@@ -24,7 +23,7 @@ from torch._inductor.virtualized import V, ops
 from ...launch.call import KERNEL_DTYPES
 from ...ops.schema import ECA, GATE, RESCALED_PROJECTION
 from ...reference.arguments import SiteArguments
-from ...tuning.config import Device
+from ...tuning.config import OPTIONS, Device, constants
 from ...tuning.families.blocks import power_of_2
 from ...tuning.layout import common_layout
 from ...tuning.problem import EcaProblem
@@ -104,7 +103,7 @@ def _block(a: Any) -> Any:
     if contiguous and not flat and spatial[-1] % (config.vec if kernel == "tile" else config.vec_hw):
         return None
     size = [n, c * hw] if flat else [n, c, *spatial] if contiguous else [n, *spatial, c]
-    programs, scratch, constants = _launch(kernel, config, x, n, c, hw, contiguous)
+    programs, scratch, own = _launch(kernel, config, x, n, c, hw, contiguous)
     vectors = {name.upper(): stored(getattr(a, name)) for name in VECTORS if getattr(a, name) is not None}
     inputs = {"X": x, **vectors, **scratch}
     taps = int(a.weight.get_numel())
@@ -127,7 +126,7 @@ def _block(a: Any) -> Any:
         GATE=repr(a.gate),
         PRE_ACTIVATION=repr(a.pre_activation),
         BN_EPS=a.bn_eps,
-        **constants,
+        **own,
     )
     out = out.output_node()
     if contiguous:
@@ -153,18 +152,18 @@ def _launch(
     kernel: str, config: Any, x: Any, n: Any, c: int, hw: int, contiguous: bool
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Return the number of programs, the buffers that they need beside their inputs, and their constants."""
-    constants = {name.upper(): value for name, value in asdict(config).items() if name != "num_warps"}
+    found = constants(config, OPTIONS)
     programs = n * -(-c // config.block_c)
     if kernel != "lagged":
-        return programs, {}, constants
+        return programs, {}, found
     chunks = -(-hw // config.block_hw)
-    constants |= {"CHUNKS": chunks, "STRIDE_C": hw if contiguous else 1, "STRIDE_HW": 1 if contiguous else c}
+    found |= {"CHUNKS": chunks, "STRIDE_C": hw if contiguous else 1, "STRIDE_HW": 1 if contiguous else c}
     device = x.get_device()
     arrived = lowerings[aten.full]([n + 1], 0, dtype=torch.int32, device=device)
     arrived.realize()
     # Partial sums, means and gates.
     sums = lowerings[aten.empty_strided]([n * (chunks + 2) * c], [1], dtype=torch.float32, device=device)
-    return programs * chunks + config.lag, {"SCRATCH": sums, "ARRIVED": arrived}, constants
+    return programs * chunks + config.lag, {"SCRATCH": sums, "ARRIVED": arrived}, found
 
 
 def _native(a: Any) -> Any:

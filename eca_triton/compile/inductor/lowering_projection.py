@@ -11,7 +11,7 @@ from torch._inductor.lowering import lowerings
 from torch._inductor.virtualized import V, ops
 
 from ...reference.arguments import RescaledArguments
-from ...tuning.config import Device
+from ...tuning.config import OPTIONS, Device, constants
 from ...tuning.families.product import ProductConfig, takes
 from ...tuning.layout import common_layout
 from ...tuning.problem import ProductProblem
@@ -67,9 +67,7 @@ def _product(a: Any) -> Any:
         C=c,
         HW=height * width,
         REDUCED=reduced,
-        BLOCK_HW=config.block_hw,
-        BLOCK_C=config.block_c,
-        BLOCK_I=config.block_i,
+        **constants(config, OPTIONS),
     )
     return lowerings[aten.permute](out.output_node(), [0, 3, 1, 2])
 
