@@ -221,6 +221,11 @@ def trace_of(node: fx.Node) -> dict[str, Any]:
     return {key: node.meta[key] for key in TRACE_META if key in node.meta}
 
 
+def as_tuple(item: Any) -> tuple[Any, ...]:
+    """Return an argument that may be one for all dims as a tuple."""
+    return tuple(item) if isinstance(item, (tuple, list)) else (item,)
+
+
 def is_tensor(node: Any) -> bool:
     """Return whether the node stands for a tensor."""
     return isinstance(node, fx.Node) and isinstance(value(node), torch.Tensor)
