@@ -50,7 +50,7 @@ class Facts:
         one_kernel: A kernel of ours takes the map in one launch, in any layout that Inductor may choose: all
             sizes but the batch are known, and channels come in vectors.
         takes_over: One op may compute from the input of a training batch norm to the end of the tail.
-        mask: Bytes of what then tells backward where ReLU was open, in S.
+        mask_traffic: Bytes of what then tells backward where ReLU was open, in S.
         trains_as_block: An opaque op can train site and tail, and costs no neighbour its fusion.
         wraps: The convolution over channels pads around: stock has a kernel for that.
         casts: Its weight is cast: stock has a kernel for that.
@@ -85,7 +85,7 @@ class Facts:
     templates: bool = True
     one_kernel: bool = True
     takes_over: bool = False
-    mask: float = 0.0
+    mask_traffic: float = 0.0
     trains_as_block: bool = False
     wraps: bool = False
     casts: bool = False

@@ -54,7 +54,7 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         templates=templates_work(x.device) if asked else settings.device == "cuda",
         one_kernel=all(isinstance(size, int) for size in site.shape[1:]) and channels % VECTOR == 0,
         takes_over=site.takes_over,
-        mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
+        mask_traffic=PACKED_MASK if packs_mask(site) else STORED_MASK,
         trains_as_block=grad and stays_whole(site),
         wraps=op_name(convolution["input"]) == "pad",
         casts=value(site.weight).dtype != value(site.conv).dtype,
