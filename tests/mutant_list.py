@@ -68,7 +68,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (NAMES, "if not set(said) <= set(names):", "if False:"),
     ],
     "eca_triton/compile/plan/reach.py": [
-        (MEMORY, "        or order_of(end_of_tail(site)) is None\n", ""),
+        (MEMORY, " or order_of(last) is None", ""),
         (FOLD, "if any(changed_between(node, step, steps[-1][1].next) for node in read):", "if False:"),
         (FOLD, "changed_between(node, step, steps[-1][1].next)", "changed_between(node, step, steps[-1][1])"),
         ((*PLAN, "-k", "bits"), " and x.shape[1] % 8 == 0", ""),

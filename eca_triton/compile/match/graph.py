@@ -153,6 +153,14 @@ def lie_alike(x: torch.Tensor, y: torch.Tensor) -> bool:
     )
 
 
+def same_shape(one: fx.Node, other: fx.Node) -> bool:
+    """Return whether two nodes have the same sizes, symbolic ones for all values of their symbols."""
+    sizes, others = value(one).shape, value(other).shape
+    return len(sizes) == len(others) and all(
+        sympy.expand(expression_of(a) - expression_of(b)) == 0 for a, b in zip(sizes, others, strict=True)
+    )
+
+
 def is_contiguous(x: torch.Tensor) -> bool:
     """Return whether a map's last dim is innermost in memory."""
     return lies_in_order(x.shape, x.stride(), range(x.dim()))

@@ -31,12 +31,12 @@ from ..reasons import (
 )
 from .batch_norm import BatchNorm
 from .gate_function import gate_function
-from .graph import bind, is_tensor, lie_alike, op_name, places, tensor_inputs, tensor_users, value
+from .graph import bind, is_tensor, lie_alike, op_name, places, same_shape, tensor_inputs, tensor_users, value
 from .mutation import changed_between, same_grad_mode, touched_between
 from .neighbours import IN_PLACE_MULTIPLICATIONS, closing, producer, tail_of
 from .probe import Probe, in_order
 from .projection import projection_of
-from .site import Recognition, Rejection, Site
+from .site import Rejection, Site
 from .sizes import LEAST, Sizes, is_dynamic
 from .walk import convolved, way_to_product
 from .where import module_paths, source_line
@@ -46,15 +46,18 @@ ASKS_AUTOGRAD = {"grad", "backward", "register_hook", "requires_grad_", "retain_
 
 
 @without_modes
-def recognize(gm: fx.GraphModule) -> Recognition:
-    """Find all ECA sites of one graph, sub-graphs not included; the graph is not changed."""
-    found = Recognition()
+def recognize(gm: fx.GraphModule, root: str) -> tuple[list[Site], list[Rejection]]:
+    """Find the sites and the near misses of one graph, sub-graphs not included; the graph is not changed.
+
+    root: The graph's `root_path`, for their names.
+    """
+    sites: list[Site] = []
+    rejected: list[Rejection] = []
     anchors = [node for node in gm.graph.nodes if _is_anchor(node)]
     stand_ins = [Sizes(gm.graph, least) for least in LEAST[: 1 + bool(anchors and is_dynamic(gm.graph))]]
     for conv in anchors:
         try:
-            *_, site = (_match(conv, sizes) for sizes in stand_ins)  # which has to match with all of them
-            found.sites.append(site)
+            sites.append(_match(conv, stand_ins, root))
             continue
         except NoMatchError as no:
             code, detail, stopped_by = no.code, no.detail, no.node
@@ -63,8 +66,8 @@ def recognize(gm: fx.GraphModule) -> Recognition:
             code, detail, stopped_by = UNEXPECTED, repr(error), None
         k = int(value(bind(conv)["weight"]).numel())
         shape, source = tuple(value(conv).shape), source_line(stopped_by or conv)
-        found.rejected.append(Rejection(_name(conv), shape, k, code, detail, source))
-    return found
+        rejected.append(Rejection(_name(conv, root), shape, k, code, detail, source))
+    return sites, rejected
 
 
 def _is_anchor(node: fx.Node) -> bool:
@@ -77,14 +80,15 @@ def _is_anchor(node: fx.Node) -> bool:
     return tuple(weight.shape[:2]) == (1, 1) and weight.numel() == max(weight.shape)
 
 
-def _match(conv: fx.Node, sizes: Sizes) -> Site:
+def _match(conv: fx.Node, stand_ins: list[Sizes], root: str) -> Site:
+    """The site of a convolution: what a probe tells has to hold with all stand-ins for symbolic sizes."""
     arguments = bind(conv)
     vector, circular = convolved(arguments)
     forward, mul, backward, x = way_to_product(conv, vector)
     shape = tuple(value(x).shape)
     if not value(x).dtype.is_floating_point:
         raise NoMatchError(DTYPE, str(value(x).dtype))
-    if sizes(shape) != sizes(tuple(value(mul).shape)) or len(shape) < 3:
+    if not same_shape(x, mul) or len(shape) < 3:
         raise NoMatchError(OTHER_OPERAND, "the gate is broadcast against a map of another shape")
     if any(is_wrapped(value(node)) for node in (x, conv, mul)):
         raise NoMatchError(WRAPPED, type(value(mul)).__name__)
@@ -93,17 +97,17 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
     _check_unchanged(x, [weight, bias], backward[0], conv, mul)
     if not same_grad_mode([*backward, *padding, *forward, mul]):
         raise NoMatchError(GRAD_MODE)
-    channel_dim = _channel_dim(x, conv, backward, sizes)
-    gate, shared = _gate_function(shape, channel_dim, forward, mul, sizes)
-    _check_layout(x, mul, forward[-1], channel_dim)
+    for sizes in stand_ins:
+        channel_dim = _channel_dim(x, conv, backward, sizes)
+        gate, shared = _gate_function(shape, channel_dim, forward, mul, sizes)
+        _check_layout(x, mul, forward[-1], channel_dim)
     batch_norm, activation = producer(x, {backward[0], mul}, mul, channel_dim)
-    fixed = batch_norm is None or (not batch_norm.training and batch_norm.eps is not None)
-    projects = fixed and activation == "identity" and channel_dim == 1
-    tail = tail_of(mul, sizes)
+    projects = (batch_norm is None or batch_norm.is_fixed) and activation == "identity" and channel_dim == 1
+    tail = tail_of(mul)
     vectors = [] if batch_norm is None else [batch_norm.input, *batch_norm.vectors]
-    end = closing(mul, tail, [x, weight, bias, *vectors], sizes)
+    end = closing(mul, tail, [x, weight, bias, *vectors])
     return Site(
-        name=_name(conv),
+        name=_name(conv, root),
         shape=shape,
         k=int(value(weight).numel()),
         gate=gate,
@@ -225,9 +229,9 @@ def _check_readers(gate: fx.Node) -> None:
         raise NoMatchError(SHARED, f"{op_name(asking)} of {gate.name}", asking)
 
 
-def _name(conv: fx.Node) -> str:
+def _name(conv: fx.Node, root: str) -> str:
     """Path of the module around the convolution, as in `named_modules()`; outside modules the node's name."""
-    paths = module_paths(conv)
+    paths = module_paths(conv, root)
     if not paths:
         return conv.name
     stack = list((conv.meta.get("nn_module_stack") or {}).values())
