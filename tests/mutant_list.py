@@ -30,6 +30,7 @@ KEY = ("tests/tuning/test_key.py",)
 
 HOOKS = ("tests/compile/test_hooks.py",)
 WRITES = ("tests/compile/test_mutation.py",)
+AT_THE_PRODUCT = (*WRITES, "-k", "where_the_product")
 SIZES = ("tests/compile/test_sizes.py",)
 MEMORY = ("tests/compile/test_memory.py",)
 ALONG_THE_LAST = (*MEMORY, "-k", "along_the_last")
@@ -121,8 +122,8 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (MEMORY, " or is_wrapped(value(residual))", ""),
         (NEIGHBOURS, "if changed_between(residual, step, tail[-1][1].next):", "if False:"),
         (NEIGHBOURS, "if step.kwargs or len(others)", "if len(others)"),
-        ((*WRITES, "-k", "where_the_product"), "else [origin, *batch_norm.vectors]", "else batch_norm.vectors"),
-        ((*WRITES, "-k", "where_the_product"), "read = [origin] if batch_norm is None", "read = [] if batch_norm is None"),
+        (AT_THE_PRODUCT, "else [origin, *batch_norm.vectors]", "else batch_norm.vectors"),
+        (AT_THE_PRODUCT, "read = [origin] if batch_norm is None", "read = [] if batch_norm is None"),
         (NEIGHBOURS, "gain = float(factors[0])", "gain = 1.0"),
     ],
     "eca_triton/compile/match/batch_norm.py": [
