@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ...activations import PRE_ACTIVATIONS
+from ... import activations
 from ..compat import is_wrapped
-from ..plan.facts import KNOWN
 from .batch_norm import BatchNorm, batch_norm_of
 from .graph import op_name, same_shape, tensor_inputs, tensor_users, value
 from .mutation import changed_between, same_grad_mode, storage
@@ -18,9 +17,9 @@ from .mutation import changed_between, same_grad_mode, storage
 IN_PLACE_MULTIPLICATIONS = {"mul_", "imul", "multiply_"}
 MULTIPLICATIONS = {"mul", "multiply"} | IN_PLACE_MULTIPLICATIONS
 ADDITIONS = {"add", "add_", "iadd"}
-STEPS = KNOWN["tail"]
-ACTIVATIONS = STEPS[2:]
-BEFORE_POOLING = PRE_ACTIVATIONS.keys() - {"identity"}
+ACTIVATIONS = tuple(name for name in activations.ACTIVATIONS if name != "identity")
+STEPS = ("gain", "residual", *ACTIVATIONS)  # of a tail, in the order in which one op takes them
+BEFORE_POOLING = activations.PRE_ACTIVATIONS.keys() - {"identity"}
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ...activations import ACTIVATIONS, PRE_ACTIVATIONS
+from ...activations import PRE_ACTIVATIONS
+from ..match.neighbours import STEPS
 
 KNOWN = {
     "batch_norm": (None, "eval", "train"),
     "activation": tuple(PRE_ACTIVATIONS),
-    "tail": ("gain", "residual", *(name for name in ACTIVATIONS if name != "identity")),
+    "tail": STEPS,
 }
 """What the facts that are names may say: no cost is made up for what it was not counted for."""
 
