@@ -112,5 +112,5 @@ def test_every_activation_costs_a_training_step(batch_norm: str | None, tail: tu
     if batch_norm is None:
         assert cost.block(followed).traffic > cost.block(alone).traffic
     else:
-        site_with_mask = replace(followed, mask=cost.PACKED_MASK)
+        site_with_mask = replace(followed, mask_traffic=cost.PACKED_MASK)
         assert cost.batch_norm(site_with_mask).traffic > cost.batch_norm(alone).traffic

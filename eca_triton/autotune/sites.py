@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..compile.match.graph import value
 from ..compile.match.neighbours import Closing, closing, tail_of
-from ..compile.match.sizes import Sizes
 from ..compile.match.where import naming
 from ..compile.passes import lower_graph
 from ..compile.record import SiteRecord
@@ -113,8 +112,7 @@ def _in_template(example: Example, node: fx.Node) -> Example:
     """The call that a node makes, with the tail that Inductor will fuse behind it, unless it has its own."""
     if example.has_tail:
         return example
-    sizes = Sizes(node.graph)
-    tail = closing(node, tail_of(node, sizes), (), sizes) or Closing(1.0, None, "identity", ())
+    tail = closing(node, tail_of(node), ()) or Closing(1.0, None, "identity", ())
     residual = None if tail.residual is None else value(tail.residual).dtype
     return example.in_template(tail.gain, residual, tail.activation)
 

@@ -13,7 +13,7 @@ from torch import fx
 from .chain import POST_GRAD_HOOK
 from .compat import graph_breaks, inductor_compile, inductor_config, needs_data, reset_cudagraphs, settings_of
 from .hooks import with_pass
-from .match.where import module_paths, naming
+from .match.where import module_paths, naming, root_path
 from .passes import CacheKeyPass, lower_graph, plan_graph
 from .reasons import NotLoweredError
 from .record import SiteRecord
@@ -134,7 +134,8 @@ def trace(
                 records.extend(record for _, record in planned)
                 sites += [site for site, _ in planned if site is not None]
                 calls = [node for node in module.graph.nodes if node.op.startswith("call_")]
-                modules.update(path for node in calls for path in module_paths(node))
+                root = root_path(module.graph)
+                modules.update(path for node in calls for path in module_paths(node, root))
         inputs = gm.graph.find_nodes(op="placeholder")
         places = [inputs.index(site.weight) for site in sites if site.weight in inputs]
 

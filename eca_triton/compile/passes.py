@@ -20,7 +20,7 @@ from .emit.rewrite import rewrite
 from .match.graph import copy_of, hints, value
 from .match.recognize import recognize
 from .match.site import Rejection, Site
-from .match.where import owner, source_line
+from .match.where import owner, root_path, source_line
 from .plan.decide import Decision, decide, left_alone
 from .plan.gather import facts_of
 from .reasons import UNEXPECTED, UNEXPLAINED_BY_COST, NotLoweredError
@@ -32,18 +32,19 @@ log = logging.getLogger("eca_triton")
 
 def plan_graph(gm: fx.GraphModule, settings: Settings) -> list[tuple[Site | None, SiteRecord]]:
     """Recognize and decide, the graph unchanged: a record per site and, with no site, per rejection."""
-    found = recognize(gm)
+    root = root_path(gm.graph)
+    sites, rejected = recognize(gm, root)
     planned: list[tuple[Site | None, SiteRecord]] = []
     taken: set[fx.Node] = set()
-    for site in found.sites:
+    for site in sites:
         if site.end in taken:
             # A sum of two sites is the tail of either, and belongs to the first op that takes it in.
             site = replace(site, closing=None, tail=(), end=site.mul)
         decision = _decision(site, settings)
         if decision.plan not in ("skip", "pool", "gate"):
             taken.add(site.end)
-        planned.append((site, _recorded(site, decision)))
-    return planned + [(None, _rejected(rejection)) for rejection in found.rejected]
+        planned.append((site, _recorded(site, decision, root)))
+    return planned + [(None, _rejected(rejection)) for rejection in rejected]
 
 
 def _decision(site: Site, settings: Settings) -> Decision:
@@ -125,7 +126,7 @@ def _without(
     return site, replace(record, decision=left_alone(record.decision, UNEXPECTED, failed[site.conv.name]))
 
 
-def _recorded(site: Site, decision: Decision) -> SiteRecord:
+def _recorded(site: Site, decision: Decision, root: str) -> SiteRecord:
     """The record of a site, with where it is in the user's program."""
     shape = hints(site.shape)
     return SiteRecord(
@@ -134,7 +135,7 @@ def _recorded(site: Site, decision: Decision) -> SiteRecord:
         k=site.k,
         decision=decision,
         map_bytes=math.prod(shape) * value(site.x).dtype.itemsize,
-        owner=owner(site),
+        owner=owner(site, root),
         source=source_line(site.mul),
     )
 

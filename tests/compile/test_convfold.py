@@ -101,6 +101,23 @@ def test_what_is_not_finite_spreads_as_in_eager(
     assert got[::2].isfinite().all()
 
 
+@torch.no_grad()
+def test_a_sum_that_overflows_does_so_ahead_of_the_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum has the dtype of the program's, as where Inductor stores it: SiLU of -inf is no number."""
+
+    def summed(net: Around, u: Tensor) -> Tensor:
+        return F.silu(100 * net.attend(u) + torch.full_like(net.shortcut(u), torch.finfo(u.dtype).min))
+
+    network, u = Around(summed).eval().half(), torch.randn(3, INPUT, 5, 4).half()
+    network.bn.bias.fill_(-20)  # far from what overflows by rounding alone
+    network.se.conv.weight.fill_(0)
+    backend = lowered(monkeypatch, True)
+    got, native = backend.compile(network)(u), network(u)
+    assert native.isnan().all()
+    assert got.isnan().all()
+    assert len(backend.calls(torch.mm)) == 1
+
+
 def shared(net: Around, u: Tensor) -> Tensor:
     y = net.conv(u)
     return net.se(net.bn(y)) + y

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eca_triton.compile.match.probe import GATES, gate_points, is_gate
+from eca_triton.compile.match.gate_function import GATES, gate_points, is_gate
 
 
 @pytest.mark.parametrize("limit", [2.0**exponent for exponent in range(-30, 10)])

@@ -159,6 +159,10 @@ def fixed_batch_norm(x: Tensor, w: Tensor, _: Tensor) -> Tensor:
     return product(F.batch_norm(x, torch.zeros(8), torch.ones(8)), w)
 
 
+def channels_along_the_last_dim(x: Tensor, w: Tensor, _: Tensor) -> Tensor:
+    return x * F.conv1d(x.mean((1, 2)).unsqueeze(1), w, padding=1).sigmoid().unsqueeze(1)
+
+
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": torch.clone,
     "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -169,7 +173,10 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 LAID_OUT = [
     *itertools.product([residual_first, residual_last], LAYOUTS, LAYOUTS, ["auto"]),
     *itertools.product(
-        [gate_as_large_as_the_map, product, fixed_batch_norm], LAYOUTS, ["contiguous"], ["gate", "block"]
+        [gate_as_large_as_the_map, product, fixed_batch_norm, channels_along_the_last_dim],
+        LAYOUTS,
+        ["contiguous"],
+        ["gate", "block"],
     ),
 ]
 

@@ -65,11 +65,13 @@ class Parameters(nn.Module):
     def __init__(self, changed: str) -> None:
         super().__init__()
         self.changed = changed
+        # What it makes is in memory: an op may start from it.
+        self.projection = nn.Conv2d(8, 8, 1, bias=False)
         self.bn, self.conv = nn.BatchNorm2d(8), conv1d(bias=True)
         nn.init.normal_(self.bn.running_mean)
 
     def forward(self, x: Tensor) -> Tensor:
-        source = x * 2
+        source = self.projection(x)
         y = self.bn(source)
         g = gate(self.conv, y)
         read = {"source": source, **dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -93,6 +95,30 @@ def test_what_an_op_reads_where_the_product_is_made_is_as_it_was(
     # The op of another plan than "pool" would have nothing to start from but what batch norm has stored.
     assert bool(lowering.sites) is (is_site and plan == "pool")
     assert not any("bn_mean" in node.kwargs for node in lowering.nodes())
+
+
+@pytest.mark.parametrize("plan", ["block", "gate", "pool"])
+@torch.no_grad()
+def test_an_op_computes_no_activation_of_what_has_changed_where_the_product_is_made(plan: str) -> None:
+    """It is written to by another name of its memory."""
+    conv, before = conv1d(), torch.randn(3, 8, 6, 5)
+
+    def program(x: Tensor, memory: Tensor) -> Tensor:
+        y = F.relu(x)
+        g = gate(conv, y)
+        memory.sub_(1)
+        return y * g
+
+    expected, lowering = program(*named_twice(before)), Lowering(device="cuda", plan=plan)
+    got = lowering.compile(program)(*named_twice(before))
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert bool(lowering.sites) is (plan == "pool")
+
+
+def named_twice(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A map, and all of its memory."""
+    memory = x.flatten().clone()
+    return memory.view(x.shape), memory
 
 
 # What is done with z [N, 1, C] and g [N, C, 1, 1], a view of it, behind the product, and what is returned.

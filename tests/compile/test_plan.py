@@ -64,9 +64,9 @@ PLANS_OF: dict[str, tuple[dict[str, object], str, float, float]] = {
     "one op each way, which recomputes SiLU": (
         PLAINLY_TRAINED | {"tail": ("residual", "silu"), "trains_as_block": True}, "block", 10.0, 8.0),
     "one op, without gradients": ({"batch_norm": "train", "takes_over": True}, "batch_norm", 6.0, 4.0),
-    "one op, its mask in bits": (TAKEN_OVER | {"mask": PACKED_MASK}, "batch_norm", 15.0, 10.125),
+    "one op, its mask in bits": (TAKEN_OVER | {"mask_traffic": PACKED_MASK}, "batch_norm", 15.0, 10.125),
     "one op below 56x56, its mask in bools": (
-        TAKEN_OVER | {"mask": STORED_MASK, "positions": 196}, "batch_norm", 13.0, 11.0),
+        TAKEN_OVER | {"mask_traffic": STORED_MASK, "positions": 196}, "batch_norm", 13.0, 11.0),
     "one op without a tail": (TAKEN_OVER | {"tail": ()}, "batch_norm", 12.0, 8.0),
 }  # fmt: skip
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from eager_block import assert_as_good_as
 from harness import Lowering, leaf
-from styles import ResNetTail
+from styles import Network, ResNetTail, conv1x1
 from timm.layers import EcaModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -172,6 +174,39 @@ def test_any_part_can_be_trained_alone(trained: str) -> None:
         )
     plan = "pool" if trained else "gate"  # nothing to differentiate: as in inference
     assert lowering.plans == [plan]
+
+
+# What stands behind the site y in one op each way, with the shortcut r.
+TAILS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "alone": lambda y, _: y,
+    "gain": lambda y, _: 0.3 * y,
+    "gain, relu": lambda y, _: F.relu(y * 3.0),
+    "residual": lambda y, r: r + y,
+    "residual, silu": lambda y, r: F.silu(y + r),
+    "gain, residual, gelu": lambda y, r: F.gelu(0.3 * y + r),
+}
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_one_op_each_way_trains_as_exactly_as_eager_mode_with_its_tail(name: str) -> None:
+    torch.manual_seed(0)
+    network = Network(lambda net, x: net.project(TAILS[name](net.eca(net.conv(x)), x)), project=conv1x1)
+    twin, exact = copy.deepcopy(network), copy.deepcopy(network).double()
+    x, lowering = (
+        example().contiguous(memory_format=torch.channels_last),
+        Lowering("aot_eager", device="cuda"),
+    )
+    steps = []
+    for run, state in ((lowering.compile(network), network), (twin, twin), (exact, exact)):
+        given = leaf(x.double() if state is exact else x)
+        out = run(given)
+        out.square().sum().backward()
+        steps.append([out, given.grad, *(grad for grad in gradients(state).values() if grad is not None)])
+    (record,) = lowering.records
+    assert (record.decision.plan, lowering.own_calls()) == ("block", ["eca"])
+    assert ", ".join(record.decision.fused) == ("" if name == "alone" else name)
+    for ours, eager, want in zip(*steps, strict=True):
+        assert_as_good_as(ours, eager, want)
 
 
 TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Any]]] = {

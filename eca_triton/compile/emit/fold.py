@@ -23,7 +23,6 @@ from ..match.graph import hints, is_contiguous, value
 from ..match.projection import Projection
 from ..match.site import Site, comes_stored
 from ..plan.cost import pools_rows_first
-from ..plan.reach import steps_of_tail
 from .calls import become, call, cast, taps
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -76,9 +75,9 @@ def block_from_projection(site: Site) -> None:
     _erase_before(site)
 
 
-def fold(site: Site) -> None:
-    """Emit the product and all behind it where the tail ends; that call's node, dtype and layout stay."""
-    projection, steps = site.projection, steps_of_tail(site)
+def fold(site: Site, steps: list[tuple[str, fx.Node]]) -> None:
+    """Emit the product and these steps of the tail where they end; node, dtype and layout of the end stay."""
+    projection = site.projection
     assert projection is not None
     last = steps[-1][1] if steps else site.mul
     with last.graph.inserting_before(last):

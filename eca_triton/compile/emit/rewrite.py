@@ -13,7 +13,8 @@ from ..match.graph import bind, op_name, places, value
 from ..match.mutation import storage
 from ..match.neighbours import IN_PLACE_MULTIPLICATIONS, Closing
 from ..match.site import Site
-from ..plan.reach import becomes_product, end_of, last_of, packs_mask
+from ..plan.reach import end_of, epilogue_of, last_of, packs_mask
+from ..plan.readers import readers_of
 from ..settings import Plan
 from .calls import become, call, call_node, cast, taps
 from .fold import block_from_projection, fold, gate_before_projection
@@ -27,8 +28,12 @@ def rewrite(site: Site, plan: Plan) -> None:
     there. The node of the product, or of that end, stays, with its dtype, and so does what follows.
     """
     graph = site.conv.graph
-    if plan == "convblock" or (plan == "convfold" and becomes_product(site, value(site.x).device.type)):
-        (block_from_projection if plan == "convblock" else fold)(site)
+    if plan == "convblock":
+        block_from_projection(site)
+        return
+    steps = epilogue_of(site, value(site.x).device.type) if plan == "convfold" else None
+    if steps is not None:
+        fold(site, steps)
         return
     with graph.inserting_before(site.conv if end_of(site, plan) is None else last_of(site, plan)):
         weight = taps(site)
@@ -59,7 +64,7 @@ def _become_batch_norm(site: Site, weight: fx.Node, keywords: dict[str, Any]) ->
     result = value(last)
     keywords |= {"bn_eps": norm.eps, "out_dtype": result.dtype}
     if end is not None:
-        keywords |= {"gain": end.gain, "activation": "relu", "pack_mask": packs_mask(site)}
+        keywords |= {"gain": end.gain, "activation": "relu", "pack_mask": packs_mask(site, readers_of(last))}
     args = norm.input, weight, site.bias, norm.weight, norm.bias, None if end is None else end.residual
     statistics = torch.promote_types(value(norm.input).dtype, torch.float32)
     vector = value(norm.input).new_empty(site.shape[1], dtype=statistics)

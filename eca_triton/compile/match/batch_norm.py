@@ -50,6 +50,11 @@ class BatchNorm:
         return next(call for call in self.calls if self.input in call.all_input_nodes)
 
     @property
+    def is_fixed(self) -> bool:
+        """Return whether it is an affine map that is known: not in training, and eps is a number."""
+        return not self.training and self.eps is not None
+
+    @property
     def takes_over(self) -> bool:
         """Return whether an op may take over the step: nobody else reads or updates the running values."""
         running = [node for node in (self.mean, self.var) if node is not None]

@@ -122,7 +122,7 @@ def lies_in_order(sizes: Sequence[Any], strides: Sequence[Any], order: Sequence[
     step: Any = 1
     for dim in reversed(order):
         size = expression_of(sizes[dim])
-        if size != 1 and sympy.expand(expression_of(strides[dim]) - step) != 0:
+        if size != 1 and not same_size(strides[dim], step):
             return False
         step = step * size
     return True
@@ -148,9 +148,15 @@ def share_order(one: fx.Node, other: fx.Node) -> bool:
 def lie_alike(x: torch.Tensor, y: torch.Tensor) -> bool:
     """Return whether two tensors of one shape have the same strides, where these count."""
     return all(
-        expression_of(size) == 1 or sympy.expand(expression_of(one) - expression_of(other)) == 0
+        expression_of(size) == 1 or same_size(one, other)
         for size, one, other in zip(x.shape, x.stride(), y.stride(), strict=True)
     )
+
+
+def same_shape(one: fx.Node, other: fx.Node) -> bool:
+    """Return whether two nodes have the same sizes, symbolic ones for all values of their symbols."""
+    sizes, others = value(one).shape, value(other).shape
+    return len(sizes) == len(others) and all(map(same_size, sizes, others))
 
 
 def is_contiguous(x: torch.Tensor) -> bool:
@@ -161,6 +167,11 @@ def is_contiguous(x: torch.Tensor) -> bool:
 def is_channels_last(x: torch.Tensor) -> bool:
     """Return whether the channels of a map [N, C, H, W] are innermost in memory."""
     return x.dim() == 4 and lies_in_order(x.shape, x.stride(), (0, 2, 3, 1))
+
+
+def same_size(size: Any, other: Any) -> bool:
+    """Return whether two sizes are equal, for all values of their symbols; torch would guard its answer."""
+    return bool(sympy.expand(expression_of(size) - expression_of(other)) == 0)
 
 
 def expression_of(size: Any) -> Any:
@@ -219,6 +230,11 @@ def all_behind(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 def trace_of(node: fx.Node) -> dict[str, Any]:
     """Return what the trace noted of where a call comes from, as a part of `meta`."""
     return {key: node.meta[key] for key in TRACE_META if key in node.meta}
+
+
+def as_tuple(item: Any) -> tuple[Any, ...]:
+    """Return an argument that may be one for all dims as a tuple."""
+    return tuple(item) if isinstance(item, (tuple, list)) else (item,)
 
 
 def is_tensor(node: Any) -> bool:

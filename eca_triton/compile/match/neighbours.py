@@ -8,20 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ...activations import PRE_ACTIVATIONS
+from ... import activations
 from ..compat import is_wrapped
-from ..plan.facts import KNOWN
 from .batch_norm import BatchNorm, batch_norm_of
-from .graph import op_name, tensor_inputs, tensor_users, value
+from .graph import op_name, same_shape, tensor_inputs, tensor_users, value
 from .mutation import changed_between, same_grad_mode, storage
-from .sizes import Sizes
 
 IN_PLACE_MULTIPLICATIONS = {"mul_", "imul", "multiply_"}
 MULTIPLICATIONS = {"mul", "multiply"} | IN_PLACE_MULTIPLICATIONS
 ADDITIONS = {"add", "add_", "iadd"}
-STEPS = KNOWN["tail"]
-ACTIVATIONS = STEPS[2:]
-BEFORE_POOLING = PRE_ACTIVATIONS.keys() - {"identity"}
+ACTIVATIONS = tuple(name for name in activations.ACTIVATIONS if name != "identity")
+STEPS = ("gain", "residual", *ACTIVATIONS)  # of a tail, in the order in which one op takes them
+BEFORE_POOLING = activations.PRE_ACTIVATIONS.keys() - {"identity"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def producer(
     return batch_norm, activation
 
 
-def tail_of(mul: fx.Node, sizes: Sizes) -> tuple[tuple[str, fx.Node], ...]:
+def tail_of(mul: fx.Node) -> tuple[tuple[str, fx.Node], ...]:
     """Return the calls behind the multiplication that Inductor fuses: named gain, residual, activation."""
     tail: list[tuple[str, fx.Node]] = []
     node = mul
@@ -62,7 +60,7 @@ def tail_of(mul: fx.Node, sizes: Sizes) -> tuple[tuple[str, fx.Node], ...]:
         if name in MULTIPLICATIONS and len(inputs) == 1:
             tail.append(("gain", user))
         elif name in ADDITIONS and len(inputs) == 2 and "residual" not in dict(tail):
-            if sizes(tuple(value(user).shape)) != sizes(tuple(value(mul).shape)):
+            if not same_shape(user, mul):
                 break
             tail.append(("residual", user))
         elif name.rstrip("_") in ACTIVATIONS:
@@ -75,7 +73,7 @@ def tail_of(mul: fx.Node, sizes: Sizes) -> tuple[tuple[str, fx.Node], ...]:
 
 
 def closing(
-    mul: fx.Node, tail: tuple[tuple[str, fx.Node], ...], read: Sequence[fx.Node | None], sizes: Sizes
+    mul: fx.Node, tail: tuple[tuple[str, fx.Node], ...], read: Sequence[fx.Node | None]
 ) -> Closing | None:
     """The tail as one op computes it at its end, from what it has `read`; None where that would differ."""
     names = [name for name, _ in tail]
@@ -94,8 +92,9 @@ def closing(
             if step.kwargs or len(others) != 1 or not isinstance(others[0], fx.Node):
                 return None
             residual = others[0]
-            same = sizes(tuple(value(residual).shape)) == sizes(tuple(value(mul).shape))
-            if not same or not value(residual).dtype.is_floating_point or is_wrapped(value(residual)):
+            if not same_shape(residual, mul) or is_wrapped(value(residual)):
+                return None
+            if not value(residual).dtype.is_floating_point:
                 return None
             if value(residual).dtype == torch.float64 != value(mul).dtype:  # our sum is in float32
                 return None

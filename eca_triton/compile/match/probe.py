@@ -9,9 +9,8 @@ does not pass: see `sizes`.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,12 +34,6 @@ SCALAR_FUNCTIONS = {
 }  # fmt: skip
 SCALINGS = {"mul", "mul_", "imul", "multiply", "div", "div_", "truediv", "itruediv", "divide"}
 LARGEST_COPY = 2**24
-# The gate functions, and how far in float64 another way to write one may be off: some units in the last place
-# of the result; in hard-sigmoid also of the 0.5 that z / 6 is added to.
-GATES: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
-    "sigmoid": (torch.sigmoid, 1e-14, 0.0),
-    "hard_sigmoid": (torch.nn.functional.hardsigmoid, 1e-14, 2.0**-52),
-}
 
 
 @dataclass
@@ -225,21 +218,6 @@ class Probe:
             raise NoMatchError(SHARED, f"{len(tensor_users(node))} users of {node.name}", node)
         return 1 + rest.index(channels)
 
-    def gate_function(self) -> str:
-        """Name the function that the collected calls compute, tested on numbers: sigmoid or hard_sigmoid."""
-        result = gate_points().clone()
-        for node in self.functions:
-            try:
-                result = _applied(node, result)
-            except (RuntimeError, TypeError) as error:
-                raise NoMatchError(GATE_FUNCTION, str(error)) from error
-        for name in GATES:
-            if is_gate(name, result):
-                return name
-        raise NoMatchError(
-            GATE_FUNCTION, " then ".join(op_name(node) for node in self.functions) or "no gate function"
-        )
-
     def covers(self, shape: Sequence[int], channel_dim: int) -> None:
         """Raise unless the stand-in, broadcast to `shape`, gives every position its own channel's gate."""
         index, dims = self.index, len(shape)
@@ -270,32 +248,6 @@ def keeps_elements(node: fx.Node) -> bool:
     if op_name(node) in DROPOUTS:
         return bind(node).get("training") is False
     return op_name(node) in SAME_ELEMENTS and value(node).dtype.is_floating_point
-
-
-def _applied(node: fx.Node, points: Tensor) -> Any:
-    return execute(node, lambda _: points)
-
-
-def is_gate(name: str, result: Tensor) -> bool:
-    """Return whether these are the values of that gate function at `gate_points`, with the same zeros."""
-    function, rtol, atol = GATES[name]
-    expected = function(gate_points())
-    close = torch.allclose(result, expected, rtol=rtol, atol=atol, equal_nan=True)
-    return close and torch.equal(result == 0, expected == 0)
-
-
-@functools.cache
-def gate_points() -> Tensor:
-    """Numbers on which two functions differ if they differ anywhere: float64, exact in every sum with 3.
-
-    Dense to 1024, where sigmoid is 0 and 1 in float64; close to hard-sigmoid's corners; far out; not finite.
-    """
-    dense = torch.arange(-(2**14), 2**14 + 1, dtype=torch.float64, device="cpu") / 16
-    steps = torch.logspace(-40, -5, 36, base=2.0, dtype=torch.float64, device="cpu")
-    near = [corner + side * steps for corner in (-3, 0, 3) for side in (-1, 1)]
-    far = torch.logspace(11, 120, 110, base=2.0, dtype=torch.float64, device="cpu")
-    odd = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=torch.float64, device="cpu")
-    return torch.cat([dense, *near, far, -far, odd])
 
 
 def in_order(numel: int) -> Tensor:

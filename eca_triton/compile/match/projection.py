@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from .batch_norm import BatchNorm
-from .graph import bind, op_name, tensor_users, value
+from .graph import as_tuple, bind, op_name, tensor_users, value
 from .mutation import changed_between, same_grad_mode
 
 POINTWISE_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
@@ -57,15 +57,11 @@ def projection_of(x: fx.Node, readers: set[fx.Node], batch_norm: BatchNorm | Non
         return None
     if weight.shape[2:].numel() != 1 or arguments.get("groups", 1) != 1:
         return None
-    if _numbers(arguments.get("stride", 1)) != {1} or not _pads_nothing(arguments.get("padding", 0)):
+    if set(as_tuple(arguments.get("stride", 1))) != {1} or not _pads_nothing(arguments.get("padding", 0)):
         return None
     return Projection(node, arguments["input"], arguments["weight"], arguments.get("bias"))
 
 
 def _pads_nothing(padding: Any) -> bool:
     # "same" is nothing for one tap.
-    return isinstance(padding, str) or _numbers(padding) == {0}
-
-
-def _numbers(item: Any) -> set[Any]:
-    return set(item) if isinstance(item, (tuple, list)) else {item}
+    return isinstance(padding, str) or set(as_tuple(padding)) == {0}

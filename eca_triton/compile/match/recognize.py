@@ -2,7 +2,7 @@
 
 The anchor is a convolution with weight [1, 1, k]. Forward from it, views and one sigmoid must lead to a
 multiplication; the other operand is the map x. Back from it, views and a mean over all spatial positions
-must lead to the same x. `probe` decides both by running the chain on indices.
+must lead to the same x. `walk` finds these ways; `probe` decides, by running their calls on indices.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,35 +19,26 @@ from torch import fx
 from ..compat import is_wrapped, without_modes
 from ..reasons import (
     CHANNEL_ORDER,
-    CONVOLUTION,
     DTYPE,
-    EVEN_TAPS,
     GATE_PATH,
     GRAD_MODE,
     MUTATED,
-    NOT_MEAN,
     OTHER_OPERAND,
-    PADDING,
-    POOL_PATH,
     SHARED,
     UNEXPECTED,
     WRAPPED,
     NoMatchError,
 )
 from .batch_norm import BatchNorm
-from .graph import bind, is_tensor, lie_alike, op_name, places, tensor_inputs, tensor_users, value
+from .gate_function import gate_function
+from .graph import bind, is_tensor, lie_alike, op_name, places, same_shape, tensor_inputs, tensor_users, value
 from .mutation import changed_between, same_grad_mode, touched_between
-from .neighbours import (
-    IN_PLACE_MULTIPLICATIONS,
-    MULTIPLICATIONS,
-    closing,
-    producer,
-    tail_of,
-)
-from .probe import SCALAR_FUNCTIONS, VIEWS, Probe, in_order, keeps_elements
+from .neighbours import IN_PLACE_MULTIPLICATIONS, closing, producer, tail_of
+from .probe import Probe, in_order
 from .projection import projection_of
-from .site import Recognition, Rejection, Site
+from .site import Rejection, Site
 from .sizes import LEAST, Sizes, is_dynamic
+from .walk import convolved, way_to_product
 from .where import module_paths, source_line
 
 log = logging.getLogger("eca_triton")
@@ -55,15 +46,18 @@ ASKS_AUTOGRAD = {"grad", "backward", "register_hook", "requires_grad_", "retain_
 
 
 @without_modes
-def recognize(gm: fx.GraphModule) -> Recognition:
-    """Find all ECA sites of one graph, sub-graphs not included; the graph is not changed."""
-    found = Recognition()
+def recognize(gm: fx.GraphModule, root: str) -> tuple[list[Site], list[Rejection]]:
+    """Find the sites and the near misses of one graph, sub-graphs not included; the graph is not changed.
+
+    root: The graph's `root_path`, for their names.
+    """
+    sites: list[Site] = []
+    rejected: list[Rejection] = []
     anchors = [node for node in gm.graph.nodes if _is_anchor(node)]
     stand_ins = [Sizes(gm.graph, least) for least in LEAST[: 1 + bool(anchors and is_dynamic(gm.graph))]]
     for conv in anchors:
         try:
-            *_, site = (_match(conv, sizes) for sizes in stand_ins)  # which has to match with all of them
-            found.sites.append(site)
+            sites.append(_match(conv, stand_ins, root))
             continue
         except NoMatchError as no:
             code, detail, stopped_by = no.code, no.detail, no.node
@@ -72,8 +66,8 @@ def recognize(gm: fx.GraphModule) -> Recognition:
             code, detail, stopped_by = UNEXPECTED, repr(error), None
         k = int(value(bind(conv)["weight"]).numel())
         shape, source = tuple(value(conv).shape), source_line(stopped_by or conv)
-        found.rejected.append(Rejection(_name(conv), shape, k, code, detail, source))
-    return found
+        rejected.append(Rejection(_name(conv, root), shape, k, code, detail, source))
+    return sites, rejected
 
 
 def _is_anchor(node: fx.Node) -> bool:
@@ -86,14 +80,15 @@ def _is_anchor(node: fx.Node) -> bool:
     return tuple(weight.shape[:2]) == (1, 1) and weight.numel() == max(weight.shape)
 
 
-def _match(conv: fx.Node, sizes: Sizes) -> Site:
+def _match(conv: fx.Node, stand_ins: list[Sizes], root: str) -> Site:
+    """The site of a convolution: what a probe tells has to hold with all stand-ins for symbolic sizes."""
     arguments = bind(conv)
-    vector, circular = _convolved(arguments)
-    forward, mul, backward, x = _way_to_product(conv, vector)
+    vector, circular = convolved(arguments)
+    forward, mul, backward, x = way_to_product(conv, vector)
     shape = tuple(value(x).shape)
     if not value(x).dtype.is_floating_point:
         raise NoMatchError(DTYPE, str(value(x).dtype))
-    if sizes(shape) != sizes(tuple(value(mul).shape)) or len(shape) < 3:
+    if not same_shape(x, mul) or len(shape) < 3:
         raise NoMatchError(OTHER_OPERAND, "the gate is broadcast against a map of another shape")
     if any(is_wrapped(value(node)) for node in (x, conv, mul)):
         raise NoMatchError(WRAPPED, type(value(mul)).__name__)
@@ -102,17 +97,17 @@ def _match(conv: fx.Node, sizes: Sizes) -> Site:
     _check_unchanged(x, [weight, bias], backward[0], conv, mul)
     if not same_grad_mode([*backward, *padding, *forward, mul]):
         raise NoMatchError(GRAD_MODE)
-    channel_dim = _channel_dim(x, conv, backward, sizes)
-    gate, shared = _gate_function(shape, channel_dim, forward, mul, sizes)
-    _check_layout(x, mul, forward[-1], channel_dim)
+    for sizes in stand_ins:
+        channel_dim = _channel_dim(x, conv, backward, sizes)
+        gate, shared = _gate_function(shape, channel_dim, forward, mul, sizes)
+        _check_layout(x, mul, forward[-1], channel_dim)
     batch_norm, activation = producer(x, {backward[0], mul}, mul, channel_dim)
-    fixed = batch_norm is None or (not batch_norm.training and batch_norm.eps is not None)
-    projects = fixed and activation == "identity" and channel_dim == 1
-    tail = tail_of(mul, sizes)
+    projects = (batch_norm is None or batch_norm.is_fixed) and activation == "identity" and channel_dim == 1
+    tail = tail_of(mul)
     vectors = [] if batch_norm is None else [batch_norm.input, *batch_norm.vectors]
-    end = closing(mul, tail, [x, weight, bias, *vectors], sizes)
+    end = closing(mul, tail, [x, weight, bias, *vectors])
     return Site(
-        name=_name(conv),
+        name=_name(conv, root),
         shape=shape,
         k=int(value(weight).numel()),
         gate=gate,
@@ -173,100 +168,6 @@ def _takes_over(batch_norm: BatchNorm | None, parameters: list[fx.Node | None], 
     return not changed and same_grad_mode([batch_norm.node, *calls])
 
 
-def _convolved(arguments: dict[str, Any]) -> tuple[fx.Node, bool]:
-    """The vector that the convolution slides over, before padding, and whether the padding wraps around."""
-    shape = value(arguments["weight"]).shape
-    k = shape.numel()
-    if k % 2 == 0:
-        raise NoMatchError(EVEN_TAPS, f"k = {k}")
-    if any(set(_tuple(arguments.get(key, 1))) != {1} for key in ("stride", "dilation", "groups")):
-        raise NoMatchError(CONVOLUTION)
-    padding, same = arguments.get("padding", 0), tuple(size // 2 for size in shape[2:])
-    if isinstance(padding, str):
-        padding = same if padding == "same" else (0,) * len(same)
-    padding = _tuple(padding) * (len(same) if len(_tuple(padding)) == 1 else 1)
-    vector = arguments["input"]
-    if op_name(vector) != "pad":
-        if padding != same:
-            raise NoMatchError(PADDING, f"padding {padding} for {k} taps")
-        return vector, False
-    pad = bind(vector)
-    mode, fill = pad.get("mode", "constant"), pad.get("value")
-    around = tuple(size for axis in reversed(same) for size in (axis, axis))
-    widths = tuple(pad["pad"])
-    widths += (0,) * (len(around) - len(widths))
-    if any(padding) or widths != around or mode not in ("constant", "circular") or fill not in (None, 0):
-        raise NoMatchError(PADDING, f"{mode} padding of {tuple(pad['pad'])} for {k} taps")
-    if len(tensor_users(vector)) != 1:
-        raise NoMatchError(SHARED, "the padded vector")
-    return pad["input"], mode == "circular"
-
-
-def _way_to_product(conv: fx.Node, vector: fx.Node) -> tuple[list[fx.Node], fx.Node, list[fx.Node], fx.Node]:
-    """Find the ways from convolution to gate and from map to convolution, the product, and the map.
-
-    A gate with several readers may lead to several products, of which one is with the map that was pooled.
-    """
-    stopped: NoMatchError | None = None
-    for forward, mul in _ways([conv]):
-        try:
-            x = _other_operand(mul, forward[-1])
-            return forward, mul, _backward(vector, x), x
-        except NoMatchError as no:
-            stopped = stopped or no
-    raise stopped or _dead_end(conv)
-
-
-def _ways(chain: list[fx.Node]) -> Iterator[tuple[list[fx.Node], fx.Node]]:
-    """All ways from a chain of calls to a product with what it computes."""
-    for user in tensor_users(chain[-1]):
-        if op_name(user) in MULTIPLICATIONS and len(tensor_inputs(user)) == 2:
-            yield chain, user
-        elif _leads_on(user, chain[-1]):
-            yield from _ways([*chain, user])
-
-
-def _leads_on(user: fx.Node, node: fx.Node) -> bool:
-    known = op_name(user) in VIEWS | SCALAR_FUNCTIONS or (is_tensor(user) and keeps_elements(user))
-    return known and tensor_inputs(user)[0] is node
-
-
-def _dead_end(conv: fx.Node) -> NoMatchError:
-    """Say where the only way from a convolution ends, or that there are several."""
-    node, users = conv, tensor_users(conv)
-    while len(users) == 1 and _leads_on(users[0], node):
-        node, users = users[0], tensor_users(users[0])
-    if len(users) == 1:
-        return NoMatchError(GATE_PATH, op_name(users[0]) or users[0].name, users[0])
-    return NoMatchError(SHARED, f"{len(users)} users of {node.name}", node)
-
-
-def _other_operand(mul: fx.Node, gate: fx.Node) -> fx.Node:
-    x = next(arg for arg in tensor_inputs(mul) if arg is not gate)
-    if op_name(mul) in IN_PLACE_MULTIPLICATIONS and mul.args[0] is not x:
-        raise NoMatchError(OTHER_OPERAND, "the gate is multiplied in place")
-    return x
-
-
-def _backward(vector: fx.Node, x: fx.Node) -> list[fx.Node]:
-    """The calls from the map, which is not included, to the vector that is convolved."""
-    chain: list[fx.Node] = []
-    node = vector
-    while node is not x:
-        inputs = tensor_inputs(node)
-        if not inputs or node.op not in ("call_function", "call_method"):
-            raise NoMatchError(OTHER_OPERAND, f"the gate comes from {node.name}")
-        if len(tensor_users(node)) != 1:
-            raise NoMatchError(SHARED, f"{node.name} has {len(tensor_users(node))} users", node)
-        chain.insert(0, node)
-        node = inputs[0]
-        if len(chain) > 16:
-            raise NoMatchError(POOL_PATH, "no map within 16 calls")
-    if not chain:
-        raise NoMatchError(NOT_MEAN, "the map is not pooled")
-    return chain
-
-
 def _channel_dim(x: fx.Node, conv: fx.Node, backward: list[fx.Node], sizes: Sizes) -> int:
     """Channels lie along dim 1, or along the last one ([N, L, C]); else raise the reason for dim 1."""
     last = int(value(x).dim()) - 1
@@ -302,8 +203,8 @@ def _gate_function(
 ) -> tuple[str, tuple[tuple[fx.Node, int], ...]]:
     """The gate function, and the calls whose result, the gate, has other readers, with its channels' dim."""
     plain = sizes(tuple(shape))
-    convolved = sizes(tuple(value(forward[0]).shape))
-    probe = Probe(in_order(plain[0] * plain[channel_dim]).view(convolved), sizes)
+    numbers = in_order(plain[0] * plain[channel_dim])
+    probe = Probe(numbers.view(sizes(tuple(value(forward[0]).shape))), sizes)
     shared: list[tuple[fx.Node, int]] = []
     for source, node in itertools.pairwise([*forward, mul]):
         if len(tensor_users(source)) > 1:
@@ -318,7 +219,7 @@ def _gate_function(
         if shared and len(probe.functions) > functions:
             raise NoMatchError(SHARED, f"what {node.name} reads", source)
     probe.covers(plain, channel_dim)
-    return probe.gate_function(), tuple(shared)
+    return gate_function(probe.functions), tuple(shared)
 
 
 def _check_readers(gate: fx.Node) -> None:
@@ -328,9 +229,9 @@ def _check_readers(gate: fx.Node) -> None:
         raise NoMatchError(SHARED, f"{op_name(asking)} of {gate.name}", asking)
 
 
-def _name(conv: fx.Node) -> str:
+def _name(conv: fx.Node, root: str) -> str:
     """Path of the module around the convolution, as in `named_modules()`; outside modules the node's name."""
-    paths = module_paths(conv)
+    paths = module_paths(conv, root)
     if not paths:
         return conv.name
     stack = list((conv.meta.get("nn_module_stack") or {}).values())
@@ -340,7 +241,3 @@ def _name(conv: fx.Node) -> str:
         kind
     ).startswith("torch.nn.modules.conv.")
     return path.rpartition(".")[0] if is_convolution and "." in path else path
-
-
-def _tuple(item: Any) -> tuple[Any, ...]:
-    return tuple(item) if isinstance(item, (tuple, list)) else (item,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -55,7 +55,7 @@ class Site:
     @property
     def folds(self) -> bool:
         """Return whether `batch_norm`, if any, is a fixed affine map: a gate can be computed through it."""
-        return self.batch_norm is None or (not self.batch_norm.training and self.batch_norm.eps is not None)
+        return self.batch_norm is None or self.batch_norm.is_fixed
 
     @property
     def source(self) -> fx.Node:
@@ -84,8 +84,12 @@ def comes_stored(node: fx.Node) -> bool:
 
 def must_be_stored(node: fx.Node) -> bool:
     """Return whether a map is stored anyway: it comes so, or the caller or an external kernel reads it."""
-    outside = CONVOLUTIONS | MATRIX_PRODUCTS
-    return comes_stored(node) or any(u.op == "output" or op_name(u) in outside for u in node.users)
+    return comes_stored(node) or any(map(reads_stored, node.users))
+
+
+def reads_stored(user: fx.Node) -> bool:
+    """Return whether what a node reads is in memory: for the caller, or for an external kernel."""
+    return user.op == "output" or op_name(user) in CONVOLUTIONS | MATRIX_PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,3 @@ class Rejection:
     reason: str
     detail: str
     source: str = ""
-
-
-@dataclass
-class Recognition:
-    """Sites and rejected candidates of one graph, in graph order."""
-
-    sites: list[Site] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -33,9 +33,11 @@ def naming(model: nn.Module) -> Iterator[None]:
         _paths.reset(token)
 
 
-def module_paths(node: fx.Node) -> list[str]:
-    """Paths of the modules around a node, outermost first, as in `named_modules()`."""
-    root = root_path(node.graph)
+def module_paths(node: fx.Node, root: str) -> list[str]:
+    """Paths of the modules around a node, outermost first, as in `named_modules()`.
+
+    root: The `root_path` of its graph.
+    """
     inner = [_plain(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
     return [root] * bool(root) + [f"{root}.{path}".strip(".") for path in inner]
 
@@ -71,15 +73,11 @@ def source_line(node: fx.Node) -> str:
     return f"{file.removeprefix(here)}:{line}"
 
 
-def owner(site: Site) -> str | None:
+def owner(site: Site, root: str) -> str | None:
     """Path of the module that is the site and nothing else: map in, rescaled map out. None without one."""
     if site.shared:  # a gate comes out, too
         return None
-    inside = (*site.chain, site.mul)
-    shared = set.intersection(*(set(module_paths(node)) for node in inside)) - {""}
-    around = [path for path in shared if not _holds(path, [*tensor_users(site.mul), site.x])]
-    return min(around, key=len, default=None)
-
-
-def _holds(path: str, nodes: Iterable[fx.Node]) -> bool:
-    return any(path in module_paths(node) for node in nodes if node.op.startswith("call_"))
+    around = set.intersection(*(set(module_paths(node, root)) for node in (*site.chain, site.mul)))
+    others = [node for node in (*tensor_users(site.mul), site.x) if node.op.startswith("call_")]
+    alone = around.difference({""}, *(module_paths(node, root) for node in others))
+    return min(alone, key=len, default=None)

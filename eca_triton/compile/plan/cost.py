@@ -199,7 +199,7 @@ def batch_norm(facts: Facts) -> Work:
     if not facts.grad:
         return forward
     stored = residual and activation
-    mask = facts.mask * activation
+    mask = facts.mask_traffic * activation
     return Work(
         fresh=forward.fresh + 2.0 + mask,
         again=forward.again + 2.0 + (0.0 if stored else mask),

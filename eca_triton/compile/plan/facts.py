@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ...activations import ACTIVATIONS, PRE_ACTIVATIONS
+from ...activations import PRE_ACTIVATIONS
+from ..match.neighbours import STEPS
 
 KNOWN = {
     "batch_norm": (None, "eval", "train"),
     "activation": tuple(PRE_ACTIVATIONS),
-    "tail": ("gain", "residual", *(name for name in ACTIVATIONS if name != "identity")),
+    "tail": STEPS,
 }
 """What the facts that are names may say: no cost is made up for what it was not counted for."""
 
@@ -50,7 +51,7 @@ class Facts:
         one_kernel: A kernel of ours takes the map in one launch, in any layout that Inductor may choose: all
             sizes but the batch are known, and channels come in vectors.
         takes_over: One op may compute from the input of a training batch norm to the end of the tail.
-        mask: Bytes of what then tells backward where ReLU was open, in S.
+        mask_traffic: Bytes of what then tells backward where ReLU was open, in S.
         trains_as_block: An opaque op can train site and tail, and costs no neighbour its fusion.
         wraps: The convolution over channels pads around: stock has a kernel for that.
         casts: Its weight is cast: stock has a kernel for that.
@@ -85,7 +86,7 @@ class Facts:
     templates: bool = True
     one_kernel: bool = True
     takes_over: bool = False
-    mask: float = 0.0
+    mask_traffic: float = 0.0
     trains_as_block: bool = False
     wraps: bool = False
     casts: bool = False

@@ -16,7 +16,7 @@ from ..match.site import Site, comes_stored
 from ..settings import Settings
 from .cost import PACKED_MASK, STORED_MASK, VECTOR
 from .facts import Facts
-from .reach import becomes_block, becomes_product, folds, keeps_order, packs_mask, stays_whole
+from .reach import becomes_block, epilogue_of, keeps_order, packs_mask, pools_input, stays_whole
 from .readers import readers_of
 
 DEFAULT_TARGET = "h200"
@@ -32,7 +32,7 @@ def facts_of(site: Site, settings: Settings) -> Facts:
     asked = not grad and x.device.type == "cuda"
     # What is forced runs where the maps are.
     device = x.device.type if settings.force else settings.device or x.device.type
-    convolution = bind(site.conv)
+    convolution, readers = bind(site.conv), readers_of(site.end)
     return Facts(
         images=images,
         channels=channels,
@@ -48,19 +48,19 @@ def facts_of(site: Site, settings: Settings) -> Facts:
         source_is_stored=site.source_is_stored,
         tail=site.tail,
         shared=bool(site.shared),
-        **asdict(readers_of(site.end)),
+        **asdict(readers),
         reordered=not keeps_order(site),
         in_place=op_name(site.mul) in IN_PLACE_MULTIPLICATIONS,
         templates=templates_work(x.device) if asked else settings.device == "cuda",
         one_kernel=all(isinstance(size, int) for size in site.shape[1:]) and channels % VECTOR == 0,
         takes_over=site.takes_over,
-        mask=PACKED_MASK if packs_mask(site) else STORED_MASK,
+        mask_traffic=PACKED_MASK if packs_mask(site, readers) else STORED_MASK,
         trains_as_block=grad and stays_whole(site),
         wraps=op_name(convolution["input"]) == "pad",
         casts=value(site.weight).dtype != value(site.conv).dtype,
-        expansion=site.projection.expansion if site.projection is not None and folds(site) else None,
+        expansion=site.projection.expansion if site.projection is not None and pools_input(site) else None,
         pooled_by_producer=site.projection is not None and not comes_stored(site.projection.input),
-        epilogues=becomes_product(site, device),
+        epilogues=epilogue_of(site, device) is not None,
         products=becomes_block(site, device)
         and (products_work(x.device) if asked else settings.device == "cuda"),
         served=_served(x.device, settings),

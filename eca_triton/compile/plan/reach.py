@@ -8,13 +8,12 @@ import torch
 from torch import fx
 
 from ..compat import epilogues_of_products, packs_bits, products_keep_precision
-from ..match.graph import is_channels_last, op_name, order_of, share_order, value
+from ..match.graph import is_channels_last, op_name, order_of, same_shape, share_order, value
 from ..match.mutation import changed_between
 from ..match.neighbours import IN_PLACE_MULTIPLICATIONS, Closing, tail_of
 from ..match.site import Site, must_be_stored
-from ..match.sizes import Sizes
 from ..settings import Plan
-from .readers import readers_of
+from .readers import Readers, readers_of
 
 
 def end_of(site: Site, plan: Plan) -> Closing | None:
@@ -37,14 +36,17 @@ def keeps_order(site: Site) -> bool:
     return share_order(source, last_of(site, plan))
 
 
-def packs_mask(site: Site) -> bool:
+def packs_mask(site: Site, readers: Readers) -> bool:
     """Return whether bits tell backward where ReLU was open: Inductor packs them in the kernel of the result.
 
     It does so where the channels are innermost and the result is stored, not only pooled.
+
+    readers: Those of the site's end.
     """
     if not packs_bits() or not _channels_last_in_bytes(value(site.x)):
         return False
-    return not readers_of(last_of(site, "batch_norm")).inlined
+    last = last_of(site, "batch_norm")
+    return not (readers if last is site.end else readers_of(last)).inlined
 
 
 def stays_whole(site: Site) -> bool:
@@ -70,27 +72,28 @@ def _channels_last_in_bytes(x: torch.Tensor) -> bool:
     return is_channels_last(x) and isinstance(x.shape[1], int) and x.shape[1] % 8 == 0
 
 
-def folds(site: Site) -> bool:
+def pools_input(site: Site) -> bool:
     """Return whether the gate can be computed from the convolution's input, in inference."""
     return not value(site.mul).requires_grad and _same_at(site, site.conv)
 
 
-def becomes_product(site: Site, device: str) -> bool:
-    """Return whether `fold` turns the convolution into a product of matrices with the tail as its epilogue.
+def epilogue_of(site: Site, device: str) -> list[tuple[str, fx.Node]] | None:
+    """Return the steps of the tail that `fold` makes the epilogue of a product of matrices.
+
+    None where it does not turn the convolution into one. The tail is that of the graph as it is now: other
+    sites may have been rewritten since this one was found.
 
     device: The type of the one that runs it.
     """
-    if (
-        site.shared
-        or site.projection is None
-        or not epilogues_of_products()
-        or not _same_at(site, end_of_tail(site))
-        or order_of(end_of_tail(site)) is None
-    ):
-        return False
-    dtype = value(site.projection.node).dtype
+    if site.shared or site.projection is None or not epilogues_of_products():
+        return None
+    steps = _flat_steps(site)
+    last = steps[-1][1] if steps else site.mul
+    if not _same_at(site, last) or order_of(last) is None:
+        return None
     # A float32 convolution may use tensor cores that a product may not.
-    return not (device == "cuda" and dtype == torch.float32 and not products_keep_precision())
+    single = value(site.projection.node).dtype == torch.float32
+    return None if single and device == "cuda" and not products_keep_precision() else steps
 
 
 def becomes_block(site: Site, device: str) -> bool:
@@ -111,20 +114,13 @@ def _same_at(site: Site, node: fx.Node) -> bool:
     return site.projection.stays_until(node, site.weight, site.bias, *vectors)
 
 
-def end_of_tail(site: Site) -> fx.Node:
-    """The last call of the site and its tail, as far as these can be laid flat."""
-    return ([site.mul] + [step for _, step in steps_of_tail(site)])[-1]
-
-
-def steps_of_tail(site: Site) -> list[tuple[str, fx.Node]]:
+def _flat_steps(site: Site) -> list[tuple[str, fx.Node]]:
     """The calls of the tail, up to the first whose other operands cannot be laid flat."""
     steps: list[tuple[str, fx.Node]] = []
-    before, sizes = site.mul, Sizes(site.mul.graph)
-    for name, step in tail_of(site.mul, sizes):
+    before = site.mul
+    for name, step in tail_of(site.mul):
         others = [arg for arg in step.args if arg is not before]
-        if name in ("gain", "residual") and (
-            len(others) != 1 or not _lies_flat(site, name, others[0], sizes)
-        ):
+        if name in ("gain", "residual") and (len(others) != 1 or not _lies_flat(site, name, others[0])):
             break
         steps.append((name, step))
         before = step
@@ -137,7 +133,7 @@ def steps_of_tail(site: Site) -> list[tuple[str, fx.Node]]:
     return steps
 
 
-def _lies_flat(site: Site, name: str, other: Any, sizes: Sizes) -> bool:
+def _lies_flat(site: Site, name: str, other: Any) -> bool:
     """Return whether an operand is one number, or for a residual a map like the site's."""
     like = value(other)
     if name == "gain":
@@ -146,5 +142,4 @@ def _lies_flat(site: Site, name: str, other: Any, sizes: Sizes) -> bool:
             and like.dim() <= len(site.shape)
             and all(isinstance(size, int) and size == 1 for size in like.shape)
         )
-    same = sizes(tuple(like.shape)) == sizes(tuple(site.shape))
-    return bool(isinstance(other, fx.Node) and same and like.dtype.is_floating_point)
+    return isinstance(other, fx.Node) and same_shape(other, site.x) and like.dtype.is_floating_point

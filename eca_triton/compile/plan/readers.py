@@ -10,7 +10,7 @@ from ...activations import RECOMPUTED
 from ..match.graph import all_behind, bind, op_name, tensor_users
 from ..match.neighbours import ACTIVATIONS, ADDITIONS, MULTIPLICATIONS
 from ..match.probe import SAME_ELEMENTS, VIEWS
-from ..match.site import CONVOLUTIONS, MATRIX_PRODUCTS
+from ..match.site import reads_stored
 
 POOLS = {"mean", "sum", "amax", "amin", "std", "var", "adaptive_avg_pool2d"}
 # Inductor puts what these read into them.
@@ -52,7 +52,7 @@ def readers_of(end: fx.Node) -> Readers:
         inlined=inlined,
         reindexed=inlined or rescaled or bool(names & (REINDEXING - INLINING)),
         repeated=rescaled or bool(names & REPEATING) or (twice and bool(names & PLACED)),
-        normalized=any(_normalizes(user) for user in found) and not any(_stores(user) for user in found),
+        normalized=any(map(_normalizes, found)) and not any(map(reads_stored, found)),
     )
 
 
@@ -68,10 +68,6 @@ def _readers(end: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
             else:
                 found.append(user)
     return todo, found
-
-
-def _stores(node: fx.Node) -> bool:
-    return node.op == "output" or op_name(node) in CONVOLUTIONS | MATRIX_PRODUCTS
 
 
 def _normalizes(node: fx.Node) -> bool:
