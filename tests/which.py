@@ -29,7 +29,7 @@ CONCERNS: dict[str, tuple[str, ...]] = {
     "eca_triton/activations.py": ("test_reference.py", *OPS, "compile/test_plan.py"),
     "eca_triton/functional.py": ("test_functional.py", "test_module.py", "compile/test_export.py"),
     "eca_triton/module.py": ("test_module.py", "compile/test_export.py"),
-    "eca_triton/reference/": ("test_reference.py", *OPS),
+    "eca_triton/reference/": ("test_reference.py", *OPS, "autotune/test_search.py"),
     "eca_triton/ops/": (*OPS, "launch/*replay*.py"),
     "eca_triton/launch/": ("launch", "interpreter"),
     "eca_triton/tuning/": (
@@ -41,7 +41,8 @@ CONCERNS: dict[str, tuple[str, ...]] = {
     "eca_triton/compile/export.py": ("compile/test_export.py", "compile/test_aoti.py"),
     "eca_triton/compile/match/": (
         "compile/test_recognize.py", "compile/test_gate_function.py", "compile/test_mutation.py",
-        "compile/test_sizes.py", "compile/test_memory.py", "compile/test_numerics.py", "fuzz",
+        "compile/test_sizes.py", "compile/test_memory.py", "compile/test_numerics.py",
+        "compile/test_frozen_batch_norm.py", "fuzz",
     ),
     "eca_triton/compile/plan/": (
         "compile/test_plan.py", "compile/test_cost.py", "compile/test_convfold.py",
