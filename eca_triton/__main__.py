@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .tuning.targets import TARGETS
+
+    targets = ", ".join(TARGETS)
     parser = argparse.ArgumentParser(prog="python -m eca_triton", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -48,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--mode", default="default", help="of torch.compile, max-autotune for one")
     explain.add_argument(
         "--target",
-        help="also lower the network for this GPU (h200, h100, a100), which need not be there; by default "
+        help=f"also lower the network for this GPU ({targets}), which need not be there; by default "
         "for the one that is, if any; `none` lists the sites alone",
     )
     explain.add_argument(
@@ -76,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="list sites, keys and candidates; needs no GPU"
     )
     autotune.add_argument(
-        "--target", help="with --dry-run: the GPU to plan for (h200, h100, a100); by default the one that is"
+        "--target", help=f"with --dry-run: the GPU to plan for ({targets}); by default the one that is"
     )
     autotune.add_argument(
         "--out", metavar="FILE", type=Path, help="write this table (merged, if it is there) instead of yours"

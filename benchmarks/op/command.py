@@ -9,6 +9,7 @@ from typing import TextIO
 
 import torch
 
+from eca_triton.tuning.targets import TARGETS
 from eca_triton.util.tables import write_table
 
 from ..shared.context import NOTHING_MEASURED, RESULTS, Context, now, positive
@@ -51,7 +52,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="list the rows and their kernels; needs no GPU"
     )
     parser.add_argument(
-        "--target", default="h200", help="GPU whose kernels --dry-run lists: h200, h100, a100"
+        "--target", default="h200", help=f"GPU whose kernels --dry-run lists: {', '.join(TARGETS)}"
     )
     parser.add_argument("--table", type=Path, metavar="OP_JSON", help="print earlier results as markdown")
 
