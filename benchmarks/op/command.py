@@ -110,8 +110,6 @@ def _show(path: Path, out: TextIO) -> int:
 
 
 def _list(rows: list[sites.Row], target: str, out: TextIO) -> int:
-    from eca_triton.deviceless import TARGETS  # it imports Inductor, which takes seconds
-
     if target not in TARGETS:
         print(f"unknown target {target!r}; choose {', '.join(TARGETS)}", file=sys.stderr)
         return 2
