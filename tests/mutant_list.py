@@ -60,7 +60,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (PLAN, "(widened if produced else 0.0)", "(1.0 if produced else 0.0)"),
         (PLAN, "saved = facts.wraps + facts.casts + facts.grad", "saved = facts.wraps + facts.casts"),
         (PLAN, "3.0 if facts.positions >= 56 * 56 else 1.0", "3.0"),
-        (PLAN, "s <= RESIDENT_SHARE * target.l2_bytes", "s <= target.l2_bytes * 0"),
+        (PLAN, "s <= RESIDENT_SHARE * target.device.l2_bytes", "s <= 0"),
         (
             NAMES,
             "activation = not {*SELECTING, *RECOMPUTED}.isdisjoint(facts.tail)\n    stored",
@@ -197,12 +197,9 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (TUNING, "threads <= MAX_THREADS and tile_bytes <= SHARE_BYTES * threads", "threads <= MAX_THREADS"),
     ],
     "eca_triton/tuning/families/passes.py": [
-        (
-            HEURISTIC,
-            "vec_hw < vector <= layout.hw and layout.contiguous",
-            "vec_hw < vector and layout.contiguous",
-        ),
-        (HEURISTIC, " and layout.n * layout.c * layout.hw % vector == 0", ""),
+        (HEURISTIC, "< vector <= layout.hw\n", "< vector\n"),
+        (HEURISTIC, "        and layout.n * layout.c * layout.hw % vector == 0\n", ""),
+        (HEURISTIC, 'problem.step == "pool"\n        and layout.vector', "layout.vector"),
         (HEURISTIC, "splits * 2 <= min(steps, MAX_SPLITS)", "splits <= min(steps, MAX_SPLITS)"),
         (
             HEURISTIC,
@@ -221,7 +218,8 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     "eca_triton/tuning/families/lagged.py": [
         (TUNING, "block % unit == extent % unit == 0", "block % unit == 0"),
         (TUNING, "        and tiles <= config.lag  # else programs wait in vain\n", ""),
-        (TUNING, "not takes(layout, problem.device)", "False"),
+        (TUNING, "if not takes(problem):\n        return False", "if False:\n        return False"),
+        (TUNING, "3 if problem.recomputed and not problem.stored else 1", "1"),
     ],
     "eca_triton/tuning/key.py": [
         (KEY, "if problem.itemsize != problem.kept_itemsize:", "if False:"),
@@ -236,7 +234,7 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         (TUNING, "(problem.bits and vec != OCTET) or ", ""),
         (TUNING, "        and config.block_halo == power_of_2(max(halo, 1))\n", ""),
         (TUNING, "and (masked or no_halo)", ""),
-        (TUNING, "while layout.n * -(-c // block_c) < device.num_sms and", "while False and"),
+        (TUNING, "while n * -(-c // block_c) < num_sms and", "while False and"),
         (TUNING, "if not layout.contiguous or c * hw > MAX_INDEX:", "if not layout.contiguous:"),
     ],
     "eca_triton/tuning/choice.py": [

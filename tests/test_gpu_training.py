@@ -92,16 +92,13 @@ class Case:
         from eca_triton.launch.devices import device_of
 
         x, residual = self.tensors["x"], self.tensors.get("residual")
-        layout, itemsize = common_layout(x.shape, x.stride()), x.element_size()
-        activation = self.options.get("activation", "identity")
-        bits, device = mask_order_for(x, residual, activation) != "none", device_of(x.device)
-        front, stored = "bn_weight" in self.tensors, activation != "identity"
-        return (
-            choose(EcaProblem.forward(layout, x.dtype, itemsize, itemsize, 5, front, device, bits)).kernel,
-            choose(
-                EcaProblem.backward(layout, x.dtype, itemsize, itemsize, 5, activation, bits, stored, device)
-            ).kernel,
-        )
+        layout, activation = common_layout(x.shape, x.stride()), self.options.get("activation", "identity")
+        bits, front = mask_order_for(x, residual, activation) != "none", "bn_weight" in self.tensors
+        of_x = layout, x.dtype, x.element_size(), device_of(x.device)
+        active = activation != "identity"
+        forward = EcaProblem(*of_x, "forward", 5, bits=bits, front=front)
+        backward = EcaProblem(*of_x, "backward", 5, bits=bits, recomputed=active and not bits, stored=active)
+        return choose(forward).kernel, choose(backward).kernel
 
 
 def allowed(native: Tensor, exact: Tensor, ulps: int = 1) -> float:

@@ -12,10 +12,11 @@ from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Choice, Device, Pass
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.problem import EcaProblem, PassProblem, Problem, ProductProblem
+from eca_triton.tuning.problem import Direction, EcaProblem, PassProblem, Problem, ProductProblem
 from eca_triton.tuning.table import Entry, Table
+from eca_triton.tuning.targets import TARGETS
 
-H200 = Device(num_sms=132, warp_size=32, name="NVIDIA H200", capability="9.0", shared_bytes=227 << 10)
+H200 = TARGETS["h200"].device
 MI300 = Device(
     num_sms=304,
     warp_size=64,
@@ -33,36 +34,47 @@ def layout_of(*shape: int, last: bool = False) -> Layout:
     return common_layout(shape, (x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x).stride())
 
 
+def problem(
+    layout: Layout, direction: Direction = "forward", *, dtype: torch.dtype = torch.bfloat16,
+    itemsize: int = 0, taps: int = 5, device: Device = H200, **flags: bool,
+) -> EcaProblem:  # fmt: skip
+    """Of maps of one dtype, unless the widest has more bytes."""
+    return EcaProblem(layout, dtype, itemsize or dtype.itemsize, device, direction, taps, **flags)
+
+
 def forward(n: int, c: int, hw: int, last: bool = False, maps: int = 2, **changes: Any) -> EcaProblem:
     """A forward in bf16 with five taps."""
-    strides = [(c * hw, 1, c) if last else (c * hw, hw, 1)] * maps
-    options = {"dtype": "bfloat16", "x_itemsize": 2, "itemsize": 2, "taps": 5, "front": False, "device": H200}
-    return EcaProblem.forward(common_layout((n, c, hw), *strides), **(options | changes))
+    return problem(_maps(n, c, hw, last, maps), **changes)
 
 
 def backward(n: int, c: int, hw: int, last: bool = False, maps: int = 3, **changes: Any) -> EcaProblem:
     """A backward in bf16 with five taps, without an activation."""
-    strides = [(c * hw, 1, c) if last else (c * hw, hw, 1)] * maps
-    options = {"dtype": "bfloat16", "dy_itemsize": 2, "itemsize": 2, "taps": 5, "activation": "identity"}
-    options |= {"bits": False, "stored": False, "device": H200}
-    return EcaProblem.backward(common_layout((n, c, hw), *strides), **(options | changes))
+    return problem(_maps(n, c, hw, last, maps), "backward", **changes)
 
 
-def product(n: int, c: int, hw: int, reduced: int, **changes: Any) -> ProductProblem:
+def product(
+    n: int, c: int, hw: int, reduced: int, *, dtype: torch.dtype = torch.bfloat16, itemsize: int = 0,
+    summand: bool = True, device: Device = H200,
+) -> ProductProblem:  # fmt: skip
     """A product in bf16 with a summand."""
-    options = {"dtype": "bfloat16", "x_itemsize": 2, "out_itemsize": 2, "summand": True, "device": H200}
-    layout = common_layout((n, c, hw), (c * hw, 1, c))
-    return ProductProblem.of(layout, reduced=reduced, **(options | changes))
+    itemsize = itemsize or dtype.itemsize
+    return ProductProblem(_maps(n, c, hw, True, 1), dtype, itemsize, device, reduced, summand)
 
 
-def one_of_two(step: Pass, n: int, c: int, hw: int, last: bool = False, **changes: Any) -> PassProblem:
+def one_of_two(
+    step: Pass, n: int, c: int, hw: int, last: bool = False, front: bool = False, **changes: Any
+) -> PassProblem:
     """A launch of two passes in bf16; pooling reads x alone."""
     if step == "pool":
-        layout = forward(n, c, hw, last, maps=1).layout
-        options = {"dtype": "bfloat16", "itemsize": 2, "front": False, "device": H200}
-        return PassProblem.pool(layout, **(options | changes))
+        alone = forward(n, c, hw, last, maps=1, **changes)
+        holding = ("front",) if front else ()
+        return PassProblem(alone.layout, alone.dtype, alone.itemsize, alone.device, step, holding)
     whole = forward if step in ("rescale", "affine") else backward
-    return PassProblem.of(whole(n, c, hw, last, **changes), step)
+    return PassProblem.of(whole(n, c, hw, last, front=front, **changes), step)
+
+
+def _maps(n: int, c: int, hw: int, last: bool, maps: int) -> Layout:
+    return common_layout((n, c, hw), *[(c * hw, 1, c) if last else (c * hw, hw, 1)] * maps)
 
 
 def key_of(problem: Problem) -> Key:
@@ -81,10 +93,8 @@ def table(*problems: Problem) -> Table:
 
 
 def changed(choice: Choice, **fields: Any) -> Choice:
-    """The choice with other fields of its config; those of a backward's tile are in it."""
+    """The choice with other fields of its config."""
     config: Any = choice.config
-    if "block_halo_hw" not in fields and hasattr(config, "tile"):
-        return replace(choice, config=replace(config, tile=replace(config.tile, **fields)))
     return replace(choice, config=replace(config, **fields))
 
 

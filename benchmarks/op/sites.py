@@ -141,21 +141,16 @@ class Row:
     def problems(self, device: Device) -> list[EcaProblem]:
         """Return what the op asks the choice of a kernel for: its forward, its backward, or either."""
         tail, taps, bits = self.tail, self.taps, self.keeps_bits
-        dtype, itemsize = DTYPES[self.dtype], DTYPES[self.dtype].itemsize
-        activated = tail.activation != "identity"
+        dtype, activated = DTYPES[self.dtype], tail.activation != "identity"
         stored, again = tail.adds and activated, tail.adds and activated and not bits
         front = tail.normalises or tail.pre_activation != "identity"
         found = []
         if self.direction != "backward":
-            layout = self._layout(2 + tail.adds)
-            found.append(EcaProblem.forward(layout, dtype, itemsize, itemsize, taps, front, device, bits))
+            of = self._layout(2 + tail.adds), dtype, dtype.itemsize, device, "forward", taps
+            found.append(EcaProblem(*of, bits=bits, front=front))
         if self.trains:
-            layout = self._layout(3 + stored + again)
-            found.append(
-                EcaProblem.backward(
-                    layout, dtype, itemsize, itemsize, taps, tail.activation, bits, stored, device
-                )
-            )
+            of = self._layout(3 + stored + again), dtype, dtype.itemsize, device, "backward", taps
+            found.append(EcaProblem(*of, bits=bits, recomputed=activated and not bits, stored=stored))
         return found
 
     def _layout(self, maps: int) -> Layout:

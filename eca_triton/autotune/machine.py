@@ -25,8 +25,7 @@ class Machine:
 
     Attributes:
         device: Where tensors are.
-        properties: What the heuristics ask of it.
-        l2_bytes: L2 cache, which must be cold when a launch is timed.
+        properties: What the heuristics ask of it; its L2 must be cold when a launch is timed.
         launch: Fills a call's outputs, with a choice for one of its problems.
         objections: For functions that launch, given meta tensors: why each is not worth trying, or "".
         timer: Takes the time of calls.
@@ -34,7 +33,6 @@ class Machine:
 
     device: torch.device
     properties: Device
-    l2_bytes: int
     launch: Launch
     objections: Callable[[Sequence[Callable[[], object]]], list[str]]
     timer: Timer
@@ -44,12 +42,10 @@ def this_machine() -> Machine:
     """The current CUDA device."""
     from .ahead import objections
 
-    properties = torch.cuda.get_device_properties()
-    device = Device.of(properties)
+    device = Device.of(torch.cuda.get_device_properties())
     return Machine(
         device=torch.device("cuda", torch.cuda.current_device()),
         properties=device,
-        l2_bytes=properties.L2_cache_size,
         launch=launch_as,
         objections=partial(objections, shared_limit=device.shared_bytes),
         timer=time_in_turn,

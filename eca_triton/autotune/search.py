@@ -200,7 +200,7 @@ def _calls(example: Example, machine: Machine) -> list[Call]:
     first = example.call(machine.device)
     assert first is not None, "it has a key"
     map_bytes = sum(tensor.numel() * tensor.element_size() for tensor in first.maps)
-    seeds = range(1, input_sets(map_bytes, machine.l2_bytes))
+    seeds = range(1, input_sets(map_bytes, machine.properties.l2_bytes))
     return [first, *(call for call in (example.call(machine.device, seed) for seed in seeds) if call)]
 
 

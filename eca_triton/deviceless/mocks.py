@@ -116,7 +116,7 @@ def replacements(target: Target) -> dict[Any, dict[str, Any]]:
             **shared,
             "is_available": lambda: True,
             "get_device_capability": lambda device=None: target.capability,
-            "get_device_name": lambda device=None: target.product,
+            "get_device_name": lambda device=None: target.device.name,
             "get_rng_state": lambda device="cuda": torch.zeros(16, dtype=torch.uint8),
             "set_rng_state": lambda state, device="cuda": None,
             "is_current_stream_capturing": lambda: False,
@@ -189,12 +189,12 @@ def _driver(target: Target) -> Any:
     from triton.backends.compiler import GPUTarget
 
     limits = {
-        "max_shared_mem": target.shared_bytes_per_block,
-        "multiprocessor_count": target.sms,
-        "warpSize": target.warp_size,
+        "max_shared_mem": target.device.shared_bytes,
+        "multiprocessor_count": target.device.num_sms,
+        "warpSize": target.device.warp_size,
     }
     return SimpleNamespace(
-        get_current_target=lambda: GPUTarget("cuda", target.arch, target.warp_size),
+        get_current_target=lambda: GPUTarget("cuda", target.arch, target.device.warp_size),
         get_current_device=lambda: 0,
         get_active_torch_device=lambda: torch.device("cuda", 0),
         get_device_interface=lambda: torch.cuda,

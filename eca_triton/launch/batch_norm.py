@@ -5,13 +5,16 @@ Between them the batch's statistics are as good as running ones, so the calls' `
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..kernels.batch_statistics import batch_statistics_kernel, image_statistics_kernel
 from ..tuning.config import constants
-from ..tuning.families.passes import batch_statistics_blocks, moments_config
+from ..tuning.families.passes import batch_statistics_blocks, pass_config
 from ..tuning.layout import common_layout
+from ..tuning.problem import PassProblem
 from . import devices, two_pass
 from .call import BackwardCall, EcaCall
 from .replay import run, scratch
@@ -65,7 +68,8 @@ def _statistics(call: EcaCall, unbiased: Tensor) -> None:
     x = call.a.x
     layout = common_layout(x.shape, x.stride())
     n, c, hw = layout.n, layout.c, layout.hw
-    config = moments_config(layout, x.element_size(), devices.device_of(x.device))
+    device = devices.device_of(x.device)
+    config: Any = pass_config(PassProblem(layout, x.dtype, x.element_size(), device, "moments"))
     chunk = -(-hw // (config.splits * config.block_hw)) * config.block_hw
     strides = (hw, 1) if layout.contiguous else (1, c)
     mean, spread = (scratch((n, config.splits, c), torch.float32, x.device) for _ in range(2))

@@ -82,9 +82,9 @@ class EcaCall(Call):
         """Return what the choice of a kernel depends on."""
         a = self.a
         front = a.bn is not None or a.pre_activation != "identity"
-        return EcaProblem.forward(
-            self.layout, a.x.dtype, a.x.element_size(), self.itemsize, a.weight.numel(), front,
-            device, self.mask is not None,
+        return EcaProblem(
+            self.layout, a.x.dtype, self.itemsize, device, "forward", a.weight.numel(),
+            bits=self.mask is not None, front=front,
         )  # fmt: skip
 
     @property
@@ -140,9 +140,10 @@ class BackwardCall(Call):
     def problem(self, device: Device) -> EcaProblem:
         """Return what the choice of a kernel depends on."""
         a = self.a
-        return EcaProblem.backward(
-            self.layout, a.grad.dtype, a.grad.element_size(), self.itemsize, a.weight.numel(),
-            a.activation, a.mask is not None, self.d_residual is not None, device,
+        bits = a.mask is not None
+        return EcaProblem(
+            self.layout, a.grad.dtype, self.itemsize, device, "backward", a.weight.numel(), bits=bits,
+            recomputed=a.activation != "identity" and not bits, stored=self.d_residual is not None,
         )  # fmt: skip
 
     @property
@@ -175,10 +176,14 @@ class ProductCall(Call):
     def problem(self, device: Device) -> ProductProblem:
         """Return what the choice of a config depends on."""
         x = self.a.x
-        return ProductProblem.of(
-            self.layout, x.dtype, x.element_size(), self.out.element_size(), x.shape[1],
-            self.a.summand is not None, device,
-        )  # fmt: skip
+        return ProductProblem(
+            self.layout,
+            x.dtype,
+            self.itemsize,
+            device,
+            reduced=x.shape[1],
+            summand=self.a.summand is not None,
+        )
 
 
 def band(

@@ -77,7 +77,8 @@ def pool(x: Tensor, bn: Vectors | None, bn_eps: float, pre_activation: str) -> T
     """Partial sums over the spatial dims, fp32 [N, splits, C]."""
     layout = common_layout(x.shape, x.stride())
     front = pre_activation != "identity"
-    problem = PassProblem.pool(layout, x.dtype, x.element_size(), front, devices.device_of(x.device))
+    device = devices.device_of(x.device)
+    problem = PassProblem(layout, x.dtype, x.element_size(), device, "pool", ("front",) * front)
     config: Any = devices.chosen(x, problem).config
     partial = scratch((layout.n, config.splits, layout.c), torch.float32, x.device)
     run(

@@ -27,9 +27,9 @@ def backward(call: BackwardCall, config: TileBackwardConfig) -> None:
     x, a = call.a.x, call.a
     n, c = x.shape[:2]
     run(
-        tile_backward_kernel, (n * -(-c // config.tile.block_c),),
+        tile_backward_kernel, (n * -(-c // config.block_c),),
         a.grad, x, a.weight, a.bias, a.residual, a.pooled, a.mask,
         call.d_x, call.d_residual, call.d_gate, call.p_sum, call.p_dot_x,
         *vectors(a.bn), a.bn_eps, a.gain, c, a.weight.stride(-1), HW=x.numel() // (n * c),
-        **call.flags, **constants(config.tile), BLOCK_HALO_HW=config.block_halo_hw,
+        **call.flags, **constants(config),
     )  # fmt: skip

@@ -101,7 +101,7 @@ def peak_flops_per_s(kernel: Kernel, target: Target) -> float:
     in float32 on the CUDA cores, 128 to a multiprocessor, and in float64 at half of those.
     """
     dtypes = {buffer.dtype for buffer in (*kernel.reads, *kernel.writes)}
-    cuda_cores = 2 * 128 * target.sms * target.clock_hz
+    cuda_cores = 2 * 128 * target.device.num_sms * target.clock_hz
     if torch.float64 in dtypes:
         return cuda_cores / 2
     if dtypes & {torch.float16, torch.bfloat16}:

@@ -134,7 +134,7 @@ def _write_networks(report: Result, out: TextIO) -> None:
     target, both, batch = report.target, report.comparison, report.subject.batch
     if target is None or both is None:
         return
-    out.write(f"\npredicted for {target.product}{_in_mode(report)}; no GPU measured this\n")
+    out.write(f"\npredicted for {target.device.name}{_in_mode(report)}; no GPU measured this\n")
     rows = [
         (
             LABELS[name],

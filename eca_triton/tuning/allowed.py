@@ -72,10 +72,15 @@ def _two_pass(problem: EcaProblem, config: None) -> bool:
     return True
 
 
-_EITHER_WAY = {"tile_channels_last": tile_channels_last.fits, "lagged": lagged.fits, "two_pass": _two_pass}
+_WHOLE_MAP: dict[str, Callable[[Any, Any], bool]] = {
+    "tile": tile.fits,
+    "tile_channels_last": tile_channels_last.fits,
+    "lagged": lagged.fits,
+    "two_pass": _two_pass,
+}
 _RULES: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
-    "forward": {"tile": tile.fits, **_EITHER_WAY},
-    "backward": {"tile": tile.backward_fits, **_EITHER_WAY},
+    "forward": _WHOLE_MAP,
+    "backward": _WHOLE_MAP,
     "product": {"product": product.fits},
     **{each: {each: passes.tiled_fits} for each in TILED},
     **{each: {each: passes.flat_fits} for each in FLAT},

@@ -58,8 +58,7 @@ def _doublings(choice: Choice) -> float:
 
 
 def _numbers(choice: Choice) -> dict[str, int]:
-    numbers: dict[str, Any] = {} if choice.config is None else asdict(choice.config)
-    numbers |= numbers.pop("tile", {})
+    numbers = {} if choice.config is None else asdict(choice.config)
     return {name: int(value) for name, value in numbers.items() if name not in RUN_TIME}
 
 

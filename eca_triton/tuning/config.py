@@ -29,6 +29,7 @@ class Device:
         name: of the product, by which tuned tables know it; "" for a device that has none.
         capability: "major.minor".
         shared_bytes: most shared memory of one program; by default what every GPU has.
+        l2_bytes: L2 cache; 0 where it is not known.
         vendor: whose compiler Triton calls.
     """
 
@@ -37,6 +38,7 @@ class Device:
     name: str = ""
     capability: str = ""
     shared_bytes: int = 48 << 10
+    l2_bytes: int = 0
     vendor: Vendor = "nvidia"
 
     @classmethod
@@ -49,6 +51,7 @@ class Device:
             name=properties.name,
             capability=f"{properties.major}.{properties.minor}",
             shared_bytes=getattr(properties, "shared_memory_per_block_optin", shared),
+            l2_bytes=getattr(properties, "L2_cache_size", 0),
             # Where torch is built for CUDA, it is the product's name.
             vendor="amd" if getattr(properties, "gcnArchName", "").startswith("gfx") else "nvidia",
         )
@@ -155,6 +158,4 @@ class Choice:
         """Return what can be tuned of the config as plain integers by name; nothing for "two_pass"."""
         if self.config is None:
             return {}
-        flat: dict[str, Any] = asdict(self.config)
-        flat |= flat.pop("tile", {})
-        return {name: int(value) for name, value in flat.items() if name not in FIXED}
+        return {name: int(value) for name, value in asdict(self.config).items() if name not in FIXED}

@@ -67,7 +67,7 @@ class Key:
         return cls(
             gpu=device.name,
             kernel=problem.kind,
-            dtype=problem.dtype,
+            dtype=str(problem.dtype).removeprefix("torch."),
             layout="contiguous" if layout.contiguous else "channels_last",
             c=layout.c,
             hw=layout.hw,

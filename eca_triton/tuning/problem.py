@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
 from .config import Device, Pass
 from .layout import Layout
 
@@ -22,17 +24,20 @@ class Problem(ABC):
 
     Attributes:
         layout: Of all maps of the result's shape together.
-        dtype: Of x, in the backward of dy, as torch names it: "bfloat16".
-        kept_itemsize: Bytes of an element of that dtype.
+        dtype: Of x, in the backward of dy.
         itemsize: Bytes of the largest element of the maps.
         device: What runs it.
     """
 
     layout: Layout
-    dtype: str
-    kept_itemsize: int
+    dtype: torch.dtype
     itemsize: int
     device: Device
+
+    @property
+    def kept_itemsize(self) -> int:
+        """Bytes of an element of x, in the backward of dy."""
+        return self.dtype.itemsize
 
     @property
     @abstractmethod
@@ -75,43 +80,10 @@ class EcaProblem(Problem):
     recomputed: bool = False
     stored: bool = False
 
-    @classmethod
-    def forward(
-        cls,
-        layout: Layout,
-        dtype: object,
-        x_itemsize: int,
-        itemsize: int,
-        taps: int,
-        front: bool,
-        device: Device,
-        bits: bool = False,
-    ) -> EcaProblem:
-        """Make the problem of a forward; `dtype` is x's, torch's or its name."""
-        return cls(layout, _name(dtype), x_itemsize, itemsize, device, "forward", taps, bits, front)
-
-    @classmethod
-    def backward(
-        cls,
-        layout: Layout,
-        dtype: object,
-        dy_itemsize: int,
-        itemsize: int,
-        taps: int,
-        activation: str,
-        bits: bool,
-        stored: bool,
-        device: Device,
-    ) -> EcaProblem:
-        """Make the problem of a backward; `dtype` is dy's, torch's or its name.
-
-        activation: After the residual; its slope is computed anew unless there are bits.
-        """
-        recomputed = activation != "identity" and not bits
-        return cls(
-            layout, _name(dtype), dy_itemsize, itemsize, device, "backward", taps, bits,
-            recomputed=recomputed, stored=stored,
-        )  # fmt: skip
+    @property
+    def cut_itemsize(self) -> int:
+        """Bytes of an element by which channels-last and lagged tiles are cut: of the widest in backward."""
+        return self.kept_itemsize if self.direction == "forward" else self.itemsize
 
     @property
     def kind(self) -> Kind:
@@ -144,20 +116,6 @@ class ProductProblem(Problem):
 
     reduced: int
     summand: bool
-
-    @classmethod
-    def of(
-        cls,
-        layout: Layout,
-        dtype: object,
-        x_itemsize: int,
-        out_itemsize: int,
-        reduced: int,
-        summand: bool,
-        device: Device,
-    ) -> ProductProblem:
-        """Make the problem from the result's layout; `dtype` is x's, torch's or its name."""
-        return cls(layout, _name(dtype), x_itemsize, max(x_itemsize, out_itemsize), device, reduced, summand)
 
     @property
     def kind(self) -> Kind:
@@ -195,15 +153,10 @@ class PassProblem(Problem):
     taps: int = 0
 
     @classmethod
-    def pool(cls, layout: Layout, dtype: object, itemsize: int, front: bool, device: Device) -> PassProblem:
-        """Sums of x, from its layout alone, and its dtype: torch's, or its name."""
-        return cls(layout, _name(dtype), itemsize, itemsize, device, "pool", ("front",) if front else ())
-
-    @classmethod
     def of(cls, problem: EcaProblem, step: Pass) -> PassProblem:
         """Another launch, over all maps of the problem."""
         p, taps = problem, problem.taps if step == "rescale" else 0
-        return cls(p.layout, p.dtype, p.kept_itemsize, p.itemsize, p.device, step, p.flags, taps)
+        return cls(p.layout, p.dtype, p.itemsize, p.device, step, p.flags, taps)
 
     @property
     def kind(self) -> Kind:
@@ -219,7 +172,3 @@ class PassProblem(Problem):
     def flags(self) -> tuple[str, ...]:
         """Flags of the operator."""
         return self.holding
-
-
-def _name(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")

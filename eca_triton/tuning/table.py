@@ -162,16 +162,11 @@ def _integer(digits: str) -> int | float:
 
 
 def _names(made_of: Any) -> set[str]:
-    if made_of is TileBackwardConfig:
-        return _names(TileConfig) | {"block_halo_hw"}
     return {each.name for each in fields(made_of)} - FIXED
 
 
 def _config(made_of: Any, values: dict[str, int]) -> Any:
-    if made_of is TileBackwardConfig:
-        rest = {name: value for name, value in values.items() if name != "block_halo_hw"}
-        return TileBackwardConfig(_config(TileConfig, rest), values["block_halo_hw"])
-    if made_of is TileConfig:
+    if issubclass(made_of, TileConfig):
         flags = {name: values[name] for name in ("windowed", "packed")}
         if not set(flags.values()) <= {0, 1}:
             raise ValueError(f"windowed and packed must be 0 or 1, got {flags}")

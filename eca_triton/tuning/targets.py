@@ -18,62 +18,53 @@ class Target:
 
     Attributes:
         name: Key in `TARGETS`.
-        product: Name that the driver reports.
-        capability: Compute capability (major, minor).
-        sms: Streaming multiprocessors.
+        device: What configs depend on of it, as its driver tells.
         memory_bytes: Device memory.
-        l2_bytes: L2 cache.
         shared_bytes_per_sm: Shared memory of one multiprocessor.
-        shared_bytes_per_block: Most shared memory that one block may ask for (opt-in limit).
         copy_bytes_per_s: Bandwidth of a large device-to-device copy, reads and writes together.
         l2_read_bytes_per_s: Bandwidth of reads that the L2 cache answers.
         tensor_flops_per_s: Multiplications and additions in fp16 or bf16 of the tensor cores, dense.
         clock_hz: Highest clock of the multiprocessors, each of which issues four warp instructions per tick.
         launch_s: Shortest time from one kernel to the next in a CUDA graph.
-        warp_size: Threads of one warp.
     """
 
     name: str
-    product: str
-    capability: tuple[int, int]
-    sms: int
+    device: Device
     memory_bytes: int
-    l2_bytes: int
     shared_bytes_per_sm: int
-    shared_bytes_per_block: int
     copy_bytes_per_s: float
     l2_read_bytes_per_s: float
     tensor_flops_per_s: float
     clock_hz: float
     launch_s: float = 2.3e-6
-    warp_size: int = 32
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability, (9, 0)."""
+        major, minor = self.device.capability.split(".")
+        return int(major), int(minor)
 
     @property
     def arch(self) -> int:
         """Compute capability as the one integer that Triton takes: 90 for (9, 0)."""
         return self.capability[0] * 10 + self.capability[1]
 
-    @property
-    def device(self) -> Device:
-        """What configs depend on of it."""
-        return Device.of(self.properties())
-
     def properties(self) -> SimpleNamespace:
         """Return what `torch.cuda.get_device_properties` answers for this GPU."""
-        major, minor = self.capability
+        device, (major, minor) = self.device, self.capability
         return SimpleNamespace(
-            name=self.product,
+            name=device.name,
             major=major,
             minor=minor,
-            multi_processor_count=self.sms,
+            multi_processor_count=device.num_sms,
             total_memory=self.memory_bytes,
-            L2_cache_size=self.l2_bytes,
-            warp_size=self.warp_size,
+            L2_cache_size=device.l2_bytes,
+            warp_size=device.warp_size,
             regs_per_multiprocessor=65536,
             max_threads_per_multi_processor=2048,
             max_threads_per_block=1024,
             shared_memory_per_block=48 * KIB,
-            shared_memory_per_block_optin=self.shared_bytes_per_block,
+            shared_memory_per_block_optin=device.shared_bytes,
             shared_memory_per_multiprocessor=self.shared_bytes_per_sm,
             is_integrated=0,
             is_multi_gpu_board=0,
@@ -91,13 +82,9 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target(
             name="h200",
-            product="NVIDIA H200",
-            capability=(9, 0),
-            sms=132,
+            device=Device(132, 32, "NVIDIA H200", "9.0", shared_bytes=227 * KIB, l2_bytes=60 * MIB),
             memory_bytes=141 * 10**9,
-            l2_bytes=60 * MIB,
             shared_bytes_per_sm=228 * KIB,
-            shared_bytes_per_block=227 * KIB,
             copy_bytes_per_s=4.3e12,
             l2_read_bytes_per_s=9.7e12,
             tensor_flops_per_s=989e12,
@@ -105,13 +92,9 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             name="h100",
-            product="NVIDIA H100 80GB HBM3",
-            capability=(9, 0),
-            sms=132,
+            device=Device(132, 32, "NVIDIA H100 80GB HBM3", "9.0", shared_bytes=227 * KIB, l2_bytes=50 * MIB),
             memory_bytes=80 * 10**9,
-            l2_bytes=50 * MIB,
             shared_bytes_per_sm=228 * KIB,
-            shared_bytes_per_block=227 * KIB,
             copy_bytes_per_s=3.0e12,
             l2_read_bytes_per_s=9.7e12,
             tensor_flops_per_s=989e12,
@@ -119,13 +102,9 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             name="a100",
-            product="NVIDIA A100-SXM4-80GB",
-            capability=(8, 0),
-            sms=108,
+            device=Device(108, 32, "NVIDIA A100-SXM4-80GB", "8.0", shared_bytes=163 * KIB, l2_bytes=40 * MIB),
             memory_bytes=80 * 10**9,
-            l2_bytes=40 * MIB,
             shared_bytes_per_sm=164 * KIB,
-            shared_bytes_per_block=163 * KIB,
             copy_bytes_per_s=1.8e12,
             l2_read_bytes_per_s=5.7e12,
             tensor_flops_per_s=312e12,
@@ -140,6 +119,6 @@ def target_like(properties: Any) -> Target:
 
     One of its own product name, else of its capability's generation, else the newest.
     """
-    named = [target for target in TARGETS.values() if target.product == properties.name]
+    named = [target for target in TARGETS.values() if target.device.name == properties.name]
     near = [target for target in TARGETS.values() if target.capability[0] == properties.major]
     return (named or near or list(TARGETS.values()))[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from tuned import H200
@@ -58,8 +58,7 @@ class Bench:
     def machine(self) -> Machine:
         return Machine(
             torch.device("cpu"),
-            self.properties,
-            self.l2_bytes,
+            replace(self.properties, l2_bytes=self.l2_bytes),
             lambda call, problem, choice: self.launch(call, choice),
             self._objections,
             self._timer,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from tuned import H200, MI300, forward, one_of_two, product
 
 from eca_triton.tuning.allowed import allowed
@@ -16,7 +17,6 @@ from eca_triton.tuning.config import FLAT, TILED, Choice
 from eca_triton.tuning.families import lagged, tile
 from eca_triton.tuning.families.lagged import LaggedConfig
 from eca_triton.tuning.families.product import most_sums
-from eca_triton.tuning.families.tile import TileBackwardConfig
 from eca_triton.tuning.families.tile_channels_last import TileChannelsLastConfig
 from eca_triton.tuning.problem import EcaProblem, Problem
 
@@ -28,15 +28,12 @@ def any_problems(count: int) -> list[EcaProblem]:
     for _ in range(count):
         direction = rng.choice(["backward", "forward"])
         flags = ("bits", "recomputed", "stored") if direction == "backward" else ("bits", "front")
-        itemsize = rng.choice([2, 4])
         made = forward(
             rng.choice([1, 2, 8, 128]),
             rng.choice([1, 3, 8, 24, 64, 96, 160, 256, 1000, 1024, 2048]),
             rng.choice([1, 4, 25, 49, 64, 196, 784, 3136, 12544]),
             last=rng.random() < 0.5,
-            dtype="bfloat16" if itemsize == 2 else "float32",
-            x_itemsize=itemsize,
-            itemsize=itemsize,
+            dtype=rng.choice([torch.bfloat16, torch.float32]),
             taps=rng.choice([1, 3, 5, 7, 9]),
             device=rng.choice([H200, MI300]),
         )
@@ -45,12 +42,12 @@ def any_problems(count: int) -> list[EcaProblem]:
 
 
 PRODUCTS: list[Problem] = [
-    product(n, c, hw, reduced, device=device, x_itemsize=itemsize, out_itemsize=itemsize)
+    product(n, c, hw, reduced, device=device, dtype=dtype)
     for n in (1, 128)
     for c, hw, reduced in [
         (256, 3136, 64), (512, 784, 128), (1024, 196, 256), (2048, 49, 512), (31, 25, 17), (1, 1, 1),
     ]
-    for itemsize in (2, 4)
+    for dtype in (torch.bfloat16, torch.float32)
     for device in (H200, MI300)
 ]  # fmt: skip
 
@@ -86,10 +83,9 @@ def test_a_large_map_has_many_and_the_nearest_come_first(site: str, last: bool) 
 
 def test_a_thread_keeps_no_more_than_its_registers_hold_and_none_is_idle() -> None:
     for each in any_problems(200):
-        backward = each.direction == "backward"
-        limits = tile.limits(each.recomputed) if backward else tile.FORWARD
+        limits = tile.limits(each)
         for choice in candidates(each)[1:]:
-            config = choice.config.tile if isinstance(choice.config, TileBackwardConfig) else choice.config
+            config = choice.config
             if choice.kernel == "two_pass":
                 continue
             threads = config.num_warps * each.device.warp_size

@@ -24,11 +24,11 @@ def test_the_device_answers_with_the_targets_properties(target: Any) -> None:
     with absent_gpu(target):
         properties = DeviceProperties.create(torch.device("cuda", 0))
         assert (properties.cc, properties.major) == (target.arch, target.capability[0])  # 90, not "90"
-        assert properties.multi_processor_count == target.sms
+        assert properties.multi_processor_count == target.device.num_sms
         assert properties.warp_size == 32
-        assert torch.cuda.get_device_properties(0).L2_cache_size == target.l2_bytes
+        assert torch.cuda.get_device_properties(0).L2_cache_size == target.device.l2_bytes
         assert driver.active.get_current_target().arch == target.arch
-        assert driver.active.utils.get_device_properties(0)["max_shared_mem"] == target.shared_bytes_per_block
+        assert driver.active.utils.get_device_properties(0)["max_shared_mem"] == target.device.shared_bytes
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])

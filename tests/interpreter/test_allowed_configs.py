@@ -29,7 +29,7 @@ ROUNDS = 2
 Pick = Callable[[int, int], int]
 
 
-def tile(problem: EcaProblem, pick: Pick) -> TileConfig | TileBackwardConfig:
+def tile(problem: EcaProblem, pick: Pick) -> TileConfig:
     block_hw = pick(1, 512)
     chunks, rest = divmod(problem.layout.hw + pick(1, 8) - 1, block_hw)
     tail = pick(power_of_2(rest), block_hw) if rest and chunks and pick(1, 2) == 1 else 0
@@ -38,7 +38,9 @@ def tile(problem: EcaProblem, pick: Pick) -> TileConfig | TileBackwardConfig:
         block_tail=tail, block_halo=power_of_2(max(problem.taps - 1, 1)), vec=pick(1, 8),
         windowed=pick(1, 2) == 1, packed=False, num_warps=pick(1, 8),
     )  # fmt: skip
-    return config if problem.direction == "forward" else TileBackwardConfig(config, pick(1, 512))
+    if problem.direction == "forward":
+        return config
+    return TileBackwardConfig(**vars(config), block_halo_hw=pick(1, 512))
 
 
 def tile_channels_last(problem: EcaProblem, pick: Pick) -> TileChannelsLastConfig:

@@ -194,7 +194,7 @@ def test_long_rows_in_several_blocks_and_a_tail(activation: str) -> None:
     x, dy, residual = (torch.randn(1, 6, 56, 56).half() for _ in range(3))
     site = Site(x, torch.randn(1, 1, 5), residual=residual, activation=activation)
     step = Step(site, dy, bits=activation == "relu", moments=True, store_p=True)
-    tile = config_of("tile", step.call(), FEW_SMS).tile
+    tile = config_of("tile", step.call(), FEW_SMS)
     assert tile.block_tail
     assert tile.packed
     assert tile.block_c < 6, "two programs"

@@ -27,8 +27,9 @@ from eca_triton.launch import devices
 from eca_triton.launch import gates as launch_gates
 from eca_triton.reference.arguments import PoolArguments
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.families.passes import pool_config
+from eca_triton.tuning.families.passes import pass_config
 from eca_triton.tuning.layout import common_layout
+from eca_triton.tuning.problem import PassProblem
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NaN on purpose
 
@@ -107,7 +108,8 @@ def test_gates_and_maps_are_as_exact_as_eager(row: Row) -> None:
 def test_rows_read_by_aligned_windows_take_nothing_from_their_neighbours(hw: int, dtype: torch.dtype) -> None:
     x = torch.randn(2, 24, hw).to(dtype)
     vector = 16 // x.element_size()
-    window = pool_config(common_layout(x.shape, x.stride()), x.element_size(), MANY_SMS).window
+    layout = common_layout(x.shape, x.stride())
+    window = pass_config(PassProblem(layout, dtype, x.element_size(), MANY_SMS, "pool")).window
     assert window == (vector if hw % vector else 1)
     site = Site(x, torch.randn(3), bn=batch_norm(24, torch.float32), pre_activation="silu")
     gates, _ = site.to(torch.float64).by_torch()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from eager_block import eager_gate_from_pool
 from kernel_cases import MANY_SMS, Row, assert_earned, batch_norm, covering, label
 from torch import Tensor
+from tuned import product
 
 from eca_triton.launch import projection as launch_projection
 from eca_triton.launch.call import ProductCall
@@ -156,6 +157,6 @@ def test_of_a_product_what_is_not_finite_stays_at_its_position() -> None:
 def test_the_matrix_units_are_fed_and_no_program_holds_more_than_its_registers(
     c: int, hw: int, reduced: int
 ) -> None:
-    config = product_config(c, hw, reduced)
+    config = product_config(product(128, c, hw, reduced))
     assert min(config.block_hw, config.block_c, config.block_i) >= 16
     assert config.block_hw * config.block_c <= 64 * 32 * config.num_warps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def _few_multiprocessors(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     def chosen(problem: Problem) -> Choice:
         choice = select(problem)
         if kernel == "lagged":
-            config = lagged_config(problem.layout, problem.kept_itemsize, problem.front, Device(4, 32))
+            config = lagged_config(replace(problem, device=Device(4, 32)))
             choice = Choice("lagged", config)
         assert choice.kernel == kernel
         return choice

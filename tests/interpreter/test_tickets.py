@@ -112,7 +112,7 @@ def test_generated_code_on_counters_of_another_launch(
     layout: str, again: LaunchedAgain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def chosen(problem: Problem) -> Choice:
-        config = lagged_config(problem.layout, problem.kept_itemsize, problem.front, FEW_SMS)
+        config = lagged_config(replace(problem, device=FEW_SMS))
         assert config is not None
         return Choice("lagged", impatient(config))
 

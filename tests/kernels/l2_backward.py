@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from l2_model import DEVICE, L2, RESNET, SIZES, dram, layout_of, occupancy
-from l2_programs import ITEMSIZE, Access, Buffer, Program, Range, Turn, lagged_place
+from l2_programs import DTYPE, ITEMSIZE, Access, Buffer, Program, Range, Turn, lagged_place
 
-from eca_triton.tuning.families.lagged import LaggedConfig, lagged_backward_config
+from eca_triton.tuning.families.lagged import LaggedConfig, lagged_config
 from eca_triton.tuning.families.tile_channels_last import (
     HALO,
     TileChannelsLastConfig,
-    tile_channels_last_backward_config,
+    tile_channels_last_config,
 )
 from eca_triton.tuning.layout import Layout
+from eca_triton.tuning.problem import EcaProblem
 from eca_triton.util.tables import plain_table
 
 Config = TileChannelsLastConfig | LaggedConfig
@@ -101,8 +102,8 @@ def lagged(maps: Maps, config: LaggedConfig, arrived: list[int], ticket: int) ->
 def chosen(shape: Sequence[int], taps: int, tail: bool) -> Config:
     """The config of an H200: registers, or what does not fit them lagged."""
     layout = layout_of(shape, True, tail)
-    config = tile_channels_last_backward_config(layout, ITEMSIZE, taps, DEVICE)
-    other = lagged_backward_config(layout, ITEMSIZE, False, tail, tail, DEVICE)
+    problem = EcaProblem(layout, DTYPE, ITEMSIZE, DEVICE, "backward", taps, bits=tail, stored=tail)
+    config, other = tile_channels_last_config(problem), lagged_config(problem)
     if config is not None:
         return config
     assert other is not None

@@ -26,16 +26,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from l2_programs import ITEMSIZE, Program, lagged, maps_of, tile, tile_channels_last, two_pass
+from l2_programs import DTYPE, ITEMSIZE, Program, lagged, maps_of, tile, tile_channels_last, two_pass
 
 from eca_triton.tuning.choice import choose
-from eca_triton.tuning.config import Choice
+from eca_triton.tuning.config import Choice, TiledPass
 from eca_triton.tuning.families.lagged import LaggedConfig
-from eca_triton.tuning.families.passes import pool_config, rescale_config
+from eca_triton.tuning.families.passes import pass_config
 from eca_triton.tuning.families.tile import TileConfig
 from eca_triton.tuning.families.tile_channels_last import TileChannelsLastConfig
 from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.problem import EcaProblem
+from eca_triton.tuning.problem import EcaProblem, PassProblem
 from eca_triton.tuning.targets import TARGETS, Target
 from eca_triton.util.tables import plain_table
 
@@ -120,7 +120,7 @@ def resident_programs(threads: int, registers: int, shared_bytes: int, target: T
     """Programs that run at the same time: an SM has 65536 registers, 2048 threads, 32 programs."""
     registers = -(-registers // 8) * 8
     per_sm = min(65536 // (registers * threads), 2048 // threads, 32)
-    return target.sms * min(per_sm, target.shared_bytes_per_sm // (shared_bytes + 1024))
+    return target.device.num_sms * min(per_sm, target.shared_bytes_per_sm // (shared_bytes + 1024))
 
 
 def occupancy(kernel: str, shape: Sequence[int], channels_last: bool, threads: int) -> int:
@@ -155,7 +155,7 @@ def chosen(
 ) -> Choice:
     """The kernel of an H200; `front`: with batch norm or an activation before pooling."""
     layout = layout_of(shape, channels_last, residual)
-    return choose(EcaProblem.forward(layout, "bfloat16", ITEMSIZE, ITEMSIZE, taps, front, DEVICE))
+    return choose(EcaProblem(layout, DTYPE, ITEMSIZE, DEVICE, "forward", taps, front=front))
 
 
 def traffic(
@@ -183,7 +183,8 @@ def traffic(
     """
     layout = layout_of(shape, channels_last, residual)
     config = choice.config
-    pool, rescale = pool_config(layout, ITEMSIZE, DEVICE), rescale_config(layout, ITEMSIZE, DEVICE)
+    steps: tuple[TiledPass, ...] = ("pool", "rescale")
+    pool, rescale = (pass_config(PassProblem(layout, DTYPE, ITEMSIZE, DEVICE, step)) for step in steps)
     partials = -(-layout.hw // config.block_hw) if isinstance(config, LaggedConfig) else pool.splits
     # A tile is loaded at one go, whatever its blocks: up to 2 kB of a row at a time, or 64 rows of channels.
     step = 64 if channels_last else 1024

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import torch
+
 from eca_triton.tuning.config import Config
 from eca_triton.tuning.families.blocks import power_of_2
 from eca_triton.tuning.families.lagged import LaggedConfig
@@ -14,7 +16,8 @@ from eca_triton.tuning.families.tile import TileConfig
 from eca_triton.tuning.families.tile_channels_last import HALO, TileChannelsLastConfig
 from eca_triton.tuning.layout import Layout
 
-ITEMSIZE = 2  # bf16
+DTYPE = torch.bfloat16
+ITEMSIZE = DTYPE.itemsize
 Range = tuple[int, int]
 
 

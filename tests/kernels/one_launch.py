@@ -9,12 +9,10 @@ from typing import Any
 from eca_triton.launch import lagged, tile, tile_channels_last
 from eca_triton.launch.call import BackwardCall, EcaCall
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.families.lagged import lagged_backward_config, lagged_config
-from eca_triton.tuning.families.tile import tile_backward_config, tile_config
-from eca_triton.tuning.families.tile_channels_last import (
-    tile_channels_last_backward_config,
-    tile_channels_last_config,
-)
+from eca_triton.tuning.families.lagged import lagged_config
+from eca_triton.tuning.families.tile import tile_config
+from eca_triton.tuning.families.tile_channels_last import tile_channels_last_config
+from eca_triton.tuning.problem import EcaProblem
 
 Launcher = Callable[[Any, Any], None]
 FORWARD: dict[str, Launcher] = {
@@ -27,6 +25,11 @@ BACKWARD: dict[str, Launcher] = {
     "tile_channels_last": tile_channels_last.backward,
     "lagged": lagged.backward,
 }
+CONFIGS: dict[str, Callable[[EcaProblem], Any]] = {
+    "tile": tile_config,
+    "tile_channels_last": tile_channels_last_config,
+    "lagged": lagged_config,
+}
 
 
 def launcher_of(kernel: str, call: EcaCall | BackwardCall) -> Launcher:
@@ -36,20 +39,7 @@ def launcher_of(kernel: str, call: EcaCall | BackwardCall) -> Launcher:
 
 def config_of(kernel: str, call: EcaCall | BackwardCall, device: Device) -> Any:
     """The config of this kernel, whichever one `choose` would take; None if the kernel takes no such map."""
-    problem = call.problem(device)
-    layout, kept, size, taps = problem.layout, problem.kept_itemsize, problem.itemsize, problem.taps
-    bits, recomputed = problem.bits, problem.recomputed
-    if isinstance(call, EcaCall):
-        if kernel == "tile":
-            return tile_config(layout, kept, size, taps, device, bits)
-        if kernel == "lagged":
-            return lagged_config(layout, kept, problem.front, device, bits)
-        return tile_channels_last_config(layout, kept, taps, problem.front, device)
-    if kernel == "tile":
-        return tile_backward_config(layout, kept, size, taps, bits, recomputed, device)
-    if kernel == "lagged":
-        return lagged_backward_config(layout, size, recomputed, problem.stored, bits, device)
-    return tile_channels_last_backward_config(layout, size, taps, device)
+    return CONFIGS[kernel](call.problem(device))
 
 
 def launch(

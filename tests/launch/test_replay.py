@@ -90,7 +90,7 @@ def test_scratch_is_new_zeroed_and_shared_by_the_launches_of_a_call(launches: li
 
     out, calls = torch.empty_like(x), direct.Calls()
     call = EcaCall(SiteArguments(x, weight()), out)
-    config = lagged_config(call.layout, 2, False, devices.device_of(x.device))
+    config = lagged_config(call.problem(devices.device_of(x.device)))
     assert config is not None
     zeros = mock.Mock(side_effect=torch.zeros)
     with mock.patch.object(torch, "zeros", zeros), calls.first((x, call.a.weight), {}, (out,)):

@@ -43,11 +43,10 @@ def tuned(problem: Problem, **fields: int) -> Table:
 
 
 X, W = torch.randn(2, 32, 16, 16), weight()
-FLOATS = {"dtype": "float32", "itemsize": 4, "taps": 3}
-FORWARD = forward(2, 32, 256, x_itemsize=4, **FLOATS)
-BACKWARD = backward(2, 32, 256, dy_itemsize=4, **FLOATS)
-POOL = one_of_two("pool", 2, 32, 256, dtype="float32", itemsize=4)
-PRODUCT = product(2, 64, 64, 16, dtype="float16", summand=False)
+FORWARD = forward(2, 32, 256, dtype=torch.float32, taps=3)
+BACKWARD = backward(2, 32, 256, dtype=torch.float32, taps=3)
+POOL = one_of_two("pool", 2, 32, 256, dtype=torch.float32)
+PRODUCT = product(2, 64, 64, 16, dtype=torch.float16, summand=False)
 BLOCK_C: int = choose(FORWARD).config.block_c  # type: ignore[union-attr]
 DOUBLE = tuned(FORWARD, block_c=2 * BLOCK_C)
 ROWS = torch.randn(2, 16, 8, 8, dtype=torch.float16).to(memory_format=torch.channels_last)

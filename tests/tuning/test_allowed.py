@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from tuned import H200, backward, changed, forward, one_of_two, product
 
 from eca_triton.tuning.allowed import allowed
@@ -21,32 +22,29 @@ CHANNELS, POSITIONS = (1, 8, 24, 100, 256, 2048), (1, 17, 49, 192, 196, 784, 313
 
 def maps(device: Device) -> Iterator[Problem]:
     """Forward and backward."""
-    for n, c, hw, taps, bits, more, last, (narrow, itemsize) in itertools.product(
-        (1, 128), CHANNELS, POSITIONS, (1, 5, 17, 63), *[(False, True)] * 3, [(2, 2), (2, 4), (4, 4)]
+    widths = [(torch.bfloat16, 2), (torch.bfloat16, 4), (torch.float32, 4)]
+    for n, c, hw, taps, bits, more, last, (dtype, itemsize) in itertools.product(
+        (1, 128), CHANNELS, POSITIONS, (1, 5, 17, 63), *[(False, True)] * 3, widths
     ):
         if bits and (c if last else c * hw) % 8:
             continue
-        common: dict[str, Any] = {"itemsize": itemsize, "taps": taps, "device": device, "bits": bits}
-        activation = "relu" if bits else "silu" if more else "identity"
-        yield forward(n, c, hw, last, x_itemsize=narrow, front=more, **common)
-        yield backward(n, c, hw, last, dy_itemsize=narrow, activation=activation, stored=more, **common)
+        common: dict[str, Any] = {"dtype": dtype, "itemsize": itemsize, "taps": taps, "device": device}
+        yield forward(n, c, hw, last, front=more, bits=bits, **common)
+        yield backward(n, c, hw, last, recomputed=more and not bits, stored=more, bits=bits, **common)
 
 
 def products(device: Device) -> Iterator[Problem]:
     for n, c, hw, reduced, itemsize in itertools.product(
         (1, 128), CHANNELS, POSITIONS, (1, 24, 64, 512), (2, 4)
     ):
-        yield product(n, c, hw, reduced, out_itemsize=itemsize, device=device)
+        yield product(n, c, hw, reduced, itemsize=itemsize, device=device)
 
 
 def passes(device: Device) -> Iterator[Problem]:
-    for n, c, hw, step, last, itemsize in itertools.product(
-        (1, 128), CHANNELS, POSITIONS, (*TILED, *FLAT), (False, True), (2, 4)
+    for n, c, hw, step, last, dtype in itertools.product(
+        (1, 128), CHANNELS, POSITIONS, (*TILED, *FLAT), (False, True), (torch.bfloat16, torch.float32)
     ):
-        sizes = {"itemsize": itemsize}
-        if step != "pool":
-            sizes["dy_itemsize" if step in ("moments", "affine_backward") else "x_itemsize"] = itemsize
-        yield one_of_two(step, n, c, hw, last, device=device, **sizes)
+        yield one_of_two(step, n, c, hw, last, device=device, dtype=dtype)
 
 
 @pytest.mark.parametrize("problems", [maps, products, passes])
@@ -59,13 +57,14 @@ def test_whatever_the_heuristic_chooses_is_allowed(
 
 
 TILE = forward(128, 256, 3136)
+FLOATS = forward(128, 256, 3136, dtype=torch.float32)
 ODD = forward(128, 2048, 49)
 BITS = forward(128, 512, 784, bits=True)
 TILE_BACKWARD = backward(128, 256, 3136)
-RECOMPUTED = backward(128, 256, 196, activation="silu")
+RECOMPUTED = backward(128, 256, 196, recomputed=True)
 LAST = forward(128, 1024, 196, last=True)
 LAGGED = forward(128, 256, 3136, last=True)
-LAGGED_BITS = backward(128, 256, 3136, last=True, activation="relu", bits=True, stored=True)
+LAGGED_BITS = backward(128, 256, 3136, last=True, bits=True, stored=True)
 PRODUCT = product(128, 256, 3136, 64)
 POOL = one_of_two("pool", 128, 256, 3136)
 POOL_LAST = one_of_two("pool", 1, 256, 3136, last=True)
@@ -73,7 +72,7 @@ WINDOWS = one_of_two("pool", 128, 2048, 49)
 MOMENTS = one_of_two("moments", 128, 256, 3136)
 AFFINE = one_of_two("affine", 128, 256, 3136)
 FLAT_LAGGED = forward(128, 64, 112 * 112, maps=3, taps=63)
-FLAT_BITS = replace(FLAT_LAGGED, itemsize=4, kept_itemsize=4, bits=True)
+FLAT_BITS = replace(FLAT_LAGGED, itemsize=4, dtype=torch.float32, bits=True)
 
 SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("tile", TILE, {"block_c": 6}, "blocks are powers of two"),
@@ -91,7 +90,7 @@ SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("tile", TILE, {"block_halo": 2}, "the halo is left out"),
     ("tile", TILE, {"block_c": 512, "num_warps": 32}, "registers have no room"),
     ("tile", TILE, {"num_warps": 64}, "no program has so many threads"),
-    ("tile", replace(TILE, kept_itemsize=4, itemsize=4), {"packed": True}, "packed elements have 16 bits"),
+    ("tile", FLOATS, {"packed": True}, "packed elements have 16 bits"),
     ("tile", ODD, {"windowed": False}, "rows start off a vector"),
     ("tile", ODD, {"block_c": 4}, "a vector belongs to two programs"),
     ("tile", BITS, {"vec": 4}, "a byte is a vector"),
@@ -179,7 +178,7 @@ def test_a_config_that_would_go_wrong_is_not(
         (LAST, forward(1, 2**24, 196, last=True)),
         (LAST, forward(128, 1024, 196, last=True, taps=19)),
         (FLAT_BITS, replace(FLAT_BITS, layout=forward(128, 64, 112 * 112 + 4).layout)),
-        (PRODUCT, replace(PRODUCT, device=replace(H200, shared_bytes=48 << 10), kept_itemsize=4)),
+        (PRODUCT, replace(PRODUCT, device=replace(H200, shared_bytes=48 << 10), dtype=torch.float32)),
         (PRODUCT, replace(PRODUCT, layout=TILE.layout)),
         (WINDOWS, one_of_two("pool", 1, 3, 49)),
         (WINDOWS, one_of_two("pool", 128, 2048, 49, last=True)),
@@ -227,7 +226,7 @@ def test_another_kernel_than_the_heuristics_may_be_faster() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"device": replace(H200, capability="7.5")}, {"kept_itemsize": 4}], ids=str
+    "changes", [{"device": replace(H200, capability="7.5")}, {"dtype": torch.float32}], ids=str
 )
 def test_a_product_that_no_matrix_unit_makes_is_not_allowed(changes: dict[str, Any]) -> None:
     assert allowed(PRODUCT, choose(PRODUCT))

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tuned import H200, MI300, layout_of
+from tuned import H200, MI300, layout_of, problem
 
 from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Choice
 from eca_triton.tuning.families.tile import TileConfig
 from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.problem import EcaProblem
 
 # (C, H = W, k) of every ECA module in timm's 23 networks at their own image sizes.
 TIMM = [
@@ -30,24 +29,26 @@ MOBILENET_V2 = [
 ]  # fmt: skip
 
 
-def choice(shape: tuple[int, ...], k: int, last: bool = False, itemsize: int = 2, **options: Any) -> Choice:
-    layout, options = layout_of(*shape, last=last), {"front": False, "device": H200} | options
-    return choose(EcaProblem.forward(layout, "any", itemsize, itemsize, k, **options))
+DTYPES = [torch.bfloat16, torch.float32]
 
 
-@pytest.mark.parametrize("itemsize", [2, 4])
-def test_contiguous_sites_are_read_once(itemsize: int) -> None:
+def choice(shape: tuple[int, ...], k: int, last: bool = False, **options: Any) -> Choice:
+    return choose(problem(layout_of(*shape, last=last), taps=k, **options))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_contiguous_sites_are_read_once(dtype: torch.dtype) -> None:
     for (c, size, k), batch in itertools.product(TIMM + MOBILENET_V2, (1, 8, 128)):
-        found = choice((batch, c, size, size), k, itemsize=itemsize).kernel
+        found = choice((batch, c, size, size), k, dtype=dtype).kernel
         assert found in (("tile",) if batch == 128 else ("tile", "lagged")), (c, size, batch)
 
 
 @pytest.mark.parametrize("front", [False, True])
-@pytest.mark.parametrize("itemsize", [2, 4])
-def test_channels_last_sites_are_read_once(itemsize: int, front: bool) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_channels_last_sites_are_read_once(dtype: torch.dtype, front: bool) -> None:
     """Off a vector of 8 channels, in pruned networks, they keep the two passes."""
     for (c, size, k), batch in itertools.product(TIMM + MOBILENET_V2, (1, 8, 32, 128)):
-        found = choice((batch, c, size, size), k, last=True, itemsize=itemsize, front=front).kernel
+        found = choice((batch, c, size, size), k, last=True, dtype=dtype, front=front).kernel
         assert found in (("two_pass",) if c % 8 else ("tile_channels_last", "lagged")), (c, size, batch)
 
 
@@ -94,4 +95,4 @@ CROPPED = torch.empty(128, 64, 58, 58, device="meta")[..., 1:-1, 1:-1]
     ids=["gaps", "layouts that differ"],
 )
 def test_maps_that_no_kernel_walks_keep_two_passes(layout: Layout) -> None:
-    assert choose(EcaProblem.forward(layout, "any", 2, 2, 5, False, H200)) == Choice("two_pass", None)
+    assert choose(problem(layout)) == Choice("two_pass", None)

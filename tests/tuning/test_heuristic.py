@@ -9,17 +9,26 @@ import torch
 from torch import Tensor
 from tuned import H200, MI300, layout_of
 
-from eca_triton.tuning.config import Device
+from eca_triton.tuning.config import Config, Device, TiledPass
 from eca_triton.tuning.families.blocks import power_of_2
 from eca_triton.tuning.families.passes import (
     MAX_SPLITS,
     TILE_BYTES,
     backward_block,
     gate_block,
-    pool_config,
-    rescale_config,
+    pass_config,
 )
 from eca_triton.tuning.layout import Layout, common_layout
+from eca_triton.tuning.problem import PassProblem
+
+HALF = torch.bfloat16
+
+
+def config_of(step: TiledPass, layout: Layout, dtype: torch.dtype = HALF, device: Device = H200) -> Config:
+    """Of one launch for maps of one dtype."""
+    config = pass_config(PassProblem(layout, dtype, dtype.itemsize, device, step))
+    assert isinstance(config, Config)
+    return config
 
 
 def empty(*shape: int) -> Tensor:
@@ -92,27 +101,27 @@ def test_vectors_cover_an_axis_whose_rows_all_start_and_end_on_one(
 
 
 @pytest.mark.parametrize(
-    ("layout", "itemsize", "window"),
+    ("layout", "dtype", "window"),
     [
-        pytest.param(layout_of(2, 64, 7, 7), 2, 8, id="7x7"),
-        pytest.param(layout_of(2, 64, 14, 14), 2, 8, id="14x14 is half aligned"),
-        pytest.param(layout_of(2, 64, 14, 14), 4, 1, id="14x14 fp32 is aligned"),
-        pytest.param(layout_of(2, 64, 56, 56), 2, 1, id="56x56 is aligned"),
-        pytest.param(layout_of(3, 19, 7, 7), 2, 1, id="tensor ends inside a vector"),
-        pytest.param(layout_of(8, 64, 1, 3), 2, 1, id="rows shorter than a vector"),
-        pytest.param(common(empty(2, 64, 8, 8)[..., 1:]), 2, 1, id="with gaps"),
-        pytest.param(layout_of(2, 64, 7, 7, last=True), 2, 1, id="channels-last"),
+        pytest.param(layout_of(2, 64, 7, 7), HALF, 8, id="7x7"),
+        pytest.param(layout_of(2, 64, 14, 14), HALF, 8, id="14x14 is half aligned"),
+        pytest.param(layout_of(2, 64, 14, 14), torch.float32, 1, id="14x14 fp32 is aligned"),
+        pytest.param(layout_of(2, 64, 56, 56), HALF, 1, id="56x56 is aligned"),
+        pytest.param(layout_of(3, 19, 7, 7), HALF, 1, id="tensor ends inside a vector"),
+        pytest.param(layout_of(8, 64, 1, 3), HALF, 1, id="rows shorter than a vector"),
+        pytest.param(common(empty(2, 64, 8, 8)[..., 1:]), HALF, 1, id="with gaps"),
+        pytest.param(layout_of(2, 64, 7, 7, last=True), HALF, 1, id="channels-last"),
     ],
 )
 def test_rows_off_a_vector_are_read_by_windows_where_no_read_leaves_the_tensor(
-    layout: Layout, itemsize: int, window: int
+    layout: Layout, dtype: torch.dtype, window: int
 ) -> None:
-    assert pool_config(layout, itemsize, H200).window == window
+    assert config_of("pool", layout, dtype).window == window
 
 
 @pytest.mark.parametrize(("size", "block"), [(56, 256), (28, 1024), (14, 256), (32, 1024), (48, 256)])
 def test_blocks_of_a_contiguous_row_pad_least_and_are_long(size: int, block: int) -> None:
-    assert pool_config(layout_of(128, 256, size, size), 2, H200).block_hw == block
+    assert config_of("pool", layout_of(128, 256, size, size)).block_hw == block
 
 
 SITES = ((1, 1), (3, 7), (19, 14), (64, 112), (256, 56), (2047, 7), (2048, 7))
@@ -121,12 +130,12 @@ SITES = ((1, 1), (3, 7), (19, 14), (64, 112), (256, 56), (2047, 7), (2048, 7))
 @pytest.mark.parametrize("device", [H200, MI300], ids=["h200", "mi300"])
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_every_config_is_launchable(last: bool, device: Device) -> None:
-    for n, (c, size), itemsize in itertools.product((1, 8, 128, 70_000), SITES, (2, 4)):
+    for n, (c, size), dtype in itertools.product((1, 8, 128, 70_000), SITES, (HALF, torch.float32)):
         layout = layout_of(n, c, size, size, last=last)
-        for config in (pool_config(layout, itemsize, device), rescale_config(layout, itemsize, device)):
+        for config in (config_of(step, layout, dtype, device) for step in ("pool", "rescale")):
             for block in (config.block_c, config.block_hw, config.splits, config.num_warps):
                 assert block == power_of_2(block) >= 1, layout
-            assert config.block_c * config.block_hw * itemsize <= TILE_BYTES, layout
+            assert config.block_c * config.block_hw * dtype.itemsize <= TILE_BYTES, layout
             assert config.num_warps * device.warp_size <= 1024, layout
             assert config.splits <= MAX_SPLITS, layout
             assert n * config.splits * -(-c // config.block_c) < 2**31, "a grid of one axis"
@@ -134,7 +143,7 @@ def test_every_config_is_launchable(last: bool, device: Device) -> None:
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_few_programs_cut_the_spatial_dims_and_many_leave_them_whole(last: bool) -> None:
-    one, many = (pool_config(layout_of(n, 256, 56, 56, last=last), 2, H200) for n in (1, 128))
+    one, many = (config_of("pool", layout_of(n, 256, 56, 56, last=last)) for n in (1, 128))
     assert -(-256 // one.block_c) * one.splits >= 0.9 * H200.num_sms
     if last:
         assert many.block_c * 2 >= 128, "whole lines"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tuned import H200, backward, forward, key_of, one_of_two, product
+import torch
+from tuned import H200, backward, forward, key_of, one_of_two, problem, product
 
 from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Choice, Device
 from eca_triton.tuning.families.product import product_config
 from eca_triton.tuning.key import Key
 from eca_triton.tuning.layout import common_layout
-from eca_triton.tuning.problem import EcaProblem, Problem
+from eca_triton.tuning.problem import Problem
 
 KEYS = {
     "forward/bfloat16/contiguous/c256/hw3136/k5/maps2/9.0/many": forward(128, 256, 3136),
@@ -21,29 +22,29 @@ KEYS = {
         128, 2048, 49, maps=3, taps=7, bits=True, front=True
     ),
     "forward/float16/contiguous/c64/hw64/k5/maps2+wide4/9.0/part": forward(
-        8, 64, 64, dtype="torch.float16", itemsize=4
+        8, 64, 64, dtype=torch.float16, itemsize=4
     ),
     "backward/bfloat16/contiguous/c256/hw3136/k5/maps3/9.0/many": backward(128, 256, 3136),
     "backward/bfloat16/contiguous/c256/hw3136/k5/maps5+bits+stored/9.0/many": backward(
-        128, 256, 3136, maps=5, activation="relu", bits=True, stored=True
+        128, 256, 3136, maps=5, bits=True, stored=True
     ),
     "backward/bfloat16/contiguous/c256/hw3136/k5/maps4+recomputed/9.0/many": backward(
-        128, 256, 3136, maps=4, activation="silu"
+        128, 256, 3136, maps=4, recomputed=True
     ),
     "product/bfloat16/channels_last/c256/hw3136/i64/maps2+summand/9.0/many": product(128, 256, 3136, 64),
     "product/float16/channels_last/c512/hw784/i128/maps2+wide4/9.0/part": product(
-        1, 512, 784, 128, dtype="torch.float16", out_itemsize=4, summand=False
+        1, 512, 784, 128, dtype=torch.float16, itemsize=4, summand=False
     ),
     "pool/bfloat16/channels_last/c171/hw784/maps1/9.0/few": one_of_two("pool", 128, 171, 784, last=True),
     "pool/float16/contiguous/c64/hw49/maps1+front/9.0/part": one_of_two(
-        "pool", 8, 64, 49, dtype="torch.float16", front=True
+        "pool", 8, 64, 49, dtype=torch.float16, front=True
     ),
     "rescale/bfloat16/contiguous/c64/hw49/k5/maps3+front/9.0/part": one_of_two(
         "rescale", 8, 64, 49, maps=3, front=True
     ),
     "affine/bfloat16/contiguous/c64/hw49/maps2+bits/9.0/part": one_of_two("affine", 8, 64, 49, bits=True),
     "moments/bfloat16/channels_last/c171/hw784/maps4+recomputed+stored/9.0/few": one_of_two(
-        "moments", 128, 171, 784, last=True, maps=4, activation="silu", stored=True
+        "moments", 128, 171, 784, last=True, maps=4, recomputed=True, stored=True
     ),
     "affine_backward/bfloat16/contiguous/c64/hw49/maps3+wide4/9.0/part": one_of_two(
         "affine_backward", 8, 64, 49, itemsize=4
@@ -59,11 +60,11 @@ def test_a_key_names_all_that_its_problem_depends_on_and_can_be_read_back(text: 
 
 
 OF_A_SITE = [
-    {"direction": "backward"}, {"dtype": "float16"}, {"taps": 3}, {"itemsize": 4}, {"bits": True},
+    {"direction": "backward"}, {"dtype": torch.float16}, {"taps": 3}, {"itemsize": 4}, {"bits": True},
     {"front": True}, {"recomputed": True}, {"stored": True},
     {"device": replace(H200, name="NVIDIA H100 NVL")}, {"device": replace(H200, capability="10.0")},
 ]  # fmt: skip
-OF_A_PRODUCT = [{"reduced": 128}, {"summand": False}, {"itemsize": 4}, {"dtype": "float16"}]
+OF_A_PRODUCT = [{"reduced": 128}, {"summand": False}, {"itemsize": 4}, {"dtype": torch.float16}]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_batches_of_one_occupancy_share_a_key() -> None:
 def test_what_no_table_can_know_has_no_key() -> None:
     assert Key.of(forward(1, 64, 64, device=Device(num_sms=132, warp_size=32))) is None
     cropped = common_layout((2, 8, 5, 4), (200, 25, 5, 1))
-    assert Key.of(EcaProblem.forward(cropped, "float32", 4, 4, 3, False, H200)) is None
+    assert Key.of(problem(cropped)) is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,8 @@ def test_other_texts_are_no_keys(text: str) -> None:
 
 
 def test_a_product_asks_its_heuristic_for_the_sizes_of_its_result() -> None:
-    assert choose(product(128, 512, 784, 128)) == Choice("product", product_config(512, 784, 128))
+    each = product(128, 512, 784, 128)
+    assert choose(each) == Choice("product", product_config(each))
 
 
 def test_the_device_of_a_gpu_has_its_name_its_capability_and_its_shared_memory() -> None:

@@ -6,11 +6,12 @@ import itertools
 import random
 
 import pytest
-from tuned import H200, MI300, layout_of
+import torch
+from tuned import H200, MI300, layout_of, problem
 
 from eca_triton.tuning.choice import choose
 from eca_triton.tuning.config import Device
-from eca_triton.tuning.families.lagged import L2_BYTES, lagged_backward_config, lagged_config
+from eca_triton.tuning.families.lagged import L2_BYTES, lagged_config
 from eca_triton.tuning.families.tile import (
     FORWARD,
     LINEAR,
@@ -18,16 +19,10 @@ from eca_triton.tuning.families.tile import (
     RECOMPUTED,
     Limits,
     TileConfig,
-    tile_backward_config,
     tile_config,
 )
-from eca_triton.tuning.families.tile_channels_last import (
-    HALO,
-    tile_channels_last_backward_config,
-    tile_channels_last_config,
-)
+from eca_triton.tuning.families.tile_channels_last import HALO, tile_channels_last_config
 from eca_triton.tuning.layout import Layout, common_layout
-from eca_triton.tuning.problem import EcaProblem
 
 RESNET = {
     "56x56": ((128, 256, 56, 56), 5),
@@ -35,6 +30,7 @@ RESNET = {
     "14x14": ((128, 1024, 14, 14), 5),
     "7x7": ((128, 2048, 7, 7), 7),
 }
+DTYPES = [torch.bfloat16, torch.float32]
 TILES = [(16, 14), (24, 28), (96, 14), (160, 7), (320, 7), (512, 28), (1024, 14), (1280, 7), (2048, 7)]
 LARGE = [(16, 112), (24, 56), (64, 112), (144, 56), (256, 56), (256, 72)]
 BATCHES = [1, 8, 128, 70_000]
@@ -76,24 +72,25 @@ def test_any_shape_has_a_kernel_that_fits() -> None:
         spatial = [side] * dims if rng.random() < 0.5 else [rng.choice(sides) for _ in range(dims)]
         shape = (rng.choice([1, 3, 8, 128]), rng.choice(channels), *spatial)
         layout = layout_of(*shape, last=rng.random() < 0.25)
-        k, itemsize, device = rng.choice([1, 3, 5, 9, 31]), rng.choice([2, 4]), rng.choice([H200, MI300])
-        bits, recomputed = rng.random() < 0.5, rng.random() < 0.5
+        k, dtype, device = rng.choice([1, 3, 5, 9, 31]), rng.choice(DTYPES), rng.choice([H200, MI300])
+        bits, recomputed, itemsize = rng.random() < 0.5, rng.random() < 0.5, dtype.itemsize
+        common = {"dtype": dtype, "taps": k, "device": device}
 
-        chosen = choose(EcaProblem.forward(layout, "any", itemsize, itemsize, k, False, device))
+        chosen = choose(problem(layout, **common))
         assert (chosen.config is None) == (chosen.kernel == "two_pass")
         if isinstance(chosen.config, TileConfig):
             assert_fits(chosen.config, layout, itemsize, k, False, FORWARD, device)
 
-        config = tile_backward_config(layout, itemsize, itemsize, k, bits, recomputed, device)
+        config = tile_config(problem(layout, "backward", bits=bits, recomputed=recomputed, **common))
         if config is not None:
             found += 1
-            forward = tile_config(layout, itemsize, itemsize, k, device, bits)
+            forward = tile_config(problem(layout, bits=bits, **common))
             assert forward is not None, "what has a backward has a forward"
             assert_fits(forward, layout, itemsize, k, bits, FORWARD, device)
             limits = RECOMPUTED if recomputed else LINEAR
-            assert_fits(config.tile, layout, itemsize, k, bits, limits, device)
+            assert_fits(config, layout, itemsize, k, bits, limits, device)
             assert config.block_halo_hw & (config.block_halo_hw - 1) == 0, "a power of two"
-            assert config.block_halo_hw >= min(config.tile.vec, layout.hw)
+            assert config.block_halo_hw >= min(config.vec, layout.hw)
     assert found > 200
 
 
@@ -116,10 +113,10 @@ def test_tiles_of_resnet(
     """Channels of a program and its warps; of forward, the columns too."""
     shape, k = RESNET[site]
     layout = layout_of(*shape)
-    tile = tile_config(layout, 2, 2, k, H200)
+    tile = tile_config(problem(layout, taps=k))
     assert (tile.block_hw, tile.chunks, tile.block_tail) == columns
     assert tile.windowed == (site == "7x7")
-    tiles = [tile_backward_config(layout, 2, 2, k, False, again, H200).tile for again in (False, True)]
+    tiles = [tile_config(problem(layout, "backward", taps=k, recomputed=each)) for each in (False, True)]
     assert [(each.block_c, each.num_warps) for each in (tile, *tiles)] == [forward, linear, recomputed]
 
 
@@ -127,35 +124,35 @@ def test_tiles_of_resnet(
 @pytest.mark.parametrize("bits", [False, True])
 def test_every_thread_loads_a_vector_of_the_halo(site: str, bits: bool) -> None:
     shape, k = RESNET[site]
-    config = tile_backward_config(layout_of(*shape), 2, 2, k, bits, False, H200)
-    halo = config.tile.block_halo * config.block_halo_hw
+    config = tile_config(problem(layout_of(*shape), "backward", taps=k, bits=bits))
+    halo = config.block_halo * config.block_halo_hw
     whole_rows = config.block_halo_hw >= shape[2] * shape[3]
-    assert halo == config.tile.num_warps * 32 * config.tile.vec or whole_rows
+    assert halo == config.num_warps * 32 * config.vec or whole_rows
 
 
 def test_bits_take_windows_where_rows_end_inside_a_byte() -> None:
     """14 x 14 of 16 bits has rows of 49 vectors of 8 bytes, which is enough without bits."""
     layout = layout_of(128, 1024, 14, 14)
-    bits = [tile_backward_config(layout, 2, 2, 5, bits, False, H200).tile for bits in (False, True)]
-    fp32 = tile_config(layout, 4, 4, 5, H200, bits=True)
-    assert not bits[0].windowed
-    for config in (bits[1], tile_config(layout, 2, 2, 5, H200, bits=True), fp32):
+    assert not tile_config(problem(layout, "backward")).windowed
+    fp32 = problem(layout, dtype=torch.float32, bits=True)
+    for each in (problem(layout, "backward", bits=True), problem(layout, bits=True), fp32):
+        config = tile_config(each)
         assert (config.vec, config.windowed) == (8, True), "in fp32, a byte of bits is two vectors"
 
 
 @pytest.mark.parametrize("shape", [(8, 3, 3, 3), (8, 64, 2, 2), (8, 64, 1, 1)], ids=str)
 def test_no_tile_with_bits_where_images_or_windows_split_a_byte(shape: tuple[int, ...]) -> None:
     layout = layout_of(*shape)
-    assert tile_config(layout, 2, 2, 3, H200) is not None
-    assert tile_config(layout, 2, 2, 3, H200, bits=True) is None
-    assert tile_backward_config(layout, 2, 2, 3, True, False, H200) is None
+    assert tile_config(problem(layout, taps=3)) is not None
+    assert tile_config(problem(layout, taps=3, bits=True)) is None
+    assert tile_config(problem(layout, "backward", taps=3, bits=True)) is None
 
 
 @pytest.mark.parametrize(
     "layout", [layout_of(8, 64, 60_000), layout_of(8, 64, 56, 56, last=True)], ids=["long rows", "no rows"]
 )
 def test_no_backward_where_a_row_outgrows_the_registers_or_is_none(layout: Layout) -> None:
-    assert tile_backward_config(layout, 2, 2, 3, False, False, H200) is None
+    assert tile_config(problem(layout, "backward", taps=3)) is None
 
 
 # Channels-last tiles.
@@ -163,17 +160,18 @@ def test_no_backward_where_a_row_outgrows_the_registers_or_is_none(layout: Layou
 
 @pytest.mark.parametrize("device", [H200, MI300], ids=["h200", "mi300"])
 @pytest.mark.parametrize("front", [False, True])
-@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_channels_last_tile_covers_the_map_with_one_vector_per_thread(
-    itemsize: int, front: bool, device: Device
+    dtype: torch.dtype, front: bool, device: Device
 ) -> None:
     for n, (c, size) in itertools.product(BATCHES, TILES):
-        config = tile_channels_last_config(layout_of(n, c, size, size, last=True), itemsize, 5, front, device)
+        layout = layout_of(n, c, size, size, last=True)
+        config = tile_channels_last_config(problem(layout, dtype=dtype, front=front, device=device))
         if config is None:
             assert front, "only batch norm or an activation takes the registers of a map that would fit"
             assert size == 28
             continue
-        vectors = config.num_warps * device.warp_size * 16 // itemsize
+        vectors = config.num_warps * device.warp_size * 16 // dtype.itemsize
         assert config.block_c * config.block_hw == vectors == 2 * HALO * config.block_halo, (n, c, size)
         for block, steps in ((config.block_hw, config.steps), (config.block_halo, config.halo_steps)):
             assert (steps - 1) * block < size * size <= steps * block, (n, c, size)
@@ -187,13 +185,13 @@ def test_a_channels_last_tile_covers_the_map_with_one_vector_per_thread(
 )
 def test_channels_last_tiles_of_large_batches(c: int, size: int, block_c: int, threads: int) -> None:
     """Whole lines of 128 bytes where they fit, the fewest threads, the least padding."""
-    config = tile_channels_last_config(layout_of(128, c, size, size, last=True), 2, 5, False, H200)
+    config = tile_channels_last_config(problem(layout_of(128, c, size, size, last=True)))
     assert (config.block_c, config.num_warps * 32) == (block_c, threads)
 
 
 @pytest.mark.parametrize(("c", "size"), [(2048, 7), (1024, 14)])
 def test_one_channels_last_image_fills_the_sms_as_far_as_halos_allow(c: int, size: int) -> None:
-    config = tile_channels_last_config(layout_of(1, c, size, size, last=True), 2, 7, False, H200)
+    config = tile_channels_last_config(problem(layout_of(1, c, size, size, last=True), taps=7))
     assert c // config.block_c >= 0.95 * H200.num_sms
 
 
@@ -210,18 +208,20 @@ def test_one_channels_last_image_fills_the_sms_as_far_as_halos_allow(c: int, siz
     ],
 )
 def test_other_maps_have_no_channels_last_tile(layout: Layout, taps: int) -> None:
-    assert tile_channels_last_config(layout, 2, taps, False, H200) is None
+    assert tile_channels_last_config(problem(layout, taps=taps)) is None
 
 
-@pytest.mark.parametrize("itemsize", [2, 4])
-def test_channels_last_backward_tiles_are_the_forwards_of_programs_that_share_an_sm(itemsize: int) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_channels_last_backward_tiles_are_the_forwards_of_programs_that_share_an_sm(
+    dtype: torch.dtype,
+) -> None:
     for n, (c, size) in itertools.product(BATCHES, TILES):
         layout = layout_of(n, c, size, size, last=True)
-        config = tile_channels_last_backward_config(layout, itemsize, 5, H200)
-        forward = tile_channels_last_config(layout, itemsize, 5, False, H200)
+        config = tile_channels_last_config(problem(layout, "backward", dtype=dtype))
+        forward = tile_channels_last_config(problem(layout, dtype=dtype))
         assert forward is not None, layout
         if config is None:
-            assert forward.num_warps == 16 or itemsize == 4 or size == 28, layout
+            assert forward.num_warps == 16 or dtype == torch.float32 or size == 28, layout
         else:
             assert config.num_warps <= 8, layout
             assert config == forward or forward.num_warps == 16, layout
@@ -231,14 +231,15 @@ def test_channels_last_backward_tiles_are_the_forwards_of_programs_that_share_an
 
 
 @pytest.mark.parametrize("front", [False, True])
-@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_nobody_waits_for_a_later_ticket_and_tiles_come_back_from_l2(
-    last: bool, itemsize: int, front: bool
+    last: bool, dtype: torch.dtype, front: bool
 ) -> None:
+    itemsize = dtype.itemsize
     for n, (c, size) in itertools.product(BATCHES, LARGE):
         layout, image_bytes = layout_of(n, c, size, size, last=last), c * size * size * itemsize
-        config = lagged_config(layout, itemsize, front, H200)
+        config = lagged_config(problem(layout, dtype=dtype, front=front))
         if config is None:
             assert image_bytes * 5 > L2_BYTES, FEW_FIT
             continue
@@ -258,7 +259,7 @@ def test_nobody_waits_for_a_later_ticket_and_tiles_come_back_from_l2(
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_one_lagged_image_gives_most_sms_a_tile(last: bool) -> None:
     layout = layout_of(1, 256, 56, 56, last=last)
-    assert lagged_config(layout, 2, False, H200).tiles(layout) >= H200.num_sms
+    assert lagged_config(problem(layout)).tiles(layout) >= H200.num_sms
 
 
 @pytest.mark.parametrize(
@@ -271,24 +272,27 @@ def test_one_lagged_image_gives_most_sms_a_tile(last: bool) -> None:
     ],
 )
 def test_other_maps_are_not_lagged(layout: Layout, device: Device) -> None:
-    assert lagged_config(layout, 2, False, device) is None
+    assert lagged_config(problem(layout, device=device)) is None
 
 
 def test_no_byte_of_bits_belongs_to_two_rows() -> None:
     odd, even = (layout_of(1, 16, 114, width) for width in (114, 112))
-    assert lagged_config(odd, 4, False, H200) is not None
-    assert lagged_config(odd, 4, False, H200, bits=True) is None
-    assert lagged_config(even, 4, False, H200, bits=True) is not None
+    assert lagged_config(problem(odd, dtype=torch.float32)) is not None
+    assert lagged_config(problem(odd, dtype=torch.float32, bits=True)) is None
+    assert lagged_config(problem(even, dtype=torch.float32, bits=True)) is not None
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
 @pytest.mark.parametrize("stored", [False, True])
-@pytest.mark.parametrize("itemsize", [2, 4])
-def test_what_comes_back_in_a_lagged_backward_fits_l2(itemsize: int, stored: bool, recomputed: bool) -> None:
-    maps = 3 if recomputed and not stored else 1
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_comes_back_in_a_lagged_backward_fits_l2(
+    dtype: torch.dtype, stored: bool, recomputed: bool
+) -> None:
+    maps, itemsize = 3 if recomputed and not stored else 1, dtype.itemsize
+    common = {"dtype": dtype, "recomputed": recomputed, "stored": stored}
     for n, (c, size) in itertools.product(BATCHES, [*LARGE, (512, 28)]):
         layout, image_bytes = layout_of(n, c, size, size, last=True), maps * c * size * size * itemsize
-        config = lagged_backward_config(layout, itemsize, recomputed, stored, False, H200)
+        config = lagged_config(problem(layout, "backward", **common))
         if config is None:
             assert image_bytes * 5 > L2_BYTES, FEW_FIT
             continue
@@ -299,6 +303,6 @@ def test_what_comes_back_in_a_lagged_backward_fits_l2(itemsize: int, stored: boo
 
 def test_one_map_comes_back_unless_p_is_recomputed() -> None:
     layout = layout_of(128, 256, 72, 72, last=True)
-    assert lagged_backward_config(layout, 2, False, False, True, H200) is not None
-    assert lagged_backward_config(layout, 2, True, True, False, H200) is not None
-    assert lagged_backward_config(layout, 4, True, False, False, H200) is None
+    assert lagged_config(problem(layout, "backward", bits=True)) is not None
+    assert lagged_config(problem(layout, "backward", recomputed=True, stored=True)) is not None
+    assert lagged_config(problem(layout, "backward", dtype=torch.float32, recomputed=True)) is None

@@ -139,12 +139,11 @@ def _choice(a: Any, x: Any, c: int, hw: int, contiguous: bool) -> tuple[str, Any
     n = V.graph.sizevars.optimization_hint(x.get_size()[0])
     strides = (c * hw, hw, 1) if contiguous else (c * hw, 1, c)
     layout = common_layout((n, c, hw), strides, strides)  # x and out, as the op's own call has them: one key
-    itemsize = x.get_dtype().itemsize
     front = a.bn_mean is not None or a.pre_activation != "identity"
     device = Device.of(torch.cuda.get_device_properties(x.get_device()))
     taps = int(a.weight.get_numel())
-    largest = max(itemsize, a.out_dtype.itemsize)
-    choice = select(EcaProblem.forward(layout, x.get_dtype(), itemsize, largest, taps, front, device))
+    largest = max(x.get_dtype().itemsize, a.out_dtype.itemsize)
+    choice = select(EcaProblem(layout, x.get_dtype(), largest, device, "forward", taps, front=front))
     return choice.kernel, choice.config
 
 

@@ -76,12 +76,9 @@ def _choice(a: Any, c: int, hw: int, reduced: int, device: Device) -> tuple[Prod
     """The config, and how many programs make an image."""
     n = V.graph.sizevars.optimization_hint(a.x.get_size()[0])
     layout = common_layout((n, c, hw), (c * hw, 1, c))
-    dtype = a.x.get_dtype()
-    choice = select(
-        ProductProblem.of(
-            layout, dtype, dtype.itemsize, a.out_dtype.itemsize, reduced, a.summand is not None, device
-        )
-    )
+    dtype, summand = a.x.get_dtype(), a.summand is not None
+    itemsize = max(dtype.itemsize, a.out_dtype.itemsize)
+    choice = select(ProductProblem(layout, dtype, itemsize, device, reduced, summand))
     assert isinstance(choice.config, ProductConfig)
     return choice.config, choice.config.tiles(layout)
 

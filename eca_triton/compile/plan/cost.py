@@ -61,7 +61,7 @@ class Cost:
 
     def time_s(self, target: Target) -> float:
         """The slowest of memory, L2 and instructions, and the launches."""
-        issued_per_s = target.sms * target.clock_hz * 4 * target.warp_size * ISSUE_SHARE
+        issued_per_s = target.device.num_sms * target.clock_hz * 4 * target.device.warp_size * ISSUE_SHARE
         return (
             max(
                 self.dram_bytes / target.copy_bytes_per_s,
@@ -102,7 +102,7 @@ class Work:
     def cost(self, facts: Facts, target: Target) -> Cost:
         """The same in bytes and instructions on a target."""
         s = facts.numel * facts.dtype.itemsize
-        resident = s <= RESIDENT_SHARE * target.l2_bytes
+        resident = s <= RESIDENT_SHARE * target.device.l2_bytes
         return Cost(
             dram_bytes=s * (self.fresh + self.written + (0.0 if resident else self.again))
             + self.scratch_bytes,
@@ -263,8 +263,9 @@ def _one_launch(facts: Facts, target: Target) -> tuple[int, float, float]:
     """Our kernel for the map: launches, halo in S, bytes of scratch."""
     n, c, hw = facts.images, facts.channels, facts.positions
     layout = common_layout((n, c, hw), (c * hw, 1, c) if facts.channels_last else (c * hw, hw, 1))
-    itemsize, front = facts.dtype.itemsize, facts.batch_norm is not None or facts.activation != "identity"
-    problem = EcaProblem.forward(layout, facts.dtype, itemsize, itemsize, facts.taps, front, target.device)
+    front = facts.batch_norm is not None or facts.activation != "identity"
+    itemsize, taps = facts.dtype.itemsize, facts.taps
+    problem = EcaProblem(layout, facts.dtype, itemsize, target.device, "forward", taps, front=front)
     choice = choose(problem)
     config: Any = choice.config
     if config is None:

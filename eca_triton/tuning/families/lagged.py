@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ..config import Choice, Device
+from ..config import Choice
 from ..layout import Layout
 from ..problem import EcaProblem
 from .blocks import PADDING, VECTOR_BYTES, padding, power_of_2, share_fits
@@ -24,7 +24,6 @@ MAX_INDEX = 2**31 - 2**16  # tickets are int32
 # A poll is a round trip to L2 and two barriers, hundreds of ns: milliseconds in all. What a program waits
 # for, sums that others have begun, takes no longer than L2_BYTES take from DRAM: tens of microseconds.
 PATIENCE = 1 << 13
-BACKWARD_VECTORS = VECTORS // 2
 AHEAD = (0.25, 0.5, 1.0)  # programs in flight, of which the lagged kernel's sums may be ahead
 
 
@@ -61,134 +60,84 @@ class LaggedConfig:
         return -(-layout.c // self.block_c) * -(-layout.hw // self.block_hw)
 
 
-def lagged_config(
-    layout: Layout, itemsize: int, front: bool, device: Device, bits: bool = False
-) -> LaggedConfig | None:
-    """Config for x of `itemsize` bytes; `front`: with batch norm or an activation before the pooling.
-
-    `layout` covers x, out and the residual; `bits`: with a mask for the backward.
-    """
-    return cut(layout, itemsize, forward_tile_bytes(itemsize, front or bits), VECTORS, 1, bits, device)
-
-
-def forward_tile_bytes(itemsize: int, more: bool) -> int:
-    """Bytes of a tile of the forward, at most.
-
-    Beside batch norm's terms, or packed into bits, 64 elements of 16 bits take more registers than wide
-    programs may have.
-    """
-    return TILE_BYTES // 2 if more and itemsize == 2 else TILE_BYTES
-
-
-def lagged_backward_config(
-    layout: Layout, itemsize: int, recomputed: bool, stored: bool, bits: bool, device: Device
-) -> LaggedConfig | None:
-    """Config of the backward.
-
-    Args:
-        layout: Of x, dy, d_x and, where there are such, residual and d_residual.
-        itemsize: Bytes of the largest element of these.
-        recomputed: Whether the activation's argument is recomputed: neither the identity nor bits.
-        stored: Whether d_residual is wanted.
-        bits: Whether the activation's bits are read.
-        device: Properties of the GPU.
-    """
-    size = backward_tile_bytes(recomputed)
-    config = cut(layout, itemsize, size, BACKWARD_VECTORS, returning(recomputed, stored), bits, device)
-    return with_registers(config, recomputed)
-
-
-def returning(recomputed: bool, stored: bool) -> int:
-    """Maps that come back from L2: what is spread, d_residual or dy; to recompute it, x and a residual."""
-    return 3 if recomputed and not stored else 1
-
-
-def backward_tile_bytes(recomputed: bool) -> int:
-    """Bytes of a tile, at most: two maps at a time take the registers of one in the forward."""
-    return TILE_BYTES // 4 if recomputed else TILE_BYTES // 2
-
-
-def with_registers(config: LaggedConfig | None, recomputed: bool) -> LaggedConfig | None:
-    """The config with all the registers that there are, if u is recomputed."""
-    return replace(config, max_registers=255) if config is not None and recomputed else config
-
-
-def cut(
-    layout: Layout, itemsize: int, size: int, vectors: int, returning: int, bits: bool, device: Device
-) -> LaggedConfig | None:
-    """Config for maps of `itemsize` bytes.
-
-    Args:
-        layout: Of all maps.
-        itemsize: Bytes of an element.
-        size: Bytes of a tile, at most.
-        vectors: Of a tile per thread, at most unless 256 threads have more.
-        returning: Maps that come back from L2.
-        bits: Whether there is a mask, of which no byte may belong to two rows.
-        device: Properties of the GPU.
-    """
-    vec_c = channels_per_vector(layout, itemsize, bits, device)
+def lagged_config(problem: EcaProblem) -> LaggedConfig | None:
+    """Config of the kernel that has tiles come back from L2; None where it does not take the maps."""
+    layout, itemsize = problem.layout, problem.cut_itemsize
+    vec_c = channels_per_vector(problem)
     if vec_c is None:
         return None
+    size = most_bytes(problem)
     # Smaller tiles would be mostly overhead.
     smallest = (4 if vec_c > 1 else 2) * VECTOR_BYTES * THREADS[0]
     while True:
         block_c, block_hw = _tile(layout, size // itemsize, vec_c > 1)
         tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
         # Smaller tiles until every SM has one.
-        if layout.n * tiles >= device.num_sms or size <= smallest:
+        if layout.n * tiles >= problem.device.num_sms or size <= smallest:
             break
         size //= 2
-    tile_bytes = block_c * block_hw * itemsize
-    threads = min(max(tile_bytes // (vectors * VECTOR_BYTES), THREADS[0]), THREADS[-1])
-    return shaped(layout, itemsize, block_c, block_hw, threads, returning, device)
+    vectors = block_c * block_hw * itemsize // (most_vectors(problem) * VECTOR_BYTES)
+    return shaped(problem, block_c, block_hw, min(max(vectors, THREADS[0]), THREADS[-1]))
 
 
-def channels_per_vector(layout: Layout, itemsize: int, bits: bool, device: Device) -> int | None:
+def most_bytes(problem: EcaProblem) -> int:
+    """Bytes of a tile, at most.
+
+    Beside batch norm's terms, or packed into bits, 64 elements of 16 bits take more registers than wide
+    programs may have. In the backward two maps at a time take the registers of one in the forward.
+    """
+    if problem.direction == "backward":
+        return TILE_BYTES // 4 if problem.recomputed else TILE_BYTES // 2
+    crowded = (problem.front or problem.bits) and problem.kept_itemsize == 2
+    return TILE_BYTES // 2 if crowded else TILE_BYTES
+
+
+def most_vectors(problem: EcaProblem) -> int:
+    """Vectors of a tile per thread, at most unless 256 threads have more."""
+    return VECTORS if problem.direction == "forward" else VECTORS // 2
+
+
+def returning(problem: EcaProblem) -> int:
+    """Maps that come back from L2: x, d_residual, or dy, where p is recomputed with x and a residual."""
+    return 3 if problem.recomputed and not problem.stored else 1
+
+
+def channels_per_vector(problem: EcaProblem) -> int | None:
     """Channels of one vector access: all of it where they are contiguous, else 1; None: no such kernel."""
-    if not takes(layout, device):
+    layout = problem.layout
+    if not takes(problem):
         return None
-    vector = VECTOR_BYTES // itemsize
+    vector = VECTOR_BYTES // problem.cut_itemsize
     vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
     if max(vec_c, vec_hw) < vector:  # element by element, issuing costs more than the second read
         return None
     if vec_c == vector:
         return vector
-    return None if bits and layout.hw % 8 else 1
+    return None if problem.bits and layout.hw % 8 else 1  # no byte of bits may belong to two rows
 
 
-def takes(layout: Layout, device: Device) -> bool:
+def takes(problem: EcaProblem) -> bool:
     """Return whether the kernel takes such maps there.
 
     CDNA's L2 is one per die, so a tile may not come back from it; no AMD GPU has been tried.
     """
-    return device.vendor == "nvidia" and (layout.contiguous or layout.dense_channels_last)
+    layout = problem.layout
+    return problem.device.vendor == "nvidia" and (layout.contiguous or layout.dense_channels_last)
 
 
 def shaped(
-    layout: Layout,
-    itemsize: int,
-    block_c: int,
-    block_hw: int,
-    threads: int,
-    returning: int,
-    device: Device,
-    programs_ahead: float = 0.5,
+    problem: EcaProblem, block_c: int, block_hw: int, threads: int, programs_ahead: float = 0.5
 ) -> LaggedConfig | None:
     """The config of such tiles in programs of so many threads; None where tiles would not come back from L2.
 
-    The rest as `cut`, for a map that the kernel takes.
-
     Args:
-        layout: Of all maps.
-        itemsize: Bytes of an element.
+        problem: Whose maps the kernel takes.
         block_c: Channels of a tile.
         block_hw: Spatial elements of a tile.
         threads: Of a program.
-        returning: Maps that come back from L2.
-        device: Properties of the GPU.
         programs_ahead: How far the sums are ahead of an image's last, in programs that are in flight.
     """
+    layout, device, itemsize = problem.layout, problem.device, problem.cut_itemsize
     vector = VECTOR_BYTES // itemsize
     channels_last = layout.vector(1, vector) == vector
     tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
@@ -197,10 +146,8 @@ def shaped(
     resident = device.num_sms * RESIDENT_THREADS // threads
     lag = min(tiles + int(resident * programs_ahead), layout.n * tiles)
     map_bytes = layout.n * layout.c * layout.hw * itemsize
-    if (
-        returning * min((lag + resident) * tile_bytes, map_bytes) > L2_BYTES
-        or layout.n * tiles + lag > MAX_INDEX
-    ):
+    window = returning(problem) * min((lag + resident) * tile_bytes, map_bytes)
+    if window > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
         return None
     # Without a limit, as in Inductor's templates, ptxas gives small tiles few registers: four sums at a time.
     sums = (16 if tile_bytes >= VECTORS * VECTOR_BYTES * threads else 4) * threads
@@ -214,7 +161,7 @@ def shaped(
         num_warps=threads // device.warp_size,
         vec_c=vector if channels_last else layout.vector(1, vector),
         vec_hw=1 if channels_last else vector,
-        max_registers=MAX_REGISTERS[threads],
+        max_registers=255 if problem.recomputed else MAX_REGISTERS[threads],
     )
 
 
@@ -235,10 +182,9 @@ def _least_padding(extent: int, blocks: tuple[int, ...]) -> int:
 
 def fits(problem: EcaProblem, config: Any) -> bool:
     """Return whether the kernel computes the problem with the config."""
-    layout = problem.layout
-    itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
+    layout, itemsize = problem.layout, problem.cut_itemsize
     vector = VECTOR_BYTES // itemsize
-    if not takes(layout, problem.device):
+    if not takes(problem):
         return False
     channels_last = layout.vector(1, vector) == vector
     if (config.vec_c, config.vec_hw) != ((vector, 1) if channels_last else (1, vector)):
@@ -263,17 +209,10 @@ def fits(problem: EcaProblem, config: Any) -> bool:
 
 def candidates(problem: EcaProblem, heuristic: Choice) -> Iterator[Choice]:
     """Tiles that come back from L2."""
-    layout, device = problem.layout, problem.device
+    layout, itemsize, most = problem.layout, problem.cut_itemsize, most_bytes(problem)
     # How far sums are ahead is for the heuristic's kernel to vary; another one has to win first.
     programs_ahead = AHEAD if heuristic.kernel == "lagged" else AHEAD[1:2]
-    itemsize, back, vectors = problem.kept_itemsize, 1, VECTORS
-    if problem.direction == "forward":
-        most = forward_tile_bytes(itemsize, problem.front or problem.bits)
-    else:
-        itemsize, vectors = problem.itemsize, BACKWARD_VECTORS
-        most = backward_tile_bytes(problem.recomputed)
-        back = returning(problem.recomputed, problem.stored)
-    vec_c = channels_per_vector(layout, itemsize, problem.bits, device)
+    vec_c = channels_per_vector(problem)
     if vec_c is None:
         return
     channels_last = vec_c > 1
@@ -286,12 +225,10 @@ def candidates(problem: EcaProblem, heuristic: Choice) -> Iterator[Choice]:
             other = min(size // itemsize // run, power_of_2(layout.hw if channels_last else layout.c))
             block_c, block_hw = (run, other) if channels_last else (other, run)
             for threads in THREADS:
-                share = run * other * itemsize / (threads * VECTOR_BYTES)
-                if not 1 <= share <= vectors:
+                vectors = run * other * itemsize / (threads * VECTOR_BYTES)
+                if not 1 <= vectors <= most_vectors(problem):
                     continue
                 for ahead in programs_ahead:
-                    config = shaped(layout, itemsize, block_c, block_hw, threads, back, device, ahead)
-                    if problem.direction == "backward":
-                        config = with_registers(config, problem.recomputed)
+                    config = shaped(problem, block_c, block_hw, threads, ahead)
                     if config is not None:
                         yield Choice("lagged", config)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from ..config import FLAT, Choice, Config, Device, FlatConfig
+from ..config import FLAT, Choice, Config, FlatConfig
 from ..layout import Layout
 from ..problem import PassProblem
 from .blocks import MAX_PROGRAMS, VECTOR_BYTES, blocks_of, image, power_of_2, share_fits
@@ -27,33 +27,21 @@ PASS_VECTORS = (1, 8)  # of a thread in a step of a pass: fewer leave memory idl
 
 def pass_config(problem: PassProblem) -> Config | FlatConfig:
     """Config of one launch."""
-    if problem.step in FLAT:
-        return affine_config(problem.layout)
-    configs = {"pool": pool_config, "rescale": rescale_config, "moments": moments_config}
-    return configs[problem.step](problem.layout, problem.itemsize, problem.device)
-
-
-def pool_config(layout: Layout, itemsize: int, device: Device) -> Config:
-    """Config of the pool kernel for one tensor."""
-    vector = VECTOR_BYTES // itemsize
-    vec_hw = layout.vector(2, vector)
-    # Rows that start off a vector boundary would be read element by element; aligned windows read whole
-    # vectors instead. The last one ends inside the tensor only if the tensor is a whole number of vectors,
-    # and rows shorter than a vector gain nothing.
+    layout = problem.layout
+    if problem.step in FLAT:  # two vectors of bf16 per thread
+        return FlatConfig(min(16 * THREADS, max(LEAST_FLAT, power_of_2(layout.c * layout.hw))))
+    vector = VECTOR_BYTES // problem.itemsize
+    # Rows that start off a vector boundary would be read element by element; where they are only summed,
+    # aligned windows read whole vectors instead. The last one ends inside the tensor only if the tensor is a
+    # whole number of vectors, and rows shorter than a vector gain nothing.
     windowed = (
-        vec_hw < vector <= layout.hw and layout.contiguous and layout.n * layout.c * layout.hw % vector == 0
+        problem.step == "pool"
+        and layout.vector(2, vector) < vector <= layout.hw
+        and layout.contiguous
+        and layout.n * layout.c * layout.hw % vector == 0
     )
-    return _tile(layout, itemsize, device, window=vector if windowed else 1)
-
-
-def rescale_config(layout: Layout, itemsize: int, device: Device) -> Config:
-    """Config of the rescale kernel; `layout` covers x, out and the residual, `itemsize` is their largest."""
-    return _tile(layout, itemsize, device, window=1)
-
-
-def moments_config(layout: Layout, itemsize: int, device: Device) -> Config:
-    """Config of the moments kernel, as `rescale_config`; half the tile, since it keeps two sums of each."""
-    return _tile(layout, itemsize, device, window=1, tile_bytes=TILE_BYTES // 2)
+    # Moments are two sums of each element.
+    return _tile(problem, vector if windowed else 1, TILE_BYTES // (2 if problem.step == "moments" else 1))
 
 
 def gate_block(splits: int, block_k: int) -> int:
@@ -88,12 +76,8 @@ def batch_statistics_blocks(n: int) -> tuple[int, int]:
     return min(power_of_2(n), 16 * THREADS // 32), 32
 
 
-def affine_config(layout: Layout) -> FlatConfig:
-    """Config of the affine kernels: two vectors of bf16 per thread."""
-    return FlatConfig(min(16 * THREADS, max(LEAST_FLAT, power_of_2(layout.c * layout.hw))))
-
-
-def _tile(layout: Layout, itemsize: int, device: Device, window: int, tile_bytes: int = TILE_BYTES) -> Config:
+def _tile(problem: PassProblem, window: int, tile_bytes: int) -> Config:
+    layout, device, itemsize = problem.layout, problem.device, problem.itemsize
     vector = VECTOR_BYTES // itemsize
     vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
     span = layout.hw + window - 1

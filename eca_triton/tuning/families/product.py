@@ -69,17 +69,15 @@ def most_sums(threads: int) -> int:
     return min(MAX_REGISTERS, REGISTERS // threads) // 2
 
 
-def product_config(c: int, hw: int, reduced: int) -> ProductConfig:
-    """Config for a map of C channels and HW positions from `reduced` channels.
+def product_config(problem: ProductProblem) -> ProductConfig:
+    """Config of the kernel.
 
     64 x 128 results are 64 registers a thread, which leaves three programs to a multiprocessor: while one
     waits for its residual, another one multiplies.
     """
-    block_hw, block_c, block_i = (
-        min(block, max(LEAST, power_of_2(size)))
-        for block, size in ((POSITIONS, hw), (CHANNELS, c), (REDUCED, reduced))
-    )
-    return ProductConfig(block_hw, block_c, block_i, num_stages=2 if reduced <= block_i else 3)
+    sizes = (POSITIONS, problem.layout.hw), (CHANNELS, problem.layout.c), (REDUCED, problem.reduced)
+    block_hw, block_c, block_i = (min(block, max(LEAST, power_of_2(size))) for block, size in sizes)
+    return ProductConfig(block_hw, block_c, block_i, num_stages=2 if problem.reduced <= block_i else 3)
 
 
 def fits(problem: ProductProblem, config: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
-from ..config import Choice, Device
+from ..config import Choice
 from ..layout import Layout
 from ..problem import EcaProblem
 from .blocks import VECTOR_BYTES, image, power_of_2, powers, share_fits
@@ -55,20 +55,14 @@ class TileConfig:
 
 
 @dataclass(frozen=True)
-class TileBackwardConfig:
-    """Cut of a map by the kernel of the backward.
+class TileBackwardConfig(TileConfig):
+    """Cut of a map by the kernel of the backward; the tile is of the gradient that it keeps.
 
     Attributes:
-        tile: how it cuts the rows of the gradient that it keeps.
         block_halo_hw: columns of one block of the halo, whose rows are few and only summed.
     """
 
-    tile: TileConfig
     block_halo_hw: int
-
-    def tiles(self, layout: Layout) -> int:
-        """Programs of one image."""
-        return self.tile.tiles(layout)
 
 
 @dataclass(frozen=True)
@@ -94,34 +88,29 @@ LINEAR = Limits(short_bytes=104, long_bytes=104, packed_elements=48)
 RECOMPUTED = Limits(short_bytes=52, long_bytes=52, packed_elements=48)
 
 
-def tile_config(
-    layout: Layout, x_itemsize: int, itemsize: int, taps: int, device: Device, bits: bool = False
-) -> TileConfig | None:
-    """Config for x of `x_itemsize` bytes; `itemsize`: the largest of x, out and residual, as in `layout`.
-
-    bits: whether the kernel also writes a bit per element.
-    """
-    return cut(layout, x_itemsize, itemsize, taps, device, bits, FORWARD)
+def limits(problem: EcaProblem) -> Limits:
+    """Return what a thread may hold."""
+    if problem.direction == "forward":
+        return FORWARD
+    return RECOMPUTED if problem.recomputed else LINEAR
 
 
-def cut(
-    layout: Layout, kept_itemsize: int, itemsize: int, taps: int, device: Device, bits: bool, limits: Limits
-) -> TileConfig | None:
-    """Config of a kernel that keeps rows of `kept_itemsize` bytes per element; the rest as `tile_config`."""
-    rows = rows_of(layout, kept_itemsize, itemsize, bits)
+def tile_config(problem: EcaProblem) -> TileConfig | None:
+    """Config of the kernel that keeps rows of x, or of dy, in registers; None where it takes none."""
+    rows = rows_of(problem)
     if rows is None:
         return None
-    c, halo, least = layout.c, taps - 1, rows.least
+    c, halo, least, room = problem.layout.c, problem.taps - 1, rows.least, limits(problem)
 
-    block_c = max(least, 1 << max(0, (limits.short_bytes * THREADS[0] // rows.bytes).bit_length() - 1))
+    block_c = max(least, 1 << max(0, (room.short_bytes * THREADS[0] // rows.bytes).bit_length() - 1))
     threads = THREADS[0]
     # More channels in a program dilute its halo: first with more threads, since those also have loads in
     # flight, then with longer shares per thread; the largest programs only for rows that fit no other.
     while halo > block_c / 8 and threads < 256:
         block_c, threads = 2 * block_c, 2 * threads
-    while halo > block_c / 4 and 2 * block_c * rows.bytes <= limits.long_bytes * threads:
+    while halo > block_c / 4 and 2 * block_c * rows.bytes <= room.long_bytes * threads:
         block_c *= 2
-    while block_c * rows.bytes > limits.long_bytes * threads:
+    while block_c * rows.bytes > room.long_bytes * threads:
         if threads < (THREADS[-1] if halo else 256) or block_c <= least:
             threads *= 2
         else:
@@ -129,11 +118,12 @@ def cut(
     block_c = min(block_c, max(least, power_of_2(c)))
 
     # At small batch fewer channels per program, so that every SM has one.
-    while layout.n * -(-c // block_c) < device.num_sms and block_c > least and 2 * halo <= MAX_HALO * block_c:
+    n, num_sms = problem.layout.n, problem.device.num_sms
+    while n * -(-c // block_c) < num_sms and block_c > least and 2 * halo <= MAX_HALO * block_c:
         block_c //= 2
     if threads > THREADS[-1] or min(halo, c - block_c) > MAX_HALO * block_c:
         return None
-    return shaped(rows, block_c, threads, taps, device, limits)
+    return shaped(problem, rows, block_c, threads)
 
 
 @dataclass(frozen=True)
@@ -145,7 +135,6 @@ class Rows:
         windowed: whether rows start off a vector.
         access: elements of one load or store.
         span: columns to read of a row.
-        kept_itemsize: bytes of an element that is kept.
         bytes: of a row that is kept.
         least: channels of a program, at least: blocks end on a vector.
     """
@@ -154,50 +143,55 @@ class Rows:
     windowed: bool
     access: int
     span: int
-    kept_itemsize: int
     bytes: int
     least: int
 
 
-def rows_of(layout: Layout, kept_itemsize: int, itemsize: int, bits: bool) -> Rows | None:
-    """The rows of a map that the kernel takes, else None; arguments as of `cut`."""
+def rows_of(problem: EcaProblem) -> Rows | None:
+    """The rows of a map that the kernel takes, else None."""
+    layout, kept_itemsize, bits = problem.layout, problem.kept_itemsize, problem.bits
     c, hw = layout.c, layout.hw
     if not layout.contiguous or c * hw > MAX_INDEX:
         return None
-    vec, windowed = _vector(c, hw, itemsize, bits)
+    vec, windowed = _vector(c, hw, problem.itemsize, bits)
     if bits and vec != OCTET:
         return None
     span = -(-(hw + vec - 1) // vec) * vec if windowed else hw
-    access = min(vec, VECTOR_BYTES // itemsize)
-    return Rows(vec, windowed, access, span, kept_itemsize, span * kept_itemsize, vec // gcd(vec, hw))
+    access = min(vec, VECTOR_BYTES // problem.itemsize)
+    return Rows(vec, windowed, access, span, span * kept_itemsize, vec // gcd(vec, hw))
 
 
-def shaped(
-    rows: Rows, block_c: int, threads: int, taps: int, device: Device, limits: Limits, columns: int = 0
-) -> TileConfig:
+def shaped(problem: EcaProblem, rows: Rows, block_c: int, threads: int, columns: int = 0) -> TileConfig:
     """The config of programs of `block_c` channels and so many threads, or fewer where some would idle.
 
     columns: of the widest block, 0 for what suits the rows.
     """
     # One vector per thread and block, over whole lines. Short rows that need windows cost fewest instructions
     # in blocks of 32, with every store a whole vector. Narrower ones pad less and use fewer threads.
+    room, warp_size = limits(problem), problem.device.warp_size
     share = threads * rows.access // block_c
     columns = columns or max(WINDOW_COLUMNS if rows.windowed else LINE_COLUMNS, share)
-    needed = power_of_2(-(-block_c * rows.bytes // limits.long_bytes))
+    needed = power_of_2(-(-block_c * rows.bytes // room.long_bytes))
     narrowest = max(4 * rows.vec, needed * rows.access // block_c)
     block_hw, chunks, block_tail = _blocks(rows.span, columns, narrowest, share if rows.windowed else 1)
-    threads = min(threads, max(device.warp_size, THREADS[0], block_c * block_hw // rows.access))
-    return TileConfig(
+    threads = min(threads, max(warp_size, THREADS[0], block_c * block_hw // rows.access))
+    tile = TileConfig(
         block_c=block_c,
         block_hw=block_hw,
         chunks=chunks,
         block_tail=block_tail,
-        block_halo=power_of_2(max(taps - 1, 1)),
+        block_halo=power_of_2(max(problem.taps - 1, 1)),
         vec=rows.vec,
         windowed=rows.windowed,
-        packed=rows.kept_itemsize == 2 and block_c * rows.span > limits.packed_elements * threads,
-        num_warps=max(1, threads // device.warp_size),
+        packed=problem.kept_itemsize == 2 and block_c * rows.span > room.packed_elements * threads,
+        num_warps=max(1, threads // warp_size),
     )
+    if problem.direction == "forward":
+        return tile
+    # A vector of the halo for every thread.
+    row = power_of_2(chunks * block_hw + block_tail)
+    share = tile.num_warps * warp_size * rows.access // tile.block_halo
+    return TileBackwardConfig(**vars(tile), block_halo_hw=min(row, max(share, rows.vec)))
 
 
 def _vector(c: int, hw: int, itemsize: int, bits: bool) -> tuple[int, bool]:
@@ -236,37 +230,6 @@ def _blocks(span: int, widest: int, narrowest: int, least_tail: int) -> tuple[in
     return best[1:]
 
 
-def tile_backward_config(
-    layout: Layout, dy_itemsize: int, itemsize: int, taps: int, bits: bool, recomputed: bool, device: Device
-) -> TileBackwardConfig | None:
-    """Config for dy of `dy_itemsize` bytes.
-
-    Args:
-        layout: Of dy, x, d_x, the residual and its gradient together.
-        dy_itemsize: Bytes of an element of dy.
-        itemsize: Bytes of the largest element of these maps.
-        taps: Of the convolution over channels.
-        bits: Whether bits say what the activation passed.
-        recomputed: Whether the activation's slope is computed anew.
-        device: What runs it.
-    """
-    tile = cut(layout, dy_itemsize, itemsize, taps, device, bits, limits(recomputed))
-    return None if tile is None else with_halo(tile, itemsize, device)
-
-
-def limits(recomputed: bool) -> Limits:
-    """Return what a thread may hold, with the activation's slope computed anew or not."""
-    return RECOMPUTED if recomputed else LINEAR
-
-
-def with_halo(tile: TileConfig, itemsize: int, device: Device) -> TileBackwardConfig:
-    """The config with this tile: a vector of the halo for every thread."""
-    row = power_of_2(tile.chunks * tile.block_hw + tile.block_tail)
-    access = min(tile.vec, VECTOR_BYTES // itemsize)
-    share = tile.num_warps * device.warp_size * access // tile.block_halo
-    return TileBackwardConfig(tile, block_halo_hw=min(row, max(share, tile.vec)))
-
-
 def fits(problem: EcaProblem, config: Any) -> bool:
     """Return whether the kernel computes the problem with the config."""
     layout, halo = problem.layout, problem.taps - 1
@@ -284,20 +247,18 @@ def fits(problem: EcaProblem, config: Any) -> bool:
         and config.block_halo == power_of_2(max(halo, 1))
         and (problem.kept_itemsize == 2 or not config.packed)
         and share_fits(problem, config.block_c * columns * problem.kept_itemsize, config.num_warps)
+        and (problem.direction == "forward" or _halo_fits(problem, config, columns))
     )
 
 
-def backward_fits(problem: EcaProblem, config: Any) -> bool:
-    """Return whether the kernel of the backward computes the problem with the config."""
+def _halo_fits(problem: EcaProblem, config: Any, columns: int) -> bool:
+    """Return whether the backward's kernel walks over the halo in such blocks."""
     layout, block = problem.layout, config.block_halo_hw
-    if not (block % config.tile.vec == 0 and fits(problem, config.tile)):
-        return False
-    columns = config.tile.chunks * config.tile.block_hw + config.tile.block_tail
     # The halo's loop has no mask where blocks end with the row: then there may be no block after it, unless
     # there is no halo. Circular padding, which has one for all channels too, takes half a band of them.
     masked = layout.hw % block != 0 or columns - layout.hw < block
-    no_halo = layout.c <= config.tile.block_c and layout.c < problem.taps // 2
-    return block <= power_of_2(columns) and (masked or no_halo)
+    no_halo = layout.c <= config.block_c and layout.c < problem.taps // 2
+    return block % config.vec == 0 and block <= power_of_2(columns) and (masked or no_halo)
 
 
 def _vectors_fit(problem: EcaProblem, vec: int, windowed: bool) -> bool:
@@ -311,10 +272,7 @@ def _vectors_fit(problem: EcaProblem, vec: int, windowed: bool) -> bool:
 
 def candidates(problem: EcaProblem, _: Choice) -> Iterator[Choice]:
     """Contiguous rows in registers."""
-    layout, taps, device = problem.layout, problem.taps, problem.device
-    backward = problem.direction == "backward"
-    room = limits(problem.recomputed) if backward else FORWARD
-    rows = rows_of(layout, problem.kept_itemsize, problem.itemsize, problem.bits)
+    layout, taps, room, rows = problem.layout, problem.taps, limits(problem), rows_of(problem)
     if rows is None:
         return
     for block_c in powers(rows.least, max(rows.least, power_of_2(layout.c))):
@@ -323,12 +281,8 @@ def candidates(problem: EcaProblem, _: Choice) -> Iterator[Choice]:
             continue
         for threads in THREADS:
             for columns in (0, *COLUMNS):
-                config = shaped(rows, block_c, threads, taps, device, room, columns)
-                share = block_c * rows.bytes / (config.num_warps * device.warp_size)
+                config = shaped(problem, rows, block_c, threads, columns)
+                share = block_c * rows.bytes / (config.num_warps * problem.device.warp_size)
                 # Narrow blocks are for fewer threads than asked.
-                if share > room.long_bytes or (share < VECTOR_BYTES and threads > THREADS[0]):
-                    continue
-                if backward:
-                    yield Choice("tile", with_halo(config, problem.itemsize, device))
-                else:
+                if share <= room.long_bytes and (share >= VECTOR_BYTES or threads == THREADS[0]):
                     yield Choice("tile", config)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import Choice, Device
+from ..config import Choice
 from ..layout import Layout
 from ..problem import EcaProblem
 from .blocks import PADDING, VECTOR_BYTES, padding, power_of_2, powers, share_fits
@@ -45,147 +45,99 @@ class TileChannelsLastConfig:
         return -(-layout.c // self.block_c)
 
 
-def tile_channels_last_config(
-    layout: Layout, itemsize: int, taps: int, front: bool, device: Device
-) -> TileChannelsLastConfig | None:
-    """Config for x of `itemsize` bytes.
-
-    Args:
-        layout: of x, out and the residual.
-        itemsize: bytes of an element of x.
-        taps: of the convolution.
-        front: whether batch norm or an activation stands before the pooling.
-        device: properties of the GPU.
-    """
-    return cut(layout, itemsize, taps, forward_pieces(itemsize, front), device)
-
-
-def forward_pieces(itemsize: int, front: bool) -> Callable[[int], int]:
-    """Vectors that each of so many threads may hold, as compiled for sm_80, sm_90, sm_100 and gfx942."""
-    return lambda threads: PIECES_BESIDE_TERMS if front and (itemsize > 2 or threads > 256) else PIECES
-
-
-def tile_channels_last_backward_config(
-    layout: Layout, itemsize: int, taps: int, device: Device
-) -> TileChannelsLastConfig | None:
-    """Config of the backward: p stays in registers, x passes by.
-
-    Args:
-        layout: Of x, dy, d_x and, where there are such, residual and d_residual.
-        itemsize: Bytes of the largest element of these.
-        taps: Of the convolution.
-        device: Properties of the GPU.
-    """
-    return cut(layout, itemsize, taps, backward_pieces, device)
-
-
-def backward_pieces(threads: int) -> int:
-    """Vectors that each of so many threads may hold, as compiled for sm_80, sm_90 and sm_100.
-
-    Up to 255 registers leave 8 warps per SM: enough, at 14 vectors in flight each; shorter shares per
-    thread cost half as many instructions again. A program of 512 threads would be alone on its SM, which
-    loads nothing while it stores, and its halo outweighs what the lagged launch reads twice.
-    """
-    return PIECES if threads <= MAX_BACKWARD_THREADS else 0
-
-
-def cut(
-    layout: Layout, itemsize: int, taps: int, pieces: Callable[[int], int], device: Device
-) -> TileChannelsLastConfig | None:
-    """Config for maps of `itemsize` bytes, of which a program of so many threads holds `pieces(threads)`."""
-    if not takes(layout, taps):
+def tile_channels_last_config(problem: EcaProblem) -> TileChannelsLastConfig | None:
+    """Config of the kernel that keeps columns of x, or of dy, in registers; None where it takes none."""
+    layout, itemsize = problem.layout, problem.cut_itemsize
+    if not takes(problem):
         return None
     for row_bytes in ROW_BYTES:
         for threads in THREADS:  # fewest first: they wait for each other less
-            vectors = threads * VECTOR_BYTES // itemsize
+            elements = pieces(problem, threads) * threads * VECTOR_BYTES // itemsize
             # A map with fewer channels than a row has them all.
             fits = [
                 block
                 for block in (256, 128, 64, 32, 16, 8)
                 if block <= power_of_2(layout.c)
                 and block * itemsize >= min(row_bytes, power_of_2(layout.c) * itemsize)
-                and layout.hw * block <= pieces(threads) * vectors
+                and layout.hw * block <= elements
             ]
             if fits:
                 # The block that pads least, the largest of equals: the halo weighs least there.
-                block_c = min(fits, key=lambda block: (-layout.c % block, -block))
-                return _config(layout, itemsize, block_c, pieces, device)
+                return _config(problem, min(fits, key=lambda block: (-layout.c % block, -block)))
     return None
 
 
-def takes(layout: Layout, taps: int) -> bool:
+def takes(problem: EcaProblem) -> bool:
     """Return whether the kernel computes such a map at all.
 
     One offset serves all tensors. Channels off the vector would be read one by one, on both sides of the
     tile's edge: such maps, of pruned networks, keep the two passes.
     """
+    layout = problem.layout
     dense = layout.dense_channels_last and layout.c % HALO == 0 and layout.c * layout.hw < MAX_INDEX
-    return dense and taps // 2 <= HALO
+    return dense and problem.taps // 2 <= HALO
 
 
-def shaped(
-    layout: Layout, itemsize: int, block_c: int, threads: int, device: Device
-) -> TileChannelsLastConfig:
+def pieces(problem: EcaProblem, threads: int) -> int:
+    """Vectors that each of so many threads may hold, as compiled for sm_80, sm_90, sm_100 and gfx942.
+
+    In the backward p stays in registers, and x passes by. Up to 255 registers leave 8 warps per SM: enough,
+    at 14 vectors in flight each; shorter shares per thread cost half as many instructions again. A program of
+    512 threads would be alone on its SM, which loads nothing while it stores, and its halo outweighs what the
+    lagged launch reads twice.
+    """
+    if problem.direction == "backward":
+        return PIECES if threads <= MAX_BACKWARD_THREADS else 0
+    crowded = (problem.front or problem.bits) and (problem.kept_itemsize > 2 or threads > 256)
+    return PIECES_BESIDE_TERMS if crowded else PIECES
+
+
+def shaped(problem: EcaProblem, block_c: int, threads: int) -> TileChannelsLastConfig:
     """The config of programs that own `block_c` channels with so many threads."""
-    elements = VECTOR_BYTES // itemsize
+    hw, elements = problem.layout.hw, VECTOR_BYTES // problem.cut_itemsize
     block_hw = threads * elements // block_c
     block_halo = threads * elements // (2 * HALO)
     return TileChannelsLastConfig(
         block_c=block_c,
         block_hw=block_hw,
-        steps=-(-layout.hw // block_hw),
+        steps=-(-hw // block_hw),
         block_halo=block_halo,
-        halo_steps=-(-layout.hw // block_halo),
-        num_warps=threads // device.warp_size,
+        halo_steps=-(-hw // block_halo),
+        num_warps=threads // problem.device.warp_size,
     )
 
 
-def _config(
-    layout: Layout, itemsize: int, block_c: int, pieces: Callable[[int], int], device: Device
-) -> TileChannelsLastConfig:
+def _config(problem: EcaProblem, block_c: int) -> TileChannelsLastConfig:
+    layout, elements = problem.layout, VECTOR_BYTES // problem.cut_itemsize
     # At small batch fewer channels per program, so that every SM has one.
-    while layout.n * -(-layout.c // block_c) < device.num_sms and block_c > HALO:
+    while layout.n * -(-layout.c // block_c) < problem.device.num_sms and block_c > HALO:
         block_c //= 2
-    elements = VECTOR_BYTES // itemsize
-    threads = next(size for size in THREADS if layout.hw * block_c <= pieces(size) * size * elements)
-    return shaped(layout, itemsize, block_c, threads, device)
+    threads = next(size for size in THREADS if layout.hw * block_c <= pieces(problem, size) * size * elements)
+    return shaped(problem, block_c, threads)
 
 
 def fits(problem: EcaProblem, config: Any) -> bool:
     """Return whether the kernel computes the problem with the config."""
-    layout = problem.layout
-    itemsize = problem.kept_itemsize if problem.direction == "forward" else problem.itemsize
+    layout, tile = problem.layout, config.block_c * config.block_hw * config.steps
     return (
-        layout.dense_channels_last
-        and layout.c % HALO == 0
-        and layout.c * layout.hw < MAX_INDEX
-        and problem.taps // 2 <= HALO
+        takes(problem)
         and config.block_c <= power_of_2(layout.c)
         and config.steps == -(-layout.hw // config.block_hw)
         and config.halo_steps == -(-layout.hw // config.block_halo)
-        and share_fits(problem, config.block_c * config.block_hw * config.steps * itemsize, config.num_warps)
+        and share_fits(problem, tile * problem.cut_itemsize, config.num_warps)
     )
 
 
 def candidates(problem: EcaProblem, _: Choice) -> Iterator[Choice]:
     """Channels-last columns in registers."""
-    layout, device = problem.layout, problem.device
-    if not takes(layout, problem.taps):
+    layout, itemsize = problem.layout, problem.cut_itemsize
+    if not takes(problem):
         return
-    pieces: Callable[[int], int]
-    if problem.direction == "forward":
-        itemsize = problem.kept_itemsize
-        pieces = forward_pieces(itemsize, problem.front or problem.bits)
-    else:
-        itemsize, pieces = problem.itemsize, backward_pieces
     for block_c in powers(HALO, power_of_2(layout.c)):
         if padding(layout.c, block_c) > PADDING:
             continue
         for threads in THREADS:
             vectors = layout.hw * block_c * itemsize / (threads * VECTOR_BYTES)
-            fits = vectors <= pieces(threads) and threads * VECTOR_BYTES >= block_c * itemsize
+            fits = vectors <= pieces(problem, threads) and threads * VECTOR_BYTES >= block_c * itemsize
             if fits and (vectors >= 1 or threads == THREADS[0]):
-                yield Choice(
-                    "tile_channels_last",
-                    shaped(layout, itemsize, block_c, threads, device),
-                )
+                yield Choice("tile_channels_last", shaped(problem, block_c, threads))
