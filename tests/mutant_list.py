@@ -218,7 +218,8 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
     "eca_triton/tuning/families/lagged.py": [
         (TUNING, "block % unit == extent % unit == 0", "block % unit == 0"),
         (TUNING, "        and tiles <= config.lag  # else programs wait in vain\n", ""),
-        (TUNING, "if not takes(problem):\n        return False", "if False:\n        return False"),
+        (TUNING, "return None if problem.bits and layout.hw % OCTET else 1", "return 1"),
+        (TUNING, 'problem.device.vendor != "nvidia" or ', ""),
         (TUNING, "3 if problem.recomputed and not problem.stored else 1", "1"),
     ],
     "eca_triton/tuning/key.py": [

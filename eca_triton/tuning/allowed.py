@@ -5,14 +5,12 @@ Whether they are fast is for a clock to say, so there is more room here than in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from .config import FLAT, TILED, Choice
-from .families import lagged, passes, product, tile, tile_channels_last
+from .config import FLAT, Choice
+from .families import lagged, product, tile_channels_last
 from .families.blocks import MAX_THREADS, SHARE_BYTES, VECTOR_BYTES
 from .families.passes import LEAST_FLAT, MAX_ELEMENTS, MAX_SPLITS
-from .problem import EcaProblem, Problem
+from .kernels import KERNELS
+from .problem import Problem
 
 MAX_BLOCKS = 128  # of a loop that is unrolled
 MAX_REGISTERS = (32, 255)
@@ -62,27 +60,7 @@ def impossible(choice: Choice) -> str:
 
 def allowed(problem: Problem, choice: Choice) -> bool:
     """Return whether a choice computes the problem."""
-    rule = _RULES[problem.kind].get(choice.kernel)
-    if rule is None or (choice.config is None) != (choice.kernel == "two_pass") or impossible(choice):
+    kernel = KERNELS[problem.kind].get(choice.kernel)
+    if kernel is None or (choice.config is None) != (kernel.config is None) or impossible(choice):
         return False
-    return rule(problem, choice.config)
-
-
-def _two_pass(problem: EcaProblem, config: None) -> bool:
-    return True
-
-
-_WHOLE_MAP: dict[str, Callable[[Any, Any], bool]] = {
-    "tile": tile.fits,
-    "tile_channels_last": tile_channels_last.fits,
-    "lagged": lagged.fits,
-    "two_pass": _two_pass,
-}
-_RULES: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
-    "forward": _WHOLE_MAP,
-    "backward": _WHOLE_MAP,
-    "product": {"product": product.fits},
-    **{each: {each: passes.tiled_fits} for each in TILED},
-    **{each: {each: passes.flat_fits} for each in FLAT},
-}
-"""Whether a kernel computes a problem with a config, by kind of problem."""
+    return kernel.fits(problem, choice.config)

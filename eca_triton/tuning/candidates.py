@@ -6,16 +6,13 @@ multiprocessors idle or mostly move padding are dropped, and of many the ones ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from math import log2
-from typing import Any
 
 from .allowed import allowed
 from .choice import choose
-from .config import FLAT, TILED, Choice
-from .families import lagged, passes, product, tile, tile_channels_last
+from .config import Choice
 from .families.blocks import programs
+from .kernels import KERNELS
 from .problem import Problem
 
 MOST = 32  # of a problem: compiling one takes seconds of a core
@@ -30,7 +27,8 @@ def candidates(problem: Problem) -> list[Choice]:
     """
     first, two_pass = choose(problem), Choice("two_pass", None)
     last = [two_pass] if allowed(problem, two_pass) else []
-    found = [choice for kernel in _KERNELS[problem.kind] for choice in kernel(problem, first)]
+    kernels = KERNELS[problem.kind].values()
+    found = [choice for kernel in kernels for choice in kernel.candidates(problem, first)]
     found = [choice for choice in dict.fromkeys(found) if choice != first and allowed(problem, choice)]
     busy = _busiest([first, *found], problem)
     found = [choice for choice in found if programs(choice, problem) >= busy]
@@ -58,16 +56,4 @@ def _doublings(choice: Choice) -> float:
 
 
 def _numbers(choice: Choice) -> dict[str, int]:
-    numbers = {} if choice.config is None else asdict(choice.config)
-    return {name: int(value) for name, value in numbers.items() if name not in RUN_TIME}
-
-
-_ONE_LAUNCH = (tile.candidates, tile_channels_last.candidates, lagged.candidates)
-_KERNELS: dict[str, tuple[Callable[[Any, Choice], Iterator[Choice]], ...]] = {
-    "forward": _ONE_LAUNCH,
-    "backward": _ONE_LAUNCH,
-    "product": (product.candidates,),
-    **dict.fromkeys(TILED, (passes.tiled_candidates,)),
-    **dict.fromkeys(FLAT, (passes.flat_candidates,)),
-}
-"""What kernels there are for a kind of problem, each with its choices."""
+    return {name: value for name, value in choice.integers().items() if name not in RUN_TIME}

@@ -17,28 +17,13 @@ from typing import Any
 
 from ..version import __version__
 from .allowed import impossible
-from .config import FIXED, FLAT, TILED, AnyConfig, Choice, Config, FlatConfig
-from .families.lagged import LaggedConfig
-from .families.product import ProductConfig
-from .families.tile import TileBackwardConfig, TileConfig
-from .families.tile_channels_last import TileChannelsLastConfig
+from .config import FIXED, Choice
+from .families.tile import TileConfig
+from .kernels import KERNELS
 from .key import Key
 
 SCHEMA = 1
 MAX_INTEGER = 2**31 - 1  # what a kernel's constant may be
-_EITHER_WAY: dict[str, type[AnyConfig] | None] = {
-    "tile_channels_last": TileChannelsLastConfig,
-    "lagged": LaggedConfig,
-    "two_pass": None,
-}
-CONFIGS: dict[str, dict[str, type[AnyConfig] | None]] = {
-    "forward": {"tile": TileConfig, **_EITHER_WAY},
-    "backward": {"tile": TileBackwardConfig, **_EITHER_WAY},
-    "product": {"product": ProductConfig},
-    **{each: {each: Config} for each in TILED},
-    **{each: {each: FlatConfig} for each in FLAT},
-}
-"""The class of each kernel's config, by kind of problem."""
 MAX_DIGITS = 20  # of an integer; with more it is as good as infinite
 _VERSION = re.compile(r"[\w.+-]{1,64}", re.ASCII)
 
@@ -138,10 +123,10 @@ def choice_of(kind: str, kernel: object, config: object) -> Choice:
     Raises:
         ValueError: there is no such kernel, or its config has other names, or values that it cannot run with.
     """
-    of_kernel = CONFIGS[kind]
-    if not isinstance(kernel, str) or kernel not in of_kernel:
-        raise ValueError(f"kernel must be one of {', '.join(of_kernel)}, got {reprlib.repr(kernel)}")
-    made_of = of_kernel[kernel]
+    kernels = KERNELS[kind]
+    if not isinstance(kernel, str) or kernel not in kernels:
+        raise ValueError(f"kernel must be one of {', '.join(kernels)}, got {reprlib.repr(kernel)}")
+    made_of = kernels[kernel].config
     if not isinstance(config, dict):
         raise ValueError(f"config must be an object, got {reprlib.repr(config)}")
     expected = set() if made_of is None else _names(made_of)

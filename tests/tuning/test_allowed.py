@@ -73,6 +73,7 @@ MOMENTS = one_of_two("moments", 128, 256, 3136)
 AFFINE = one_of_two("affine", 128, 256, 3136)
 FLAT_LAGGED = forward(128, 64, 112 * 112, maps=3, taps=63)
 FLAT_BITS = replace(FLAT_LAGGED, itemsize=4, dtype=torch.float32, bits=True)
+LAST_BITS = replace(LAGGED, itemsize=4, dtype=torch.float32, bits=True)
 
 SPOILT: list[tuple[str, Problem, dict[str, Any], str]] = [
     ("tile", TILE, {"block_c": 6}, "blocks are powers of two"),
@@ -178,6 +179,7 @@ def test_a_config_that_would_go_wrong_is_not(
         (LAST, forward(1, 2**24, 196, last=True)),
         (LAST, forward(128, 1024, 196, last=True, taps=19)),
         (FLAT_BITS, replace(FLAT_BITS, layout=forward(128, 64, 112 * 112 + 4).layout)),
+        (LAST_BITS, replace(LAST_BITS, layout=forward(128, 252, 3136, last=True).layout)),
         (PRODUCT, replace(PRODUCT, device=replace(H200, shared_bytes=48 << 10), dtype=torch.float32)),
         (PRODUCT, replace(PRODUCT, layout=TILE.layout)),
         (WINDOWS, one_of_two("pool", 1, 3, 49)),
@@ -190,6 +192,7 @@ def test_a_config_that_would_go_wrong_is_not(
         "an image of 2**31 channels-last",
         "taps past the halo",
         "a byte of two rows",
+        "a byte of two positions",
         "a GPU with less shared memory",
         "a contiguous result",
         "the last window ends behind the tensor",

@@ -61,12 +61,11 @@ class LaggedConfig:
 
 
 def lagged_config(problem: EcaProblem) -> LaggedConfig | None:
-    """Config of the kernel that has tiles come back from L2; None where it does not take the maps."""
-    layout, itemsize = problem.layout, problem.cut_itemsize
-    vec_c = channels_per_vector(problem)
+    """Return the rule's config; None where vectors are not whole, or tiles would not come back from L2."""
+    vec_c = _channels_per_vector(problem)
     if vec_c is None:
         return None
-    size = most_bytes(problem)
+    layout, itemsize, size = problem.layout, problem.cut_itemsize, _tile_bytes(problem)
     # Smaller tiles would be mostly overhead.
     smallest = (4 if vec_c > 1 else 2) * VECTOR_BYTES * THREADS[0]
     while True:
@@ -76,122 +75,18 @@ def lagged_config(problem: EcaProblem) -> LaggedConfig | None:
         if layout.n * tiles >= problem.device.num_sms or size <= smallest:
             break
         size //= 2
-    vectors = block_c * block_hw * itemsize // (most_vectors(problem) * VECTOR_BYTES)
-    return shaped(problem, block_c, block_hw, min(max(vectors, THREADS[0]), THREADS[-1]))
-
-
-def most_bytes(problem: EcaProblem) -> int:
-    """Bytes of a tile, at most.
-
-    Beside batch norm's terms, or packed into bits, 64 elements of 16 bits take more registers than wide
-    programs may have. In the backward two maps at a time take the registers of one in the forward.
-    """
-    if problem.direction == "backward":
-        return TILE_BYTES // 4 if problem.recomputed else TILE_BYTES // 2
-    crowded = (problem.front or problem.bits) and problem.kept_itemsize == 2
-    return TILE_BYTES // 2 if crowded else TILE_BYTES
-
-
-def most_vectors(problem: EcaProblem) -> int:
-    """Vectors of a tile per thread, at most unless 256 threads have more."""
-    return VECTORS if problem.direction == "forward" else VECTORS // 2
-
-
-def returning(problem: EcaProblem) -> int:
-    """Maps that come back from L2: x, d_residual, or dy, where p is recomputed with x and a residual."""
-    return 3 if problem.recomputed and not problem.stored else 1
-
-
-def channels_per_vector(problem: EcaProblem) -> int | None:
-    """Channels of one vector access: all of it where they are contiguous, else 1; None: no such kernel."""
-    layout = problem.layout
-    if not takes(problem):
-        return None
-    vector = VECTOR_BYTES // problem.cut_itemsize
-    vec_c, vec_hw = layout.vector(1, vector), layout.vector(2, vector)
-    if max(vec_c, vec_hw) < vector:  # element by element, issuing costs more than the second read
-        return None
-    if vec_c == vector:
-        return vector
-    return None if problem.bits and layout.hw % 8 else 1  # no byte of bits may belong to two rows
-
-
-def takes(problem: EcaProblem) -> bool:
-    """Return whether the kernel takes such maps there.
-
-    CDNA's L2 is one per die, so a tile may not come back from it; no AMD GPU has been tried.
-    """
-    layout = problem.layout
-    return problem.device.vendor == "nvidia" and (layout.contiguous or layout.dense_channels_last)
-
-
-def shaped(
-    problem: EcaProblem, block_c: int, block_hw: int, threads: int, programs_ahead: float = 0.5
-) -> LaggedConfig | None:
-    """The config of such tiles in programs of so many threads; None where tiles would not come back from L2.
-
-    Args:
-        problem: Whose maps the kernel takes.
-        block_c: Channels of a tile.
-        block_hw: Spatial elements of a tile.
-        threads: Of a program.
-        programs_ahead: How far the sums are ahead of an image's last, in programs that are in flight.
-    """
-    layout, device, itemsize = problem.layout, problem.device, problem.cut_itemsize
-    vector = VECTOR_BYTES // itemsize
-    channels_last = layout.vector(1, vector) == vector
-    tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
-    tile_bytes = block_c * block_hw * itemsize
-    # A tile comes back when its image is summed and the programs in flight, half way on average, are through.
-    resident = device.num_sms * RESIDENT_THREADS // threads
-    lag = min(tiles + int(resident * programs_ahead), layout.n * tiles)
-    map_bytes = layout.n * layout.c * layout.hw * itemsize
-    window = returning(problem) * min((lag + resident) * tile_bytes, map_bytes)
-    if window > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
-        return None
-    # Without a limit, as in Inductor's templates, ptxas gives small tiles few registers: four sums at a time.
-    sums = (16 if tile_bytes >= VECTORS * VECTOR_BYTES * threads else 4) * threads
-    block_g = min(128, max(16, power_of_2(layout.c)))
-    return LaggedConfig(
-        block_c=block_c,
-        block_hw=block_hw,
-        lag=lag,
-        block_p=min(sums // block_g, power_of_2(-(-layout.hw // block_hw))),
-        block_g=block_g,
-        num_warps=threads // device.warp_size,
-        vec_c=vector if channels_last else layout.vector(1, vector),
-        vec_hw=1 if channels_last else vector,
-        max_registers=255 if problem.recomputed else MAX_REGISTERS[threads],
-    )
-
-
-def _tile(layout: Layout, elements: int, channels_last: bool) -> tuple[int, int]:
-    """Channels and spatial elements: of the sizes along the contiguous axis the one that pads least."""
-    if channels_last:
-        # Whole lines of bf16: wider rows would make more partial sums of the same tile.
-        block_c = _least_padding(layout.c, (64, 128, 32))
-        return block_c, min(elements // block_c, power_of_2(layout.hw))
-    block_hw = min(_least_padding(layout.hw, (1024, 512, 256)), elements)
-    return min(elements // block_hw, power_of_2(layout.c)), block_hw
-
-
-def _least_padding(extent: int, blocks: tuple[int, ...]) -> int:
-    """The block that pads `extent` least, the first of equals; all of a short extent."""
-    return min(power_of_2(extent), min(blocks, key=lambda block: -extent % block))
+    vectors = block_c * block_hw * itemsize // VECTOR_BYTES
+    threads = min(max(vectors // _vectors_per_thread(problem), THREADS[0]), THREADS[-1])
+    return _shaped(problem, vec_c, block_c, block_hw, threads)
 
 
 def fits(problem: EcaProblem, config: Any) -> bool:
-    """Return whether the kernel computes the problem with the config."""
-    layout, itemsize = problem.layout, problem.cut_itemsize
+    """Return whether the kernel of the direction computes the problem with the config."""
+    layout, itemsize, vec_c = problem.layout, problem.cut_itemsize, _channels_per_vector(problem)
     vector = VECTOR_BYTES // itemsize
-    if not takes(problem):
+    if vec_c is None or (config.vec_c, config.vec_hw) != (vec_c, vector // vec_c):
         return False
-    channels_last = layout.vector(1, vector) == vector
-    if (config.vec_c, config.vec_hw) != ((vector, 1) if channels_last else (1, vector)):
-        return False
-    if not channels_last and layout.vector(2, vector) < vector:
-        return False
-    block, extent = (config.block_c, layout.c) if channels_last else (config.block_hw, layout.hw)
+    block, extent = (config.block_c, layout.c) if vec_c > 1 else (config.block_hw, layout.hw)
     unit = OCTET if problem.bits else vector  # no byte of bits may belong to two rows
     tiles = config.tiles(layout)
     threads = config.num_warps * problem.device.warp_size
@@ -209,12 +104,12 @@ def fits(problem: EcaProblem, config: Any) -> bool:
 
 def candidates(problem: EcaProblem, heuristic: Choice) -> Iterator[Choice]:
     """Tiles that come back from L2."""
-    layout, itemsize, most = problem.layout, problem.cut_itemsize, most_bytes(problem)
-    # How far sums are ahead is for the heuristic's kernel to vary; another one has to win first.
-    programs_ahead = AHEAD if heuristic.kernel == "lagged" else AHEAD[1:2]
-    vec_c = channels_per_vector(problem)
+    vec_c = _channels_per_vector(problem)
     if vec_c is None:
         return
+    layout, itemsize, most = problem.layout, problem.cut_itemsize, _tile_bytes(problem)
+    # How far sums are ahead is for the heuristic's kernel to vary; another one has to win first.
+    programs_ahead = AHEAD if heuristic.kernel == "lagged" else AHEAD[1:2]
     channels_last = vec_c > 1
     extent = layout.c if channels_last else layout.hw  # along the contiguous axis
     for run in (32, 64, 128) if channels_last else (256, 512, 1024):
@@ -225,10 +120,101 @@ def candidates(problem: EcaProblem, heuristic: Choice) -> Iterator[Choice]:
             other = min(size // itemsize // run, power_of_2(layout.hw if channels_last else layout.c))
             block_c, block_hw = (run, other) if channels_last else (other, run)
             for threads in THREADS:
-                vectors = run * other * itemsize / (threads * VECTOR_BYTES)
-                if not 1 <= vectors <= most_vectors(problem):
+                share = run * other * itemsize / (threads * VECTOR_BYTES)
+                if not 1 <= share <= _vectors_per_thread(problem):
                     continue
                 for ahead in programs_ahead:
-                    config = shaped(problem, block_c, block_hw, threads, ahead)
+                    config = _shaped(problem, vec_c, block_c, block_hw, threads, ahead)
                     if config is not None:
                         yield Choice("lagged", config)
+
+
+def _channels_per_vector(problem: EcaProblem) -> int | None:
+    """Channels of one vector access: all of it where they are contiguous, else 1; None: no such kernel.
+
+    CDNA's L2 is one per die, so a tile may not come back from it; no AMD GPU has been tried.
+    """
+    layout, vector = problem.layout, VECTOR_BYTES // problem.cut_itemsize
+    if problem.device.vendor != "nvidia" or not (layout.contiguous or layout.dense_channels_last):
+        return None
+    if layout.vector(1, vector) == vector:
+        return vector
+    if layout.vector(2, vector) < vector:  # element by element, issuing costs more than the second read
+        return None
+    return None if problem.bits and layout.hw % OCTET else 1
+
+
+def _tile_bytes(problem: EcaProblem) -> int:
+    """Bytes of a tile, at most.
+
+    Forward: beside batch norm's terms, or packed into bits, 64 elements of 16 bits take more registers than
+    wide programs may have. Backward: two maps at a time take the registers of one in the forward.
+    """
+    if problem.direction == "backward":
+        return TILE_BYTES // 4 if problem.recomputed else TILE_BYTES // 2
+    more = problem.front or problem.bits
+    return TILE_BYTES // 2 if more and problem.kept_itemsize == 2 else TILE_BYTES
+
+
+def _vectors_per_thread(problem: EcaProblem) -> int:
+    """Vectors of a tile per thread, at most unless the widest programs have more."""
+    return VECTORS if problem.direction == "forward" else VECTORS // 2
+
+
+def _returning(problem: EcaProblem) -> int:
+    """Maps that come back from L2: what is spread, d_residual or dy; to recompute it, x and a residual."""
+    return 3 if problem.recomputed and not problem.stored else 1
+
+
+def _shaped(
+    problem: EcaProblem,
+    vec_c: int,
+    block_c: int,
+    block_hw: int,
+    threads: int,
+    programs_ahead: float = 0.5,
+) -> LaggedConfig | None:
+    """The config of such tiles in programs of so many threads; None where tiles would not come back from L2.
+
+    vec_c: as of `_channels_per_vector`.
+    programs_ahead: how far the sums are ahead of an image's last, in programs that are in flight.
+    """
+    layout, device, itemsize = problem.layout, problem.device, problem.cut_itemsize
+    tiles = -(-layout.c // block_c) * -(-layout.hw // block_hw)
+    tile_bytes = block_c * block_hw * itemsize
+    # A tile comes back when its image is summed and the programs in flight, half way on average, are through.
+    resident = device.num_sms * RESIDENT_THREADS // threads
+    lag = min(tiles + int(resident * programs_ahead), layout.n * tiles)
+    map_bytes = layout.n * layout.c * layout.hw * itemsize
+    window = _returning(problem) * min((lag + resident) * tile_bytes, map_bytes)
+    if window > L2_BYTES or layout.n * tiles + lag > MAX_INDEX:
+        return None
+    # Without a limit, as in Inductor's templates, ptxas gives small tiles few registers: four sums at a time.
+    sums = (16 if tile_bytes >= VECTORS * VECTOR_BYTES * threads else 4) * threads
+    block_g = min(128, max(16, power_of_2(layout.c)))
+    return LaggedConfig(
+        block_c=block_c,
+        block_hw=block_hw,
+        lag=lag,
+        block_p=min(sums // block_g, power_of_2(-(-layout.hw // block_hw))),
+        block_g=block_g,
+        num_warps=threads // device.warp_size,
+        vec_c=vec_c,
+        vec_hw=VECTOR_BYTES // itemsize // vec_c,
+        max_registers=255 if problem.recomputed else MAX_REGISTERS[threads],
+    )
+
+
+def _tile(layout: Layout, elements: int, channels_last: bool) -> tuple[int, int]:
+    """Channels and spatial elements: of the sizes along the contiguous axis the one that pads least."""
+    if channels_last:
+        # Whole lines of bf16: wider rows would make more partial sums of the same tile.
+        block_c = _least_padding(layout.c, (64, 128, 32))
+        return block_c, min(elements // block_c, power_of_2(layout.hw))
+    block_hw = min(_least_padding(layout.hw, (1024, 512, 256)), elements)
+    return min(elements // block_hw, power_of_2(layout.c)), block_hw
+
+
+def _least_padding(extent: int, blocks: tuple[int, ...]) -> int:
+    """The block that pads `extent` least, the first of equals; all of a short extent."""
+    return min(power_of_2(extent), min(blocks, key=lambda block: -extent % block))
