@@ -72,7 +72,7 @@ def eca(
         TypeError: x is complex or not floating; x and weight differ in dtype outside autocast.
         ValueError: a shape, a device, or the name of a gate or activation is wrong.
 
-    Example:
+    Examples:
         >>> out = eca(torch.randn(2, 64, 56, 56), torch.randn(1, 1, 3))
     """
     checks.check_same_dtype("eca", x, weight)
@@ -100,7 +100,7 @@ def eca_gate(
 
     Equivalent to: `torch.sigmoid(F.conv1d(x.mean((2, 3))[:, None], weight, padding=k // 2))[:, 0]`.
 
-    Example:
+    Examples:
         >>> g = eca_gate(torch.randn(2, 64, 56, 56), torch.randn(1, 1, 3))
     """
     checks.check_same_dtype("gate", x, weight)
@@ -122,7 +122,7 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
     Raises:
         ValueError: channels is less than 1, or gamma is 0.
 
-    Example:
+    Examples:
         >>> adaptive_kernel_size(256)
         5
     """

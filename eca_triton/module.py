@@ -24,7 +24,7 @@ class ECA(nn.Module):
     Raises:
         ValueError: k_size is even or not positive.
 
-    Example:
+    Examples:
         >>> ECA(256)(torch.randn(2, 256, 56, 56)).shape
         torch.Size([2, 256, 56, 56])
     """
@@ -53,7 +53,7 @@ class ECA(nn.Module):
 class ECABlock(ECA):
     """`ECA` with the positional arguments of the well-known block: ECABlock(channels, gamma, b).
 
-    Example:
+    Examples:
         >>> ECABlock(256, 2, 1).conv.kernel_size
         (5,)
     """

@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/ runs, and every name of ours in them exists.
+"""Every Python block of the README and of docs/ runs, and every name, command and file in them exists.
 
 What a block needs from its reader (a model, a file, a GPU) is given to it here, and nothing else is changed.
 """
@@ -6,9 +6,15 @@ What a block needs from its reader (a model, a file, a GPU) is given to it here,
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +24,16 @@ import torch
 import torch.distributed as dist
 from paths import ROOT
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 import eca_triton
+from benchmarks import __main__ as benchmarks
+from eca_triton import __main__ as commands
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [path for path in sorted(ROOT.glob("*.md")) if path not in PAGES] + [
+    ROOT / "benchmarks" / "README.md"
+]
+TUTORIAL = ROOT / "docs" / "tutorial.ipynb"
 
 
 class Block(NamedTuple):
@@ -68,14 +79,44 @@ class OneInput(nn.Module):
         return self.eca(self.conv(x)).relu()
 
 
+class Classifier(nn.Sequential):
+    """`OneInput` with classes behind it."""
+
+    def __init__(self) -> None:
+        super().__init__(OneInput(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+
+
 def a_model(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     names.update(torch=torch, model=OneInput(), x=torch.randn(4, 3, 16, 16))
+
+
+def what_is_compiled(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """Compile in earnest: there is something to report."""
+    a_model(names, patch)
+    torch.compiler.set_stance("default")
+
+
+def a_network_that_gains(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    layers = nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), eca_triton.ECA(64), nn.ReLU()
+    names.update(model=nn.Sequential(*layers))
+    torch.compiler.set_stance("default")
+
+
+def a_training_set(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    names.update(model=Classifier(), loader=[(torch.randn(4, 3, 16, 16), torch.arange(4))])
+    patch.setattr(
+        torch, "autocast", lambda device_type, dtype: nullcontext()
+    )  # of a GPU that may not be there
 
 
 def one_process_of_a_group(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     """SyncBatchNorm refuses the CPU, so the model has no batch norm to convert."""
     dist.init_process_group("gloo", init_method=f"file://{Path('store').absolute()}", rank=0, world_size=1)
-    names.update(nn=nn, DistributedDataParallel=DistributedDataParallel, model=OneInput(), device="cpu")
+    names.update(model=OneInput(), device="cpu")
+
+
+def a_mesh(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    names.update(model=OneInput(), mesh=dist.init_device_mesh("cpu", (1,)))
 
 
 def a_file_that_you_made(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
@@ -115,12 +156,14 @@ def nothing(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 NEEDS: dict[str, list[Callable[[dict[str, Any], pytest.MonkeyPatch], None]]] = {
-    "README.md": [a_model, one_process_of_a_group],
+    "README.md": [what_is_compiled],
     "docs/checkpoints.md": [nothing, a_file_that_you_made],
+    "docs/ci.md": [a_network_that_gains, nothing],
     "docs/detection.md": [images, a_checkpoint_with_the_trunks_taps],
     "docs/export.md": [a_model, nothing, an_exporter],
     "docs/models.md": [nothing, an_attention_of_ones_own],
     "docs/reasons.md": [a_model],
+    "docs/training.md": [a_training_set, one_process_of_a_group, a_mesh],
 }
 
 
@@ -187,3 +230,135 @@ def test_every_name_of_ours_that_a_page_uses_exists(page: Path) -> None:
         value = getattr(torch.ops.eca_triton if first == "gate" else eca_triton, first)
         for part in rest if not hasattr(torch.ops.eca_triton, first) else []:
             value = getattr(value, part)
+
+
+def test_the_readme_fits_on_a_screen_or_two() -> None:
+    assert 60 <= len((ROOT / "README.md").read_text().splitlines()) <= 80
+
+
+# Commands.
+
+
+def commands_of(page: Path) -> Iterator[list[str]]:
+    """Words of each command in the page's blocks, without comments, brackets and what a shell writes to."""
+    for block in blocks(page):
+        if block.language not in ("", "bash"):
+            continue
+        for line in re.split(r"\n| && ", re.sub(r"(^|\s)#.*", "", block.text)):
+            first = line.partition(" ")[0]
+            if first in KNOWN or (block.language == "bash" and first):
+                words = shlex.split(re.sub(r"[\[\]](?![^']*')", "", line))
+                yield words[: words.index(">")] if ">" in words else words
+
+
+def a_python_program(words: list[str]) -> None:
+    if words[:2] == ["-m", "eca_triton"]:
+        commands._parser().parse_args(words[2:])  # argparse says what is wrong
+    elif words[:2] == ["-m", "benchmarks"]:
+        benchmarks.parser(words[2:]).parse_args(words[2:])
+    elif words[0] != "-m" and words != ["train.py"]:  # the reader's own
+        assert (ROOT / words[0]).is_file()
+
+
+def a_target_of_make(words: list[str]) -> None:
+    known = re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {word for word in words if "=" not in word} <= {*known}
+
+
+def an_installation(words: list[str]) -> None:
+    extras = re.findall(r"\[([\w,]+)\]$", words[-1])
+    known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert words[0] in ("install", "uninstall")
+    assert {extra for each in extras for extra in each.split(",")} <= {*known}
+
+
+KNOWN: dict[str, Callable[[list[str]], None]] = {
+    "python": a_python_program,
+    "make": a_target_of_make,
+    "pip": an_installation,
+    "git": lambda words: None,
+    "cd": lambda words: None,
+}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_of_a_page_is_one_that_is_known(page: Path) -> None:
+    for first, *words in commands_of(page):
+        KNOWN[first](words)
+    for inline in re.findall(r"`make ([^`]+)`", page.read_text()):
+        a_target_of_make(shlex.split(inline))
+
+
+def test_the_commands_of_the_readme_are_seen() -> None:
+    found = [" ".join(words[:3]) for words in commands_of(ROOT / "README.md")]
+    assert found == [
+        "git clone ADDRESS-OF-THIS-REPOSITORY",
+        "cd eca_triton",
+        "pip install -e",
+        "python -m eca_triton",
+        "python -m eca_triton",
+        "make demo",
+        "make test",
+    ]
+
+
+# Links.
+
+
+def text_of(page: Path) -> str:
+    """The page's prose: of a notebook that of its cells, of a page all but its blocks."""
+    if page.suffix == ".ipynb":
+        cells = json.loads(page.read_text())["cells"]
+        return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to the page may have behind #: headings as code hosts write them, and its own anchors."""
+    text = text_of(page)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    return slugs | {*re.findall(r'<a id="([^"]+)"', text)}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS, TUTORIAL], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    text = text_of(page)
+    links = re.findall(r"\]\(([^()\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+    for link in links:
+        if not re.match(r"https?:", link):
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+# The tutorial.
+
+
+def test_the_tutorial_is_committed_without_results() -> None:
+    cells = json.loads(TUTORIAL.read_text())["cells"]
+    assert all(cell["outputs"] == [] for cell in cells if cell["cell_type"] == "code")
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_tutorial_run(tmp_path: Path) -> None:
+    """In a process of its own: it compiles, and lowers for a GPU that is not there."""
+    cells = json.loads(TUTORIAL.read_text())["cells"]
+    script = tmp_path / "tutorial.py"
+    script.write_text("\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 of 2 sites lowered") == (2 if torch.version.cuda else 1)
+    assert "skip ECA104" in done.stdout
+    losses = [float(loss) for loss in re.findall(r"^loss (\S+)$", done.stdout, re.MULTILINE)]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0]

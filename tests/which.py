@@ -20,8 +20,11 @@ INTERPRETED = TESTS / "interpreter"
 OPS = ("ops", "test_functional.py", "test_module.py", "test_unknown_names.py")
 CONCERNS: dict[str, tuple[str, ...]] = {
     "": ("test_import.py", "test_mutants.py"),
-    "README.md": ("test_docs.py", "test_doors.py"),
-    "docs/": ("test_docs.py",),
+    "README.md": ("test_docs.py",),
+    "CONTRIBUTING.md": ("test_docs.py",),
+    "docs/": ("test_docs.py", "test_site.py"),
+    "docs/index.md": ("test_doors.py",),
+    "mkdocs.yml": ("test_site.py",),
     "examples/": ("test_train_digits.py", "test_docs.py"),
     "benchmarks/": ("benchmarks",),
     "kernels/": ("kernels", "interpreter"),

@@ -44,7 +44,7 @@ def rewrite_exported(
     Raises:
         ValueError: the program went through `run_decompositions`.
 
-    Example:
+    Examples:
         >>> program = torch.export.export(model.eval().cuda(), (x,))
         >>> lowered = eca_triton.rewrite_exported(program)
     """
@@ -85,7 +85,7 @@ def decompose(program: Graphs) -> Graphs:
     Returns:
         The same type; parameters and buffers are shared.
 
-    Example:
+    Examples:
         >>> torch.onnx.export(eca_triton.decompose(program), dynamo=True)
     """
     plain: Any = _decomposed(program.graph_module if isinstance(program, ExportedProgram) else program)
@@ -112,7 +112,7 @@ def aoti_compile_and_package(
     Returns:
         The path, for `torch._inductor.aoti_load_package` or C++'s `AOTIModelPackageLoader`.
 
-    Example:
+    Examples:
         >>> path = eca_triton.aoti_compile_and_package(program, package_path="ecaresnet50d.pt2")
         >>> out = torch._inductor.aoti_load_package(path)(x)
     """

@@ -112,7 +112,7 @@ def inductor_options(
     Raises:
         ValueError: an option has a value that it cannot have.
 
-    Example:
+    Examples:
         >>> torch.compile(model, options=eca_triton.inductor_options() | {"max_autotune": True})
     """
     config = inductor_config()
@@ -133,7 +133,7 @@ def enable(*, force: bool = False, plan: str | None = None, strict: bool | None 
     In all threads, those that run already included; a thread that sets Inductor's hooks itself keeps its own.
     Arguments and errors are those of `inductor_options`.
 
-    Example:
+    Examples:
         >>> eca_triton.enable()
         >>> compiled = torch.compile(model)
     """
@@ -160,7 +160,7 @@ def enabled(*, force: bool = False, plan: str | None = None, strict: bool | None
 
     Passes that others install inside stay.
 
-    Example:
+    Examples:
         >>> with eca_triton.enabled():
         ...     torch.compile(model)(x)
     """

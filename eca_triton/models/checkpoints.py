@@ -43,7 +43,7 @@ def load_checkpoint(
         TypeError: source is neither a path nor a mapping.
         ValueError: it is no checkpoint, or of no network here, or not of the one that is named.
 
-    Example:
+    Examples:
         >>> model = load_checkpoint(eca_resnet18(k_size=(3, 5, 7, 7)).state_dict(), num_classes=10)
         >>> model.layer4[0].se.conv.kernel_size, model.fc.out_features
         ((7,), 10)
@@ -83,7 +83,7 @@ def load_into(model: nn.Module, source: Source, *, head: bool = True) -> list[st
         TypeError: source is neither a path nor a mapping.
         ValueError: it is no checkpoint, or does not fit; the message names layers, both shapes and what fits.
 
-    Example:
+    Examples:
         >>> load_into(eca_resnet18(), torchvision.models.resnet18().state_dict())[:2]
         ['layer1.0.se.conv.weight', 'layer1.1.se.conv.weight']
     """

@@ -154,7 +154,7 @@ def detector(
     Raises:
         ValueError: an argument is wrong.
 
-    Example:
+    Examples:
         >>> model = detector("fasterrcnn", "resnet18", "se", num_classes=5, min_size=64).eval()
         >>> sorted(model([torch.rand(3, 64, 96)])[0])
         ['boxes', 'labels', 'scores']

@@ -61,7 +61,7 @@ def mobilenet_v2(
         TypeError: attention is a function that returns no module.
         ValueError: attention, k_size or out_indices are wrong.
 
-    Example:
+    Examples:
         >>> mobilenet_v2("eca", k_size=OFFICIAL_K_SIZES)(torch.randn(1, 3, 64, 64)).shape
         torch.Size([1, 1000])
     """

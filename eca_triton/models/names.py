@@ -34,7 +34,7 @@ def create(name: str, **arguments: Any) -> nn.Module:
     Raises:
         ValueError: there is no such network, or an argument is wrong.
 
-    Example:
+    Examples:
         >>> model = create("se_resnet50", num_classes=10)
     """
     if name not in names():

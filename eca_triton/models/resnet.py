@@ -55,7 +55,7 @@ def resnet(
         TypeError: attention is a function that returns no module.
         ValueError: name, attention, k_size, out_indices or output_stride are wrong.
 
-    Example:
+    Examples:
         >>> resnet("resnet18", "eca", k_size=(3, 5, 7, 7))(torch.randn(1, 3, 64, 64)).shape
         torch.Size([1, 1000])
     """

@@ -13,7 +13,7 @@ from .schema import BATCH_NORM_ECA
 def decomposition_table() -> dict[Any, Callable[..., Any]]:
     """Our operators -> functions that compute the same with operators of torch, bit for bit as on the CPU.
 
-    Example:
+    Examples:
         >>> table = torch.export.default_decompositions()
         >>> table.update(eca_triton.decomposition_table())
         >>> core_aten = program.run_decompositions(table)

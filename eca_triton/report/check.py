@@ -25,7 +25,7 @@ def assert_lowered(
     Raises:
         AssertionError: Too few are; the message is a table of the others, with their reason codes.
 
-    Example:
+    Examples:
         >>> def test_attention_is_fast():
         ...     eca_triton.assert_lowered(model, torch.randn(8, 3, 224, 224), at_least=16)
     """

@@ -52,7 +52,7 @@ def explain(
     Raises:
         ValueError: Unknown target or mode, or `measure` for a model that is not on a GPU.
 
-    Example:
+    Examples:
         >>> report = eca_triton.explain(model, torch.randn(8, 3, 224, 224), target="h200")
         >>> print(report)
         >>> report.save_html("report.html")
