@@ -12,7 +12,7 @@ QUICK := $(addprefix tests/,ops tuning launch test_functional.py test_module.py 
     $(addprefix --ignore=tests/ops/,test_registration.py test_joint_batch.py)
 
 .DELETE_ON_ERROR:
-.PHONY: demo quick test test-all test-for test-oldest test-version lint fmt bench evidence budgets mutants
+.PHONY: demo quick test test-all test-for test-oldest test-version lint fmt docs bench evidence budgets mutants
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -48,6 +48,10 @@ lint: $(READY)
 fmt: $(READY)
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
+# The site, into site/: links are checked, and the tutorial runs. To look at it: .venv/bin/python -m http.server -d site
+docs: $(ENV)/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-sort=fullname
 
@@ -67,4 +71,8 @@ budgets: $(READY)
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test,timm,cli,dev]'
+	@touch $@
+
+$(ENV)/docs-ready: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@
