@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eca_triton.functional import BatchNormParameters, adaptive_kernel_size, eca, eca_gate
     from eca_triton.module import ECA, ECABlock
     from eca_triton.ops.decompositions import decomposition_table
-    from eca_triton.report import assert_lowered, explain
+    from eca_triton.report import assert_lowered, explain, last_report
 
 _PACKAGES = {"compile", "deviceless", "models", "report", "tuning"}
 _HOME_OF = {
@@ -52,6 +52,7 @@ _HOME_OF = {
     "enabled": "eca_triton.compile.hooks",
     "explain": "eca_triton.report",
     "inductor_options": "eca_triton.compile.hooks",
+    "last_report": "eca_triton.report",
     "rewrite_exported": "eca_triton.compile.export",
 }
 
@@ -73,6 +74,7 @@ __all__ = [
     "enabled",
     "explain",
     "inductor_options",
+    "last_report",
     "rewrite_exported",
 ]
 

@@ -29,6 +29,7 @@ TABLE = ("tests/tuning/test_table.py", "tests/tuning/test_store.py")
 KEY = ("tests/tuning/test_key.py",)
 
 HOOKS = ("tests/compile/test_hooks.py",)
+LAST = ("tests/report/test_last.py",)
 WRITES = ("tests/compile/test_mutation.py",)
 AT_THE_PRODUCT = (*WRITES, "-k", "where_the_product")
 SIZES = ("tests/compile/test_sizes.py",)
@@ -323,6 +324,15 @@ LISTED: dict[str, list[tuple[tuple[str, ...], str, str]]] = {
         ((*HOOKS, "-k", "every"), "change_default(hook, functools", "(hook, functools"),
         ((*HOOKS, "-k", "run_already"), "    _enabled.clear()\n", ""),
         ((*HOOKS, "-k", "run_already"), "set_option(hook, without", "setattr(config, hook, without"),
+    ],
+    "eca_triton/compile/record.py": [
+        ((*LAST, "-k", "sites_of"), "each.context is context", "False"),
+        ((*LAST, "-k", "one_by_one"), "site.shape[1:2], ", ""),
+        ((*LAST, "-k", "another_size"), "site.shape[1:2], ", "site.shape, "),
+        ((*LAST, "-k", "reset"), "        _compilations.clear()", "        pass"),
+        ((*LAST, "-k", "anew"), "        _compilations.remove(found)", "        pass"),
+        ((*LAST, "-k", "listens"), "not each.told and", "True and"),
+        ((*LAST, "-k", "warm"), "        current.keyed = True", "        pass"),
     ],
     "eca_triton/compile/passes.py": [
         ((*RECOGNIZE, "-k", "half_way"), "                module.graph = original\n", ""),

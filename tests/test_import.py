@@ -26,6 +26,7 @@ PUBLIC = (
     "disable",
     "enabled",
     "inductor_options",
+    "last_report",
     "explain",
     "assert_lowered",
     "aoti_compile_and_package",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -94,6 +94,41 @@ def graph_breaks() -> dict[str, int]:
     from torch._dynamo.utils import counters
 
     return {str(why).partition("\n")[0]: times for why, times in counters["graph_break"].items()}
+
+
+def compilation() -> tuple[object, int, int] | None:
+    """Return which compilation of Dynamo's is under way, or None.
+
+    Returns:
+        Dynamo's own object of it, how often it has begun it anew, and the number of the code object, which
+        other compilations of the same code have, too.
+    """
+    from torch._guards import CompileContext
+
+    context: Any = CompileContext.try_get()
+    if context is None or context.compile_id is None:
+        return None
+    return context, context.attempt, context.compile_id.frame_id
+
+
+def when_compiled(tell: Callable[[], None]) -> bool:
+    """Let a function be called at the end of each compilation of Dynamo's, until Dynamo is reset.
+
+    Returns:
+        whether it was not so already: at the first call, and at the first after a reset.
+    """
+    from torch._dynamo.callback import callback_handler
+
+    registered = any(getattr(each, "tell", None) is tell for each in callback_handler.end_callbacks)
+    if not registered:
+
+        def end(*_: Any) -> None:
+            with suppress(Exception):  # a user's program compiles even where we are wrong
+                tell()
+
+        end.tell = tell  # type: ignore[attr-defined]
+        callback_handler.register_end_callback(end)
+    return not registered
 
 
 def inductor_config() -> Any:

@@ -24,7 +24,7 @@ from .match.where import owner, root_path, source_line
 from .plan.decide import Decision, decide, left_alone
 from .plan.gather import facts_of
 from .reasons import UNEXPECTED, UNEXPLAINED_BY_COST, NotLoweredError
-from .record import SiteRecord, collect
+from .record import SiteRecord, collect, note_key
 from .settings import Settings, SettingsError
 
 log = logging.getLogger("eca_triton")
@@ -206,6 +206,7 @@ class LoweringPass(CustomGraphPass):
     def uuid(self) -> Any:
         """Part of Inductor's cache key: what else our code is generated from. None: nothing is cached."""
         try:
+            note_key()
             return package_hash(), repr(self.settings), fingerprint()
         except SettingsError:
             raise

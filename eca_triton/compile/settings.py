@@ -59,6 +59,7 @@ class Settings:
         Raises:
             SettingsError: an option or a variable has a value that it cannot have.
         """
+        verbose()  # a wrong value is told here, and not when there is something to say
         if plan is None:
             plan = _among("ECA_TRITON_PLAN", os.environ.get("ECA_TRITON_PLAN") or "auto", PLANS)
         settings = cls(
@@ -71,6 +72,15 @@ class Settings:
             packaged=packaged,
         )
         return cls(plan="off") if _switch("ECA_TRITON_DISABLE") else settings
+
+
+def verbose() -> bool:
+    """Return whether ECA_TRITON_VERBOSE asks for a line after each compilation, however logging is set.
+
+    Raises:
+        SettingsError: the variable has a value that it cannot have.
+    """
+    return _switch("ECA_TRITON_VERBOSE")
 
 
 def _among(option: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from .check import assert_lowered
 from .gather import explain
+from .last import LastReport, last_report
 from .report import Report
 from .text import write
 
-__all__ = ["Report", "assert_lowered", "explain", "write"]
+__all__ = ["LastReport", "Report", "assert_lowered", "explain", "last_report", "write"]

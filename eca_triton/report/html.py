@@ -51,7 +51,7 @@ def view(report: Result) -> dict[str, Any]:
             (name, name in NUMERIC) for name in (COLUMNS if report.target is None else COLUMNS + TIMES)
         ],
         "sites": [(record, row(record, report.target)) for record in report.sites],
-        "left_alone": grouped(report),
+        "left_alone": grouped(report.sites, report.unmatched),
         "graph_breaks": report.graph_breaks,
         "switch_on": SWITCH_ON,
         "lowered": report.lowered,

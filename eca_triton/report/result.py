@@ -112,7 +112,7 @@ class Result:
         return {
             "schema": SCHEMA,
             **{name: _plain(value) for name, value in vars(self.subject).items()},
-            "sites": [_site(record, self.target) for record in self.sites],
+            "sites": [site_as_dict(record, self.target) for record in self.sites],
             "totals": self.totals,
             "predicted": self._predicted(),
             "measured": None if self.measured is None else self.measured.as_dict(),
@@ -142,7 +142,8 @@ class Result:
         }
 
 
-def _site(record: SiteRecord, target: Target | None) -> dict[str, Any]:
+def site_as_dict(record: SiteRecord, target: Target | None) -> dict[str, Any]:
+    """One of the `sites` of `Result.as_dict`, with times where there is a target."""
     decision = record.decision
     times = None if target is None else site_us(record, target)
     return {

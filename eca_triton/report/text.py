@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from math import isnan
 from typing import TYPE_CHECKING, TextIO
 
@@ -10,6 +11,7 @@ from ..compile.reasons import REASONS
 from ..util.tables import write_table
 from .fixes import FIXES, OTHER_LAYER, SWITCH_ON, UNREACHED, Fix
 from .lookalikes import UNREACHED as NOT_REACHED
+from .lookalikes import Unmatched
 from .predict import ASSUMPTION, Band, site_us, speedup
 from .result import Result
 
@@ -21,6 +23,7 @@ COLUMNS = ("site", "C x H x W", "k", "absorbed", "plan", "before", "after")
 TIMES = ("us before", "us after")
 NETWORK_COLUMNS = ("network", "traffic", "GFLOP", "kernels", "step us", "images/s")
 NUMERIC = {"k", "before", "after", *TIMES, *NETWORK_COLUMNS[1:]}
+TRAFFIC = "before, after: traffic of the site in units of its map"
 LABELS = {"stock": "stock Inductor", "ours": "eca_triton", "plain": "without ECA"}
 
 
@@ -30,9 +33,9 @@ def write(report: Result, out: TextIO) -> None:
     if report.sites:
         columns = COLUMNS if target is None else COLUMNS + TIMES
         write_table(columns, [row(record, target) for record in report.sites], out, NUMERIC)
-        out.write("\nbefore, after: traffic of the site in units of its map")
+        out.write(f"\n{TRAFFIC}")
         out.write("; us: predicted\n" if target is not None else "\n")
-    for line in left_alone(report):
+    for line in left_alone(report.sites, report.unmatched):
         out.write(line + "\n")
     for line in _totals(report):
         out.write(line + "\n")
@@ -60,25 +63,27 @@ def row(record: SiteRecord, target: Target | None = None) -> tuple[str, ...]:
     return (*cells, *(("-", "-") if times is None else (f"{time_us:.1f}" for time_us in times)))
 
 
-def left_alone(report: Result) -> list[str]:
-    """Return why sites were left to Inductor, and the fix for each reason."""
+def left_alone(sites: Iterable[SiteRecord], others: Iterable[Unmatched] = ()) -> list[str]:
+    """Return why sites and modules were left to Inductor, and the fix for each reason."""
     lines = []
-    for code, reason, detail, names, fix in grouped(report):
+    for code, reason, detail, names, fix in grouped(sites, others):
         start = f"{code}: {reason}" if code else reason
         lines.append(f"{start}{f' ({detail})' if detail else ''}: {shortened(names)}")
         lines += [f"    {fix.advice}", *(f"      {line}" for line in fix.paste.splitlines())]
     return lines
 
 
-def grouped(report: Result) -> list[tuple[str, str, str, list[str], Fix]]:
+def grouped(
+    records: Iterable[SiteRecord], others: Iterable[Unmatched] = ()
+) -> list[tuple[str, str, str, list[str], Fix]]:
     """(code, reason, detail, sites with their source lines, fix) for all that was left alone."""
     sites: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for record in report.sites:
+    for record in records:
         if not record.lowered and record.decision.reason is not None:
             where = f" at {record.source}" if record.source else ""
             sites[record.decision.reason, record.decision.detail].append(record.name + where)
     modules: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for module in report.unmatched:
+    for module in others:
         modules[module.reason, module.detail].append(f"{module.name} ({module.kind})")
     return [(code, REASONS[code], detail, names, FIXES[code]) for (code, detail), names in sites.items()] + [
         ("", reason, detail, names, UNREACHED if reason == NOT_REACHED else OTHER_LAYER)
