@@ -91,8 +91,8 @@ def adapted(markdown: str, source: str, page: str, outside: Mapping[str, str]) -
 
 
 def help_of(command: str) -> str:
-    """Return what `python -m MODULE COMMAND --help` prints, at 100 columns."""
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
+    """Return what `python -m MODULE COMMAND --help` prints, at 80 columns."""
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, *command.split()[1:], "--help"]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -132,7 +132,8 @@ def cell_text(cell: Mapping[str, Any]) -> str:
     """Return a cell as Markdown."""
     if cell["cell_type"] == "markdown":
         return str(cell["source"])
-    printed = [each.get("text") or each.get("data", {}).get("text/plain", "") for each in cell["outputs"]]
+    outputs = [each for each in cell["outputs"] if each.get("name") != "stderr"]  # libraries' warnings
+    printed = [each.get("text") or each.get("data", {}).get("text/plain", "") for each in outputs]
     result = "".join(text if text.endswith("\n") else f"{text}\n" for text in printed if text)
     answer = f"\n\n```text\n{result}```" if result else ""
     return f"```python\n{cell['source']}\n```{answer}"

@@ -103,6 +103,13 @@ def the_report(folder: Path) -> None:
     assert command("explain", model, "--target", "none", "--diff", old)
 
 
+def what_was_compiled(folder: Path) -> None:
+    model, inputs = network()
+    with lowering():
+        torch.compile(model, backend="eca_triton", options={"eca.force": True})(*inputs)
+    assert eca_triton.last_report().lowered == 1
+
+
 def the_report_in_python(folder: Path) -> None:
     model, inputs = network()
     assert eca_triton.explain(model, *inputs, target="none").lowered == 1
@@ -154,6 +161,7 @@ DOORS: dict[str, Callable[[Path], None]] = {
     "torch.compile(model, options=eca_triton.inductor_options())": one_compilation,
     "eca_triton.eca(x, w, ...)": the_op_and_the_module,
     "python -m eca_triton explain timm:ecaresnet50d --target h200": the_report,
+    "eca_triton.last_report()": what_was_compiled,
     "eca_triton.explain(model, x)": the_report_in_python,
     "python -m eca_triton autotune MODEL": tuning,
     "eca_triton.models": the_papers_networks,

@@ -100,7 +100,8 @@ def test_an_example_is_shown_with_its_words_and_its_source(hooks: ModuleType) ->
 
 def test_a_cell_is_shown_with_what_it_printed(hooks: ModuleType) -> None:
     words = {"cell_type": "markdown", "source": "# Words"}
-    outputs = [{"text": "a\n"}, {"data": {"text/plain": "3", "text/html": "<b>3</b>"}}]
+    outputs = [{"name": "stderr", "text": "b\n"}, {"name": "stdout", "text": "a\n"}]
+    outputs += [{"data": {"text/plain": "3", "text/html": "<b>3</b>"}}]
     code = {"cell_type": "code", "source": "print('a')\n1 + 2", "outputs": outputs}
     assert hooks.cell_text(words) == "# Words"
     assert hooks.cell_text(code) == "```python\nprint('a')\n1 + 2\n```\n\n```text\na\n3\n```"
