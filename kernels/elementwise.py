@@ -130,9 +130,9 @@ def unseen(v, number):
     """v, which the compiler takes for a new value, and so converts to fp32 once more.
 
     It would keep the fp32 elements of the sums, in twice the registers of the 16-bit ones, to spare that.
-    number: any run-time integer from 0 to 2**30 - 1.
+    number: any run-time integer from 0 to 2**30 - 1. Where it is 1, a constant, the compiler sees it all.
     """
     if v.dtype.primitive_bitwidth == 16:
-        bits = v.to(tl.int16, bitcast=True) ^ (number >> 30).to(tl.int16)
+        bits = v.to(tl.int16, bitcast=True) ^ tl.cast(number >> 30, tl.int16)
         v = bits.to(v.dtype, bitcast=True)
     return v

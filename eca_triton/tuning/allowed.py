@@ -5,7 +5,7 @@ Whether they are fast is for a clock to say, so there is more room here than in 
 
 from __future__ import annotations
 
-from .config import FLAT, Choice
+from .config import FLAT, Choice, flags
 from .families import lagged, product, tile_channels_last
 from .families.blocks import MAX_THREADS, SHARE_BYTES, VECTOR_BYTES
 from .families.passes import LEAST_FLAT, MAX_ELEMENTS, MAX_SPLITS
@@ -17,7 +17,6 @@ MAX_REGISTERS = (32, 255)
 MAX_STAGES = 8  # of which the loop's head is a copy each
 LEAST_WARP = 32  # threads
 
-_FLAGS = {"windowed", "packed"}
 _COUNTS = {
     "chunks": (1, MAX_BLOCKS),
     "steps": (1, MAX_BLOCKS),
@@ -43,7 +42,7 @@ _LEAST: dict[tuple[str, str], int] = {
 def impossible(choice: Choice) -> str:
     """Say what in a choice's config lets no kernel run, whatever the map; "" if nothing does."""
     values = choice.integers()
-    for name in sorted(values.keys() - _FLAGS):
+    for name in sorted(values.keys() - set(flags(choice.config) if values else ())):
         power = name not in _COUNTS
         least, most = _COUNTS.get(name) or (
             _LEAST.get((choice.kernel, name), 1),

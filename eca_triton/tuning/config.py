@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from .layout import Layout
@@ -132,6 +132,11 @@ class AnyConfig(Protocol):
 
 OPTIONS = {"num_warps", "num_stages"}
 """Fields of configs that are options of Triton's compiler."""
+
+
+def flags(config: Any) -> tuple[str, ...]:
+    """Return the names of the fields, of a config or its class, that are true or false."""
+    return tuple(each.name for each in fields(config) if each.type in (bool, "bool"))
 
 
 def constants(config: Any, without: Collection[str] = ()) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from typing import Any
 
 from ..version import __version__
 from .allowed import impossible
-from .config import FIXED, Choice
-from .families.tile import TileConfig
+from .config import FIXED, Choice, flags
 from .kernels import KERNELS
 from .key import Key
 
@@ -151,12 +150,10 @@ def _names(made_of: Any) -> set[str]:
 
 
 def _config(made_of: Any, values: dict[str, int]) -> Any:
-    if issubclass(made_of, TileConfig):
-        flags = {name: values[name] for name in ("windowed", "packed")}
-        if not set(flags.values()) <= {0, 1}:
-            raise ValueError(f"windowed and packed must be 0 or 1, got {flags}")
-        values = values | {name: bool(value) for name, value in flags.items()}
-    return made_of(**values)
+    either = {name: values[name] for name in flags(made_of)}
+    if not set(either.values()) <= {0, 1}:
+        raise ValueError(f"{' and '.join(either)} must be 0 or 1, got {either}")
+    return made_of(**values | {name: bool(value) for name, value in either.items()})
 
 
 def _entry(key: Key, value: object) -> Entry:

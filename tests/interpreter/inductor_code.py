@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from torch._inductor.runtime import triton_helpers, triton_heuristics
 from eca_triton import deviceless
 from eca_triton.compile import backend
 from eca_triton.deviceless import recorder
+from eca_triton.launch import replay
 
 # Of Inductor's own kernels, whose tuner needs a GPU. In a reduction the interpreter goes element by element.
 POINTWISE_BLOCKS = {"XBLOCK": 128, "YBLOCK": 16, "ZBLOCK": 4}
@@ -151,7 +153,8 @@ class Kernel:
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-        module.libdevice = tl.math  # whose functions the interpreter has
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            module.libdevice = tl.math  # whose functions the interpreter has
         self.function = getattr(module, name)
         self.is_template = "triton_heuristics.template" in source
         self.blocks = REDUCTION_BLOCKS if "reduction(\n" in source else POINTWISE_BLOCKS
@@ -159,7 +162,7 @@ class Kernel:
     def run(self, *args: Any, **_: Any) -> None:
         if self.is_template:
             *args, x, y, z = args
-            self.function[(x, y, z)](*args)
+            replay.run(self.function, (x, y, z), *args)
             return
         names = self.function.arg_names
         blocks = {name: size for name, size in self.blocks.items() if name in names}
@@ -168,4 +171,4 @@ class Kernel:
             for name, size in blocks.items()
             if name != "R0_BLOCK"
         ]
-        self.function[tuple(grid)](*args, **blocks)
+        replay.run(self.function, tuple(grid), *args, **blocks)

@@ -47,10 +47,13 @@ DEVICES = {  # of the heuristics
 OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 _TYPES = {
     torch.float32: "*fp32",
+    torch.float64: "*fp64",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
     torch.int32: "*i32",
+    torch.int64: "*i64",
     torch.uint8: "*u8",
+    torch.bool: "*i1",
 }
 
 NVIDIA_WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "": 32, "64": 64, "128": 128}
@@ -236,13 +239,15 @@ def built(item: Launch) -> triton.compiler.CompiledKernel:
             signature[name] = "constexpr"
             constants[(index,)] = value
             continue
+        aligned = False
         if isinstance(value, torch.Tensor):
-            signature[name] = _TYPES[value.dtype]  # meta tensors stand for whole allocations: aligned
+            signature[name] = _TYPES[value.dtype]
+            aligned = value.data_ptr() % 16 == 0  # meta tensors stand for whole allocations
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-        if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0):
+        if aligned or (type(value) is int and value % 16 == 0):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(item.kernel, signature, constants, attributes)
     return triton.compile(source, target=TARGETS[item.target], options=item.options)

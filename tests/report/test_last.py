@@ -146,7 +146,9 @@ def test_explain_and_a_recording_leave_the_report_as_it_is() -> None:
     assert shapes() == [(2, 8, 8, 8)]
 
 
-def test_a_compilation_that_dynamo_begins_anew_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compilation_that_dynamo_begins_anew_counts_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     lower = backend.lower_graph
 
     def again(gm: fx.GraphModule, settings: Settings) -> object:
@@ -156,8 +158,9 @@ def test_a_compilation_that_dynamo_begins_anew_counts_once(monkeypatch: pytest.M
 
     monkeypatch.setattr(backend, "lower_graph", again)
     monkeypatch.setattr(backend, "inductor_compile", lambda gm, *_: gm.forward)
-    by_backend(Block(8))(images())
-    assert len(shapes()) == 1
+    with caplog.at_level(logging.INFO, logger="eca_triton"):
+        by_backend(Block(8))(images())
+    assert len(shapes()) == len(caplog.messages) == 1
 
 
 def test_what_fails_in_the_record_is_no_matter_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
