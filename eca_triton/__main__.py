@@ -14,8 +14,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from .cli.arguments import Parser, dtype_name
 
 if TYPE_CHECKING:
     from .cli.named_model import Request
@@ -41,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     from .tuning.targets import TARGETS
 
     targets = ", ".join(TARGETS)
-    parser = argparse.ArgumentParser(prog="python -m eca_triton", description=DESCRIPTION)
+    parser = Parser(prog="python -m eca_triton", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     explain = commands.add_parser(
@@ -51,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--mode", default="default", help="of torch.compile, max-autotune for one")
     explain.add_argument(
         "--target",
+        type=str.lower,
         help=f"also lower the network for this GPU ({targets}), which need not be there; by default "
         "for the one that is, if any; `none` lists the sites alone",
     )
@@ -79,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="list sites, keys and candidates; needs no GPU"
     )
     autotune.add_argument(
-        "--target", help=f"with --dry-run: the GPU to plan for ({targets}); by default the one that is"
+        "--target",
+        type=str.lower,
+        help=f"with --dry-run: the GPU to plan for ({targets}); by default the one that is",
     )
     autotune.add_argument(
         "--out", metavar="FILE", type=Path, help="write this table (merged, if it is there) instead of yours"
@@ -99,7 +105,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=_positive, help="images of one step (named networks; default 1)")
     parser.add_argument("--size", type=_positive, help="height and width of an image (named networks)")
-    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="cast the model and its inputs")
+    parser.add_argument(
+        "--dtype", type=dtype_name, choices=("fp32", "fp16", "bf16"),
+        help="cast the model and its inputs; torch's names will do, too",
+    )  # fmt: skip
     parser.add_argument("--channels-last", action="store_true", help="store maps channels-last")
     parser.add_argument("--training", action="store_true", help="a training step instead of inference")
 
@@ -127,8 +136,11 @@ def _positive(text: str) -> int:
 
 def _explain(options: argparse.Namespace, out: TextIO) -> int:
     from .cli.named_model import ModelNotFoundError, load
+    from .cli.own_code import OwnCodeError
     from .report import explain
     from .report.diff import NotComparableError, compare_reports, load_report
+    from .report.text import write_sites, write_totals
+    from .util.progress import Progress
 
     problem = _impossible(options)
     if problem:
@@ -138,45 +150,58 @@ def _explain(options: argparse.Namespace, out: TextIO) -> int:
         model, inputs = load(_request(options))
     except (ModelNotFoundError, NotComparableError) as error:
         return _complain(2, str(error))
-    if options.target not in (None, "none") and sys.stderr.isatty():
-        print(
-            f"lowering {options.model} for {options.target}, stock, with our pass and without ECA ...",
-            file=sys.stderr,
-        )
+    except OwnCodeError as error:
+        return _complain(1, str(error))
+    shown: list[Any] = []
+
+    def show(early: Any) -> None:
+        """Sites and plans, while the network is still being lowered."""
+        shown.extend(early.sites)
+        progress.clear()
+        write_sites(early, out)
+        out.flush()
+
     try:
-        report = explain(
-            model,
-            *inputs,
-            target=options.target,
-            training=options.training,
-            mode=options.mode,
-            measure=options.measure,
-            name=options.model,
-        )
+        with Progress(sys.stderr) as progress:
+            report = explain(
+                model,
+                *inputs,
+                target=options.target,
+                training=options.training,
+                mode=options.mode,
+                measure=options.measure,
+                name=options.model,
+                progress=progress,
+                decided=None if options.json or earlier else show,
+            )
     except Exception as error:
-        return _complain(1, f"{options.model} could not be compiled: {type(error).__name__}: {error}")
+        return _complain(1, _failed(options.model, "compiled", error))
     answer = report.as_dict()
     try:
         diff = None if earlier is None else compare_reports(earlier, answer)
-        if options.html is not None:
-            report.save_html(options.html)
-    except (NotComparableError, OSError) as error:
+    except NotComparableError as error:
         return _complain(2, str(error))
     if options.json:
         print(json.dumps(answer | ({} if diff is None else {"diff": diff.as_dict()}), indent=2), file=out)
     elif diff is not None:
         out.write("\n".join(diff.lines()) + "\n")
+    elif shown == list(report.sites):
+        write_totals(report, out)
     else:
         report.write(out)
+    try:
+        if options.html is not None:
+            report.save_html(options.html)
+    except OSError as error:
+        return _complain(2, str(error))
     return 3 if diff is not None and diff.worse else 0
 
 
 def _autotune(options: argparse.Namespace, out: TextIO) -> int:
-    from importlib.util import find_spec
-
     import torch
 
     from .cli.named_model import ModelNotFoundError, load
+    from .cli.own_code import OwnCodeError
 
     problem = _impossible(options)
     if not problem and options.target is not None and not options.dry_run:
@@ -193,6 +218,8 @@ def _autotune(options: argparse.Namespace, out: TextIO) -> int:
         model, inputs = load(_request(options))
     except ModelNotFoundError as error:
         return _complain(2, str(error))
+    except OwnCodeError as error:
+        return _complain(1, str(error))
     from .autotune import command
 
     try:
@@ -200,20 +227,37 @@ def _autotune(options: argparse.Namespace, out: TextIO) -> int:
             return command.plan(model, inputs, options.training, options.target, out)
         return command.measure(model, inputs, options.training, options.out, out, sys.stderr)
     except Exception as error:
-        return _complain(1, f"{options.model} could not be tuned: {type(error).__name__}: {error}")
+        return _complain(1, _failed(options.model, "tuned", error))
+
+
+def _failed(model: str, what: str, error: Exception) -> str:
+    """Say that a model could not be compiled or tuned, and at which of the user's lines that began."""
+    from .cli.own_code import place_of
+
+    place = place_of(Path(model.rpartition(":")[0]), error)
+    return f"{model} could not be {what}{f', at {place}' * bool(place)}: {type(error).__name__}: {error}"
 
 
 def _impossible(options: argparse.Namespace) -> str:
     """Return what is wrong with the arguments, or ""."""
     from .report.gather import choose_options
     from .tuning.targets import TARGETS
+    from .util.near_names import near_names
 
     try:
         choose_options(options.mode)
     except ValueError as error:
         return str(error)
     if options.target not in (None, "none", *TARGETS):
-        return f"unknown target {options.target!r}; choose {', '.join(TARGETS)}"
+        near = near_names(options.target, TARGETS)
+        return f"unknown target {options.target!r}; choose {', '.join(TARGETS)}{near}"
+    html: Path | None = getattr(options, "html", None)
+    if html is not None and (html.is_dir() or not os.access(html if html.exists() else html.parent, os.W_OK)):
+        return f"--html {html} cannot be written"
+    if options.target not in (None, "none") and find_spec("triton") is None:
+        return (
+            "--target needs Triton, which is not installed: pip install triton; without it, sites are listed"
+        )
     if options.measure:
         import torch
 

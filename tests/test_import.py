@@ -183,7 +183,7 @@ ALLOWED = {
     },
     "report": {"activations", "compile", "deviceless", "tuning", "util", "version"},
     "cli": {"models", "tuning", "util", "version"},
-    "__main__": {"autotune", "cli", "ops", "report", "tuning"},
+    "__main__": {"autotune", "cli", "ops", "report", "tuning", "util"},
     "__init__": {
         "compile", "deviceless", "functional", "models", "module", "ops", "report", "tuning", "version",
     },

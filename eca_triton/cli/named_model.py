@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -12,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from ..util.near_names import near_names
+from .own_code import functions_of, told
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -29,7 +33,7 @@ class Request:
 
     Attributes:
         name: `timm:NAME`, `eca_triton:NAME` of `eca_triton.models.names()`, or `FILE.py:FACTORY`, where
-            `FACTORY()` returns `(model, example_inputs)`.
+            `FACTORY()` returns `(model, example_inputs)`: inputs by position, or a dict of them by keyword.
         batch: Images of one step, for timm's and our models only.
         size: Height and width of an image, for timm's and our models only; None for the model's own.
         dtype: Key in `DTYPES`, or None to leave the model as it comes.
@@ -54,6 +58,7 @@ def load(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
 
     Raises:
         ModelNotFoundError: If there is no such model, file or factory, or timm is missing.
+        OwnCodeError: If the file or the factory ended with an error.
     """
     scheme, _, name = request.name.partition(":")
     if scheme in SCHEMES:
@@ -70,6 +75,9 @@ def load(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
     if request.channels_last:
         model = model.to(memory_format=torch.channels_last)
         inputs = _each_tensor(inputs, _channels_last)
+    if scheme not in SCHEMES and model.training and not request.training:
+        said = "is in training mode, and is looked at in inference; --training looks at a step"
+        print(f"eca_triton: {request.name} {said}", file=sys.stderr)
     return model.train(request.training), inputs
 
 
@@ -110,27 +118,112 @@ SCHEMES = {"timm": _timm_model, "eca_triton": _our_model}
 
 def _own_model(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
     file, _, factory_name = request.name.rpartition(":")
+    if request.name.endswith(".py"):
+        file, factory_name = request.name, ""
     if not file.endswith(".py"):
-        raise ModelNotFoundError(
-            f"a model is timm:NAME, eca_triton:NAME or FILE.py:FACTORY, got {request.name!r}"
-        )
+        wanted = "a model is timm:NAME, eca_triton:NAME or FILE.py:FACTORY"
+        raise ModelNotFoundError(f"{wanted}, got {request.name!r}{_meant(request.name)}")
+    path = Path(file)
+    if not path.is_file():
+        raise ModelNotFoundError(f"no such file: {file}")
+    if not factory_name:
+        raise ModelNotFoundError(f"{file}: which function makes the model? {file}:FACTORY{_its(path)}")
     if request.batch is not None or request.size is not None:
         raise ModelNotFoundError(
             "--batch and --size are for timm:NAME and eca_triton:NAME; a factory chooses its own inputs"
         )
-    path = Path(file)
-    if not path.is_file():
-        raise ModelNotFoundError(f"no such file: {file}")
-    factory = getattr(_run_file(path), factory_name, None)
+    try:
+        module = _run_file(path)
+    except Exception as error:
+        raise told(path, error, "run") from error
+    factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise ModelNotFoundError(f"{file} has no function {factory_name!r}")
-    made = factory()
-    if not (isinstance(made, (tuple, list)) and len(made) == 2 and isinstance(made[0], nn.Module)):
+        near = near_names(factory_name, functions_of(path))
+        raise ModelNotFoundError(f"{file} has no function {factory_name!r}{near or _its(path)}")
+    if needed := _needed(factory):
         raise ModelNotFoundError(
-            f"{factory_name}() must return (model, example_inputs), got {type(made).__name__}"
+            f"{factory_name} takes arguments ({', '.join(needed)}), and a factory is called without: "
+            f"add a function that returns {factory_name}(...), and name that one"
         )
+    try:
+        made = factory()
+    except Exception as error:
+        raise told(path, error, f"asked for {factory_name}()") from error
+    return _model_and_inputs(factory_name, made)
+
+
+def _meant(name: str) -> str:
+    """What a name without a scheme may have meant: a network of timm's, or of ours."""
+    for scheme in SCHEMES:
+        with suppress(ModelNotFoundError):
+            SCHEMES[scheme](name, torch.device("meta"))
+            return f"; did you mean {scheme}:{name}?"
+    return ""
+
+
+def _its(path: Path) -> str:
+    functions = functions_of(path)
+    return f"; its functions are {', '.join(functions)}" if functions else "; it defines no function"
+
+
+def _needed(factory: Any) -> list[str]:
+    """Names of the arguments that a factory cannot be called without."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    optional = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
+
+
+def _model_and_inputs(factory: str, made: Any) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The pair that a factory returned, the inputs by position.
+
+    Raises:
+        ModelNotFoundError: It is no such pair; the message says what is.
+    """
+    wanted = f"{factory}() must return (model, example_inputs)"
+    if isinstance(made, nn.Module):
+        raise ModelNotFoundError(f"{wanted}, got the model alone")
+    if not (isinstance(made, (tuple, list)) and len(made) == 2):
+        raise ModelNotFoundError(f"{wanted}, got {type(made).__name__}")
     model, inputs = made
-    return model, tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    if not isinstance(model, nn.Module):
+        swapped = isinstance(inputs, nn.Module)
+        got = "them the other way round" if swapped else f"a {type(model).__name__} in place of the model"
+        raise ModelNotFoundError(f"{wanted}, got {got}")
+    if isinstance(inputs, dict):
+        inputs = _by_position(factory, model, inputs)
+    elif not isinstance(inputs, (tuple, list)):
+        inputs = (inputs,)
+    for leaf in pytree.tree_leaves(list(inputs)):
+        if type(leaf).__module__ == "numpy":
+            raise ModelNotFoundError(
+                f"{factory}() returned NumPy arrays as inputs: make tensors of them, torch.from_numpy(x)"
+            )
+    return model, tuple(inputs)
+
+
+def _by_position(factory: str, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, ...]:
+    """Keyword inputs in the order of `forward`; a dict that is none of these is an input by itself.
+
+    Raises:
+        ModelNotFoundError: `forward` takes one of them by keyword alone.
+    """
+    signature = inspect.signature(model.forward)
+    if not set(inputs) <= set(signature.parameters):
+        return (inputs,)
+    try:
+        bound = signature.bind(**inputs)
+    except TypeError as error:
+        raise ModelNotFoundError(f"{factory}(): forward cannot take these inputs: {error}") from error
+    bound.apply_defaults()
+    if bound.kwargs:
+        raise ModelNotFoundError(
+            f"{factory}(): forward takes {', '.join(bound.kwargs)} by keyword alone: "
+            "wrap the model in a module whose forward takes them by position"
+        )
+    return bound.args
 
 
 def _run_file(path: Path) -> Any:
@@ -187,4 +280,4 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _each_tensor(inputs: tuple[Any, ...], change: Any) -> tuple[Any, ...]:
-    return tuple(change(x) if isinstance(x, Tensor) else x for x in inputs)
+    return tuple(pytree.tree_map_only(Tensor, change, list(inputs)))

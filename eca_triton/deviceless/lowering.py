@@ -11,6 +11,7 @@ and result; re-reads that the L2 cache answers, and what a library moves inside,
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -99,16 +100,30 @@ def lower(
     return Lowering(tuple(kernels), time.perf_counter() - started, (ASSUMED,) * fake_mode.assumed)
 
 
-def compare(model: nn.Module, example_inputs: Tensor | tuple[Any, ...], **arguments: Any) -> Comparison:
+def compare(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...],
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+    **arguments: Any,
+) -> Comparison:
     """Lower a model with stock Inductor and with the eca_triton backend. Arguments are those of `lower`.
 
     Stock means without our pass also where `eca_triton.enable()` has installed it.
+
+    Args:
+        model: As for `lower`.
+        example_inputs: As for `lower`.
+        progress: Called with a few words before each lowering.
+        arguments: As for `lower`.
     """
     from ..compile.hooks import stock_inductor
     from ..compile.record import recording
 
+    progress("lowering by stock Inductor")
     with stock_inductor():
         stock = lower(model, example_inputs, backend="inductor", **arguments)
+    progress("lowering by eca_triton")
     with recording() as records:
         lowered = lower(model, example_inputs, backend="eca_triton", **arguments)
     return Comparison(stock, lowered, list(records))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
@@ -31,6 +32,8 @@ def explain(
     mode: str = "default",
     measure: bool | None = None,
     name: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    decided: Callable[[Report], None] | None = None,
 ) -> Report:
     """Say what becomes of every ECA-like site of a model on a GPU, and what that is predicted to be worth.
 
@@ -48,6 +51,8 @@ def explain(
         measure: Also time the three networks on the GPU that the model is on. None: where it is on one, and
             `target` is not "none".
         name: What to call the model; its class's name by default.
+        progress: Called with a few words before each part of the work that takes seconds.
+        decided: Called with a report of the sites alone as soon as they are known, where a lowering follows.
 
     Raises:
         ValueError: Unknown target or mode, or `measure` for a model that is not on a GPU.
@@ -62,17 +67,17 @@ def explain(
     if measure and not on_gpu:
         raise ValueError("measure=True needs model and inputs on a GPU, got neither")
     chosen = choose_target(target, _tensors(inputs))
+    progress = progress or (lambda _: None)
     from ..compile.compat import inductor_config
 
     subject = _subject(model, inputs, name or type(model).__name__, training, mode, chosen)
     options = choose_options(mode)
 
     def sites_alone() -> Report:
+        progress("tracing")
         with inductor_config().patch(options):
             traced = look(model, inputs, training=training)
-        missing = unmatched(unrecorded(lookalikes(model), traced.records), traced)
-        unlowered = replace(subject, target=None)
-        return Report(unlowered, tuple(traced.records), unmatched=missing, graph_breaks=traced.graph_breaks)
+        return _of_trace(replace(subject, target=None), model, traced)
 
     if chosen is None:
         return sites_alone()
@@ -80,11 +85,18 @@ def explain(
     from ..compile.compat import graph_breaks
     from ..compile.hooks import stock_inductor
     from ..deviceless import NoDataError, compare, lower
+    from ..deviceless.mocks import absent_gpu
 
+    seen: Trace | None = None
+    if decided is not None:
+        progress("tracing")
+        with inductor_config().patch(options), absent_gpu(TARGETS[chosen]):
+            seen = look(model, inputs, training=training)
+        decided(_of_trace(subject, model, seen))
     before = graph_breaks()
     with inductor_config().patch(options):
         try:
-            comparison = compare(model, inputs, target=chosen, training=training)
+            comparison = compare(model, inputs, target=chosen, training=training, progress=progress)
         except NoDataError:  # the rest of the network is not known
             return sites_alone()
         breaks = tuple(why for why, times in graph_breaks().items() if times > before.get(why, 0))
@@ -95,13 +107,15 @@ def explain(
             if breaks:  # layers that are alike share a graph, and a record, so sites are not all known
                 raise NoTwinError(f"the graph breaks ({breaks[0]})")
             twin = without_attention(model, comparison.records)
+            progress("lowering without ECA")
             with stock_inductor():
                 plain = lower(twin, inputs, target=chosen, training=training)
         except NoTwinError as reason:
             no_plain = str(reason)
         # Only where something looks like ECA beyond the records is it worth tracing once more to say why.
         found = unrecorded(lookalikes(model), comparison.records)
-        seen = look(model, inputs, training=training) if found else None
+        if found and seen is None:
+            seen = look(model, inputs, training=training)
     measured = None
     if measure or (measure is None and on_gpu and target != "none"):
         from .measure import measure_networks
@@ -113,10 +127,16 @@ def explain(
         comparison=comparison,
         plain=plain,
         no_plain=no_plain,
-        unmatched=() if seen is None else unmatched(found, seen),
+        unmatched=() if not found or seen is None else unmatched(found, seen),
         graph_breaks=breaks,
         measured=measured,
     )
+
+
+def _of_trace(subject: Subject, model: nn.Module, traced: Trace) -> Report:
+    """The report of the sites alone."""
+    missing = unmatched(unrecorded(lookalikes(model), traced.records), traced)
+    return Report(subject, tuple(traced.records), unmatched=missing, graph_breaks=traced.graph_breaks)
 
 
 def look(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Trace:

@@ -2,7 +2,8 @@
 
 A kernel takes max(bytes / bandwidth, flops / throughput) plus the time of a launch. Which share of the
 target's rates kernels reach is not known without a GPU: `EFFICIENCIES` are three assumptions about it, and
-every figure is given under each. Nothing here was measured, and a host that cannot keep up is left out.
+every figure is given under each. Nothing here was measured. Whether the host keeps up with its launches is an
+assumption, too: with CUDA graphs (`mode="reduce-overhead"`) it does, and the slowest one has a host without.
 """
 
 from __future__ import annotations
@@ -39,20 +40,25 @@ class Efficiency:
     Attributes:
         bandwidth: Of the bandwidth of a large copy.
         tensor: Of the peak throughput in convolutions and matrix products.
+        host_s: Seconds that the host takes for a launch; 0 where a CUDA graph launches.
     """
 
     bandwidth: float
     tensor: float
+    host_s: float = 0.0
 
 
 # From the fastest to the slowest. Inductor's pointwise kernels come close to a copy on large maps, less so
-# on small ones; cuDNN and cuBLAS reach a third to three quarters of the peak, by shape.
-EFFICIENCIES = (Efficiency(1.0, 0.75), Efficiency(0.9, 0.55), Efficiency(0.75, 0.35))
+# on small ones; cuDNN and cuBLAS reach a third to three quarters of the peak, by shape. A launch by
+# Inductor's wrapper costs the host 10 us: an estimate, between a launch from C++ and one by way of Python.
+EFFICIENCIES = (Efficiency(1.0, 0.75), Efficiency(0.9, 0.55), Efficiency(0.75, 0.35, host_s=10e-6))
 FASTEST, LIKELY, SLOWEST = EFFICIENCIES
 ASSUMPTION = (
     "each kernel takes one launch and the longer of two times: its bytes at "
     f"{SLOWEST.bandwidth:.0%} to {FASTEST.bandwidth:.0%} of copy bandwidth (likely {LIKELY.bandwidth:.0%}), "
-    f"its flops at {SLOWEST.tensor:.0%} to {FASTEST.tensor:.0%} of the peak (likely {LIKELY.tensor:.0%})"
+    f"its flops at {SLOWEST.tensor:.0%} to {FASTEST.tensor:.0%} of the peak (likely {LIKELY.tensor:.0%}). "
+    "These are estimates. They assume that the host keeps up with its launches, as with CUDA graphs "
+    f'(mode="reduce-overhead"); the slow end has a host that takes {1e6 * SLOWEST.host_s:.0f} us for each'
 )
 
 
@@ -83,8 +89,14 @@ def predict(lowering: Lowering, target: Target) -> Prediction:
         bytes_moved=lowering.bytes_moved,
         flops=lowering.flops,
         kernels=len(lowering.kernels),
-        step_us=_band(lambda efficiency: sum(kernel_us(k, target, efficiency) for k in lowering.kernels)),
+        step_us=_band(lambda efficiency: _step_us(lowering, target, efficiency)),
     )
+
+
+def _step_us(lowering: Lowering, target: Target, efficiency: Efficiency) -> float:
+    """Microseconds of a step: of its kernels, or of the host that launches them if that is more."""
+    kernels = sum(kernel_us(kernel, target, efficiency) for kernel in lowering.kernels)
+    return max(kernels, 1e6 * efficiency.host_s * len(lowering.kernels))
 
 
 def kernel_us(kernel: Kernel, target: Target, efficiency: Efficiency = LIKELY) -> float:
@@ -112,8 +124,7 @@ def peak_flops_per_s(kernel: Kernel, target: Target) -> float:
 def speedup(before: Lowering, after: Lowering, target: Target) -> Band:
     """Return how many times faster the second is: both meet the same assumption, so the band is narrow."""
     ratios = sorted(
-        sum(kernel_us(k, target, efficiency) for k in before.kernels)
-        / (sum(kernel_us(k, target, efficiency) for k in after.kernels) or 1.0)
+        _step_us(before, target, efficiency) / (_step_us(after, target, efficiency) or 1.0)
         for efficiency in EFFICIENCIES
     )
     return Band(*ratios)

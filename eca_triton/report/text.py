@@ -8,7 +8,7 @@ from math import isnan
 from typing import TYPE_CHECKING, TextIO
 
 from ..compile.reasons import REASONS
-from ..util.tables import write_table
+from ..util.tables import width_of, wrapped, write_table
 from .fixes import FIXES, OTHER_LAYER, SWITCH_ON, UNREACHED, Fix
 from .lookalikes import UNREACHED as NOT_REACHED
 from .lookalikes import Unmatched
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..compile.record import SiteRecord
     from ..tuning.targets import Target
 
-COLUMNS = ("site", "C x H x W", "k", "absorbed", "plan", "before", "after")
+COLUMNS = ("site", "CxHxW", "k", "absorbed", "plan", "before", "after")
 TIMES = ("us before", "us after")
 NETWORK_COLUMNS = ("network", "traffic", "GFLOP", "kernels", "step us", "images/s")
 NUMERIC = {"k", "before", "after", *TIMES, *NETWORK_COLUMNS[1:]}
@@ -28,21 +28,45 @@ LABELS = {"stock": "stock Inductor", "ours": "eca_triton", "plain": "without ECA
 
 
 def write(report: Result, out: TextIO) -> None:
-    """Write the table of sites, then why some were left alone, then the totals."""
+    """Write what was run, the table of sites, why some were left alone, then the totals."""
+    write_sites(report, out)
+    write_totals(report, out)
+
+
+def write_sites(report: Result, out: TextIO) -> None:
+    """Write what was run, the table of sites, and why some were left alone."""
     target = report.target
+    _say(subject_line(report), out)
     if report.sites:
         columns = COLUMNS if target is None else COLUMNS + TIMES
+        out.write("\n")
         write_table(columns, [row(record, target) for record in report.sites], out, NUMERIC)
-        out.write(f"\n{TRAFFIC}")
-        out.write("; us: predicted\n" if target is not None else "\n")
+        _say(f"\n{TRAFFIC}" + "; us: predicted" * (target is not None), out)
     for line in left_alone(report.sites, report.unmatched):
-        out.write(line + "\n")
+        _say(line, out)
+
+
+def write_totals(report: Result, out: TextIO) -> None:
+    """Write how many sites are lowered, and what the network costs before and after."""
     for line in _totals(report):
-        out.write(line + "\n")
-    if target is not None:
+        _say(line, out)
+    if report.target is not None:
         _write_networks(report, out)
     if report.lowered:
-        out.write(f"to have it so: {SWITCH_ON.paste}\n")
+        _say(f"use it: {SWITCH_ON.paste}", out)
+
+
+def subject_line(report: Result) -> str:
+    """What was run: model, inference or a training step, inputs, weights, mode, and for which GPU."""
+    subject, target = report.subject, report.target
+    weights = "" if all(subject.dtype in each for each in subject.inputs) else f"; weights {subject.dtype}"
+    gpu = "no GPU named, so sites alone" if target is None else f"for {target.device.name}"
+    step = "a training step" if subject.training else "inference"
+    return f"{subject.model}: {step}, {'; '.join(subject.inputs)}{weights}; mode {subject.mode}; {gpu}"
+
+
+def _say(text: str, out: TextIO) -> None:
+    out.write(wrapped(text, width_of(out)) + "\n")
 
 
 def row(record: SiteRecord, target: Target | None = None) -> tuple[str, ...]:
@@ -50,7 +74,7 @@ def row(record: SiteRecord, target: Target | None = None) -> tuple[str, ...]:
     decision = record.decision
     cells = (
         record.name,
-        " x ".join(str(size) for size in record.shape[1:]),
+        "x".join(str(size) for size in record.shape[1:]),
         str(record.k),
         ", ".join(decision.fused) or "-",
         decision.plan if decision.reason is None else f"{decision.plan} {decision.reason}",
@@ -139,7 +163,7 @@ def _write_networks(report: Result, out: TextIO) -> None:
     target, both, batch = report.target, report.comparison, report.subject.batch
     if target is None or both is None:
         return
-    out.write(f"\npredicted for {target.device.name}{_in_mode(report)}; no GPU measured this\n")
+    _say(f"\npredicted for {target.device.name}{_in_mode(report)}; no GPU measured this", out)
     rows = [
         (
             LABELS[name],
@@ -153,10 +177,10 @@ def _write_networks(report: Result, out: TextIO) -> None:
     ]
     write_table(NETWORK_COLUMNS, rows, out, NUMERIC)
     if report.no_plain:
-        out.write(f"no network without ECA: {report.no_plain}\n")
+        _say(f"no network without ECA: {report.no_plain}", out)
     faster = speedup(both.stock, both.lowered, target)
-    out.write(f"predicted speedup: {in_words(faster, 3)}\n")
-    out.write(f"the band: {ASSUMPTION}\n")
+    _say(f"predicted speedup: {in_words(faster, 3)}", out)
+    _say(f"the band: {ASSUMPTION}", out)
     if report.measured is not None:
         report.measured.write(out)
 
