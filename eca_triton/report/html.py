@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 MINUS, TIMES_SIGN = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 LEFT_ALONE = "left to Inductor"
+MEANINGS: dict[Plan, str] = {
+    "convblock": "One kernel is the 1x1 convolution, batch norm, rescaling and all pointwise code behind.",
+    "convfold": "The gates come from the input of the 1x1 convolution before, smaller than the map.",
+    "block": "One kernel reads the map once: batch norm before and all pointwise code behind are in it.",
+    "gate": "One kernel makes the gates; the map is rescaled by a kernel of Inductor.",
+    "pool": "Inductor pools and rescales; one kernel makes the gates of the means.",
+    "batch_norm": "In training batch norm and attention share two passes over the map in either direction.",
+    "skip": "Nothing is changed: why stands below.",
+}
+"""What a plan makes of a site; docs/plans.md has the whole table."""
 
 
 def render(report: Result) -> str:
@@ -47,6 +57,10 @@ def view(report: Result) -> dict[str, Any]:
         "ends": [record.name for record in (report.sites[0], report.sites[-1])] if len(titles) > 1 else [],
         "strip": strip(report.sites, titles),
         "legend": [(plan, LEFT_ALONE if plan == "skip" else plan) for plan in get_args(Plan) if plan in used],
+        "meanings": MEANINGS,
+        "weights": ""
+        if all(report.subject.dtype in form for form in report.subject.inputs)
+        else report.subject.dtype,
         "columns": [
             (name, name in NUMERIC) for name in (COLUMNS if report.target is None else COLUMNS + TIMES)
         ],

@@ -16,7 +16,7 @@ from reports import fixed
 
 from eca_triton.compile.settings import Plan
 from eca_triton.report import Report
-from eca_triton.report.html import PAGE
+from eca_triton.report.html import MEANINGS, PAGE
 from eca_triton.report.predict import Band
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -53,7 +53,7 @@ def without_target() -> Report:
 
 def test_the_page_refers_to_nothing_outside_itself_and_runs_nothing() -> None:
     page = fixed().to_html()
-    assert not re.search(r"https?:|//[a-z]|\bsrc=|\bhref=|@import|<script|\bon\w+=", page)
+    assert not re.search(r"https?:|//[a-z]|\bsrc=|\bhref=\"(?!#)|@import|<script|\bon\w+=", page)
     assert set(re.findall(r"url\(([^)]*)\)", page)) == {"#hatch"}
     assert "default-src 'none'" in page
 
@@ -79,6 +79,28 @@ def test_it_shows_what_the_report_holds() -> None:
     assert "layer3.0.se at model.py:18" in text
     assert "head.eca (EcaModule)" in text
     assert "not measurements" in text
+
+
+def test_every_plan_leads_to_what_it_means() -> None:
+    assert MEANINGS.keys() == set(get_args(Plan))
+    page = fixed().to_html()
+    plans = {record.decision.plan for record in fixed().sites}
+    ids, links = set(re.findall(r'id="(plan-\w+)"', page)), re.findall(r'href="#([^"]+)"', page)
+    assert ids == {f"plan-{plan}" for plan in plans}
+    assert set(links) == ids
+    assert len(links) == len(plans) + len(fixed().sites), "the legend's, and one in each row"
+    assert all(MEANINGS[plan] in page for plan in plans)
+
+
+def test_a_dtype_is_said_once_and_the_axes_have_names() -> None:
+    report = fixed()
+    page = report.to_html()
+    header = page[page.index('<p class="facts">') : page.index("</header>")]
+    assert header.count(report.subject.dtype) == len(report.subject.inputs)
+    assert ">TFLOP/s</text>" in page
+    assert "FLOP per byte moved" in page
+    other = replace(report, subject=replace(report.subject, dtype="float64")).to_html()
+    assert "<span>weights float64</span>" in other
 
 
 def test_what_is_not_known_is_not_drawn() -> None:
