@@ -12,7 +12,7 @@ QUICK := $(addprefix tests/,ops tuning launch test_functional.py test_module.py 
     $(addprefix --ignore=tests/ops/,test_registration.py test_joint_batch.py)
 
 .DELETE_ON_ERROR:
-.PHONY: demo quick test test-all test-for test-oldest test-version lint fmt docs bench evidence budgets mutants
+.PHONY: demo quick test test-all test-for test-oldest test-version lint fmt docs dist test-dist bench evidence budgets mutants
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -52,6 +52,16 @@ fmt: $(READY)
 docs: $(ENV)/docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# The sdist and the wheel, checked, into dist/. ADDRESS is the repository's, which a release needs.
+dist: $(ENV)/dist-ready
+	$(BIN)/python .ci/dist.py $(ADDRESS)
+
+# The tests of the sdist in dist/, from an empty folder. An sdist holds no link, so it is made again.
+test-dist: $(READY)
+	rm -rf $(ENV)/unpacked && mkdir $(ENV)/unpacked && tar -xzf dist/*.tar.gz -C $(ENV)/unpacked --strip-components 1
+	ln -s ../kernels $(ENV)/unpacked/eca_triton/kernels
+	cd $(ENV)/unpacked && PYTHONPATH=. $(BIN)/python tests/both_parts.py -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,iqr,rounds --benchmark-sort=fullname
 
@@ -71,6 +81,10 @@ budgets: $(READY)
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test,timm,cli,dev]'
+	@touch $@
+
+$(ENV)/dist-ready: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dist]'
 	@touch $@
 
 $(ENV)/docs-ready: $(READY)

@@ -20,6 +20,8 @@ INTERPRETED = TESTS / "interpreter"
 OPS = ("ops", "test_functional.py", "test_module.py", "test_unknown_names.py")
 CONCERNS: dict[str, tuple[str, ...]] = {
     "": ("test_import.py", "test_mutants.py"),
+    ".github/": ("test_project.py",),
+    ".ci/": ("test_project.py",),
     "README.md": ("test_docs.py",),
     "CONTRIBUTING.md": ("test_docs.py",),
     "docs/": ("test_docs.py", "test_site.py"),

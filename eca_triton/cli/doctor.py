@@ -17,7 +17,8 @@ from ..version import __version__
 
 PACKAGES = ("triton", "einops", "timm", "rich")
 VARIABLES = (
-    "ECA_TRITON_FORCE", "ECA_TRITON_DISABLE", "ECA_TRITON_TUNED", "ECA_TRITON_CACHE_DIR", "TRITON_INTERPRET",
+    "ECA_TRITON_FORCE", "ECA_TRITON_DISABLE", "ECA_TRITON_PLAN", "ECA_TRITON_STRICT", "ECA_TRITON_VERBOSE",
+    "ECA_TRITON_TUNED", "ECA_TRITON_CACHE_DIR", "TRITON_INTERPRET",
 )  # fmt: skip
 OLDEST_TORCH = (2, 11)
 
@@ -98,7 +99,14 @@ def _judge(seen: Examination) -> None:
             "or import eca_triton.compile.backend first"
         )
     if seen.gpus and seen.versions["triton"] is None:
-        seen.problems.append("there is a GPU but no Triton: sites are left to Inductor")
+        seen.problems.append(
+            "there is a GPU but no Triton, so sites are left to Inductor: install the one that belongs to "
+            "your torch (triton; pytorch-triton-rocm, pytorch-triton-xpu)"
+        )
+    if not seen.gpus and seen.versions["triton"] is None:
+        seen.notes.append(
+            "no Triton: `explain --target` needs it; it comes with torch, or by pip install triton"
+        )
     if not seen.gpus:
         seen.notes.append("no CUDA device: compiled models run as stock Inductor compiles them")
     if seen.environment["ECA_TRITON_DISABLE"] == "1":
