@@ -113,6 +113,12 @@ def _judge(seen: Examination) -> None:
         seen.notes.append("ECA_TRITON_DISABLE=1: nothing is lowered")
     if seen.environment["ECA_TRITON_FORCE"] == "1":
         seen.notes.append("ECA_TRITON_FORCE=1: every site is lowered, on any device")
+    if plan := seen.environment["ECA_TRITON_PLAN"]:
+        seen.notes.append(f"ECA_TRITON_PLAN={plan}: the plan of every site")
+    if seen.environment["ECA_TRITON_STRICT"] == "1":
+        seen.notes.append("ECA_TRITON_STRICT=1: a compilation raises where a site is left alone")
+    if seen.environment["ECA_TRITON_VERBOSE"] == "1":
+        seen.notes.append("ECA_TRITON_VERBOSE=1: a line is printed after each compilation")
     tuned, folder = seen.environment["ECA_TRITON_TUNED"], seen.environment["ECA_TRITON_CACHE_DIR"]
     if tuned and store.mode() == "off":
         seen.notes.append(f"ECA_TRITON_TUNED={tuned}: no tuned configs are read")
