@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -17,6 +17,11 @@ from ..shared.tensors import LAYOUTS, shape_name
 
 Document = Mapping[str, Any]
 OP_BATCH = 128
+# Of timm's networks one or two of each family, for a figure that is understood at a glance.
+GLANCE = (
+    "ecaresnet26t", "ecaresnet50d", "ecaresnet50t", "ecaresnet101d", "ecaresnetlight", "ecaresnext50t_32x4d",
+    "eca_nfnet_l0", "eca_resnet33ts",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Chart:
         percent: Whether it is a share.
         bound: A line to read dots against.
         panels: Rows of panels.
+        figures: Whether each dot has its figure beside it.
     """
 
     name: str
@@ -49,10 +55,33 @@ class Chart:
     percent: bool
     bound: float
     panels: list[list[Panel]]
+    figures: bool = False
 
     def digest(self) -> str:
         """Hash all that is drawn: a file that bears another hash is out of date."""
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tax_at_a_glance(document: Document) -> Chart | None:
+    """Return what ECA adds to the bytes of eight of timm's networks, with figures; None for another set."""
+    whole = tax_in_bytes(document)
+    if whole is None or tax.set_of(document) is not tax.SETS["timm"]:
+        return None
+    panels = []
+    for panel in whole.panels[0]:
+        places = [panel.labels.index(name) for name in GLANCE if name in panel.labels]
+        series = {who: [dots[place] for place in places] for who, dots in panel.series.items()}
+        panels.append(Panel(panel.title, [panel.labels[place] for place in places], series))
+    if not all(panel.labels for panel in panels):
+        return None
+    return replace(
+        whole,
+        name="tax-bytes",
+        title="Bytes that ECA adds to a network: with stock torch.compile, and with eca_triton",
+        axis=f"0 % is the network without attention; a step in {whole.axis.partition('; ')[2]}; counted",
+        panels=[panels],
+        figures=True,
+    )
 
 
 def tax_in_bytes(document: Document) -> Chart | None:
@@ -76,7 +105,7 @@ def tax_in_bytes(document: Document) -> Chart | None:
     if not panels:
         return None
     return Chart(
-        f"{counted.stem}-bytes",
+        f"{counted.stem}-bytes" + "-all" * (counted is tax.SETS["timm"]),
         f"The {what} tax in bytes, counted",
         f"{what} tax in bytes by network; {'; '.join(said)}",
         f"bytes that {what} adds to a step; bf16, batch {document['batch']}, channels-last",

@@ -27,6 +27,8 @@ SERIES: dict[str, tuple[str, str]] = {
     "ECA, stock": ("#d1762e", "o"),
     "ECA, ours": ("#2f81f7", "D"),
 }
+SIZE, RING = 22, 0.5  # of a dot, in points squared; how much larger each is below the one above
+TIE = 0.002  # of a share: dots so near are one, and are called so
 LINE_INCHES, PANEL_INCHES, LEAST_INCHES, HEAD_INCHES = 0.21, 4.6, 6.4, 1.15
 
 
@@ -86,10 +88,18 @@ def _draw(panel: Panel, axes: Axes, chart: Chart, colours: dict[str, str]) -> No
         known = [dot for dot in dots if dot is not None]
         if known:
             axes.plot([min(known), max(known)], [place, place], color=colours["grid"], linewidth=2, zorder=1)
-    for name, dots in panel.series.items():
+    for order, (name, dots) in enumerate(panel.series.items()):
         colour, mark = SERIES[name]
         there = {place: dot for place, dot in enumerate(dots) if dot is not None}
-        axes.scatter(list(there.values()), list(there), s=22, color=colour, marker=mark, label=name, zorder=2)
+        # Where dots coincide the ones below are seen around those above.
+        size = SIZE * (1 + RING * (len(panel.series) - 1 - order))
+        axes.scatter(
+            list(there.values()), list(there), s=size, color=colour, marker=mark, label=name, zorder=2
+        )
+    for place in places:
+        _say(axes, place, {name: dots[place] for name, dots in panel.series.items()}, chart, colours)
+    if chart.figures:
+        axes.margins(x=0.26)  # for the figures
     axes.set_yticks(places, panel.labels)
     axes.set_ylim(len(panel.labels) - 0.5, -0.5)
     axes.tick_params(length=0)
@@ -97,3 +107,32 @@ def _draw(panel: Panel, axes: Axes, chart: Chart, colours: dict[str, str]) -> No
     axes.set_axisbelow(True)
     if chart.percent:
         axes.xaxis.set_major_formatter("{x:.0%}")
+
+
+def _say(
+    axes: Axes, place: int, dots: dict[str, float | None], chart: Chart, colours: dict[str, str]
+) -> None:
+    """Write beside the dots of a line that two are one, and where the chart wants it their figures."""
+    known = sorted(dot for dot in dots.values() if dot is not None)
+    if not chart.percent or len(known) < 2:
+        return
+    low, high = known[0], known[-1]
+    tie = len(known) == 2 and high - low < TIE
+    if tie or chart.figures:
+        words = ", ".join(filter(None, (_percent(high) * chart.figures, "tie" * tie)))
+        _beside(axes, high, place, words, 1, colours)
+    if chart.figures and not tie:
+        _beside(axes, low, place, _percent(low), -1, colours)
+
+
+def _percent(share: float) -> str:
+    text = f"{share:+.0%}" if abs(share) >= 0.005 else "0%"
+    return text.replace("%", " %").replace("-", "\N{MINUS SIGN}")
+
+
+def _beside(axes: Axes, x: float, place: int, words: str, side: int, colours: dict[str, str]) -> None:
+    axes.annotate(
+        words, (x, place), xytext=(6 * side, 0), textcoords="offset points", fontsize="small",
+        color=colours["text"], verticalalignment="center",
+        horizontalalignment="left" if side > 0 else "right",
+    )  # fmt: skip

@@ -56,6 +56,7 @@ def drawn(documents: Mapping[str, Sequence[Document]]) -> list[Chart]:
     """Every chart that the documents have figures for."""
     makers: list[tuple[str, Callable[[Document], Chart | None]]] = [
         *((each.command, charts.tax_in_bytes) for each in tax.SETS.values()),
+        (tax.SETS["timm"].command, charts.tax_at_a_glance),
         ("network", charts.tax_in_time),
         ("op", charts.share_of_copy),
         ("op", charts.ratio_to_inductor),
@@ -81,7 +82,7 @@ def page(documents: Mapping[str, Sequence[Document]]) -> str:
         "",
         "## The ECA tax in bytes, counted",
         "",
-        *_shown(pictures, "tax-bytes", "Not counted."),
+        *_shown(pictures, "tax-bytes-all", "Not counted."),
         "[The table](tax.md) has every network and setting.",
         "",
         "## Beside SE and CBAM in the paper's networks, in bytes: counted, not timed",

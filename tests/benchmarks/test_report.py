@@ -195,3 +195,28 @@ class TestThisCheckout:
             for theme in ("light", "dark"):
                 text = (DOCS / "figures" / f"{chart.name}-{theme}.svg").read_text()
                 assert chart.digest() in text, f"{chart.name}-{theme}.svg is out of date"
+
+    def test_a_figure_for_a_glance_has_some_networks_of_the_whole_one(self) -> None:
+        (document,) = report.load(report.committed(RESULTS)[0])["tax"]
+        some, whole = charts.tax_at_a_glance(document), charts.tax_in_bytes(document)
+        assert some is not None
+        assert whole is not None
+        assert (some.name, whole.name, some.figures) == ("tax-bytes", "tax-bytes-all", True)
+        for few, all_ in zip(some.panels[0], whole.panels[0], strict=True):
+            assert few.labels == [*charts.GLANCE]
+            for who, dots in few.series.items():
+                assert dots == [all_.series[who][all_.labels.index(name)] for name in few.labels]
+        (paper,) = report.load(report.committed(RESULTS)[0])["tax --set paper"]
+        assert charts.tax_at_a_glance(paper) is None
+
+
+def test_dots_that_coincide_are_called_a_tie(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks.evidence import plots
+
+    panel = charts.Panel("a", ["one", "two"], {"stock": [0.1, 0.2], "ours": [0.1005, -0.1]})
+    for figures_too, said in ((True, ["+10 %, tie", "+20 %", "\N{MINUS SIGN}10 %"]), (False, ["tie"])):
+        chart = Chart("t", "t", "t", "t", True, 0.0, [[panel]], figures_too)
+        text = plots.write(chart, tmp_path)[0].read_text()
+        assert [word for word in said if f">{word}</text>" in text] == said
+        assert text.count("tie</text>") == 1
