@@ -14,6 +14,7 @@ from paths import ROOT
 EXAMPLES = ROOT / "examples"
 SAYS = {  # what the last lines must show
     "train_ddp.py": r"lowered  one, eager(\n +\d  +\d\.\d{5}  +\d\.\d{5}){4}\n[12] channel attentions",
+    "tune.py": r"<- heuristic",
     "export_package.py": r"lowered to eca_triton(.|\n)*the package, in another process +differs from eager",
 }
 

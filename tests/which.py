@@ -27,7 +27,7 @@ CONCERNS: dict[str, tuple[str, ...]] = {
     "docs/": ("test_docs.py", "test_site.py"),
     "docs/index.md": ("test_doors.py",),
     "mkdocs.yml": ("test_site.py",),
-    "examples/": ("test_train_digits.py", "test_docs.py"),
+    "examples/": ("test_examples.py", "test_train_digits.py", "test_docs.py"),
     "benchmarks/": ("benchmarks",),
     "kernels/": ("kernels", "interpreter", "ptx"),
     "eca_triton/": ("test_doors.py",),
