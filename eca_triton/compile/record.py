@@ -103,6 +103,14 @@ def compilations() -> list[Compilation]:
 
 def _current() -> Compilation | None:
     """Return the compilation of Dynamo's that is under way, noted from now on; None where there is none."""
+    try:
+        return _noted()
+    except Exception:  # what is lowered does not depend on whether it can be told
+        log.debug("a compilation is not noted", exc_info=True)
+        return None
+
+
+def _noted() -> Compilation | None:
     now = compilation()
     if now is None:
         return None

@@ -321,7 +321,9 @@ def test_grids_have_one_axis(kernel: str, batch: int) -> None:
 def test_lagged_programs_order_their_accesses_across_the_gpu(direction: str, target: str) -> None:
     """A ticket, an arrival, gates or sums, then two polls: the argument in kernels/tickets.py needs them."""
     item = launched("lagged", CALLS[direction](Site(HUGE, last=True)), target)
-    assert orders_of(built(item).asm["ptx"]) == ["relaxed", "acq_rel", "release", "acquire", "acquire"]
+    ptx = built(item).asm["ptx"]
+    assert orders_of(ptx) == ["relaxed", "acq_rel", "release", "acquire", "acquire"]
+    assert "ld.global.nc" not in ptx, "no load is from a cache that nobody invalidates"
 
 
 @pytest.mark.parametrize(
