@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = (".svg", ".png")
+PLACEHOLDER = "ADDRESS-OF-THIS-REPOSITORY"  # what README says where none is known
 PAGES = {  # of a repository, by the name that PyPI shows
     "Source": "",
     "Documentation": "/blob/main/docs/index.md",
@@ -25,12 +26,13 @@ PAGES = {  # of a repository, by the name that PyPI shows
 
 
 def absolute(markdown: str, address: str) -> str:
-    """A text of the repository's root with links that lead to the repository from anywhere."""
+    """A text of the repository's root with links, and an address to clone, that are right from anywhere."""
 
     def at(path: str) -> str:
         return f"{address}/{'raw' if path.endswith(PICTURES) else 'blob'}/main/{path}"
 
     markdown = re.sub(r"\]\((?!https?:|#)([^()\s]+)\)", lambda match: f"]({at(match[1])})", markdown)
+    markdown = markdown.replace(PLACEHOLDER, address)
     return re.sub(
         r'\b(src|srcset)="(?!https?:)([^"]+)"', lambda match: f'{match[1]}="{at(match[2])}"', markdown
     )

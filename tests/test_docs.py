@@ -291,8 +291,8 @@ def test_every_command_of_a_page_is_one_that_is_known(page: Path) -> None:
 
 def test_the_commands_of_the_readme_are_seen() -> None:
     found = [" ".join(words[:3]) for words in commands_of(ROOT / "README.md")]
-    assert found == [
-        "git clone ADDRESS-OF-THIS-REPOSITORY",
+    assert found[0].startswith("git clone ")  # an sdist may have an address there: .ci/dist.py
+    assert found[1:] == [
         "cd eca_triton",
         "pip install -e",
         "python -m eca_triton",

@@ -11,11 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from paths import ROOT
 
 import eca_triton
 from eca_triton.__main__ import _parser
 from eca_triton.cli import doctor
+from eca_triton.compile.backend import OPTIONS
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML, which timm brings")
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -41,12 +43,28 @@ def test_the_page_of_public_names_has_all_of_them_and_no_others() -> None:
     assert all(f"`{command}`" in page for command in commands.choices or ())
     ours = {name for name in doctor.VARIABLES if name.startswith("ECA_TRITON_")}
     assert set(re.findall(r"`(ECA_TRITON_\w+)`", page)) == ours
+    assert set(re.findall(r"`(eca\.\w+)`", page)) == OPTIONS
+
+
+def test_what_the_page_names_besides_is_there() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    modules = re.findall(r"^- `eca_triton\.(\w+)`: (.*?) and ", page, re.MULTILINE | re.DOTALL)
+    assert [module for module, _ in modules] == ["models", "deviceless", "report"]
+    for module, names in modules:
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(getattr(eca_triton, module), name)
+    operators = re.search(r"^\| operators `torch\.ops\.eca_triton\.\*`: (.*?) \|", page, re.MULTILINE)
+    assert operators is not None
+    for name in re.findall(r"`(\w+)`", operators[1]):
+        assert hasattr(torch.ops.eca_triton, name)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_runs_what_is_there_with_few_rights(path: Any) -> None:
     text, workflow = path.read_text(), yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {"contents": "read"}
+    assert "github.ref" in workflow["concurrency"]["group"]
+    assert not re.search(r"/(home|root|tmp|opt)/", text), "a path of one machine"
     made = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     matrix = [each for job in workflow["jobs"].values() for each in _targets(job)]
     assert {*re.findall(r"run: make ([\w-]+)", text), *matrix} <= {*made}
@@ -54,7 +72,7 @@ def test_a_workflow_runs_what_is_there_with_few_rights(path: Any) -> None:
         assert set(job.get("permissions", {})) <= {"pages", "id-token"}
         assert ("uses" in job) or job["runs-on"] == "ubuntu-latest"
         used = [step["uses"] for step in job.get("steps", ()) if "uses" in step]
-        assert all(re.fullmatch(r"[\w-]+/[\w-]+@\S+", each) for each in used)
+        assert all(re.fullmatch(r"[\w-]+/[\w-]+@(release/)?v\d+", each) for each in used)
 
 
 def _targets(job: dict[str, Any]) -> list[str]:
@@ -87,12 +105,16 @@ def test_hooks_have_the_versions_that_ci_has() -> None:
         assert version == pins[name]
 
 
+@pytest.mark.skipif(
+    (ROOT / "PKG-INFO").exists(), reason="README of an sdist may have absolute links: needs a checkout"
+)
 def test_links_are_absolute_where_the_long_description_is_shown(dist: ModuleType) -> None:
     shown = dist.absolute((ROOT / "README.md").read_text(), "https://host/owner/name")
     assert not re.findall(r"\]\((?!https?:|#)", shown)
     assert not re.findall(r'\b(?:src|srcset)="(?!https?:)', shown)
     assert "https://host/owner/name/raw/main/docs/figures/tax-bytes-light.svg" in shown
     assert "(https://host/owner/name/blob/main/docs/index.md)" in shown
+    assert "git clone https://host/owner/name eca_triton" in shown
     project = dist.with_urls((ROOT / "pyproject.toml").read_text(), "https://host/owner/name")
     assert '[project.urls]\nSource = "https://host/owner/name"\n' in project
 
