@@ -159,7 +159,7 @@ def on_ptx(**how: Any) -> Iterator[Run]:
     with (
         replay.launching(run),
         mock.patch.object(JITFunction, "run", launched),
-        mock.patch.object(replay, "_triton_launches_as_we_do", lambda: False),  # no call is made again
+        mock.patch.object(replay, "_triton_launches_as_we_do", return_value=False),  # nothing is made again
         mock.patch.object(torch, "empty", unwritten),
         mock.patch.object(implementation, "have_kernels", devices.supports),
     ):
